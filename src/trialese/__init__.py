@@ -1,0 +1,37 @@
+"""trialese keeps a language model of clinical-trial text up to date, and scores it honestly.
+
+The public names are loaded on first use: importing trialese never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "trialese.errors": (
+        "ArtifactError",
+        "LeakageError",
+        "RecipeError",
+        "RecordError",
+        "RegistryError",
+        "TrialeseError",
+    ),
+    "trialese.recipe": ("Recipe", "load_recipe", "parse_recipe"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *_HOME_OF]  # noqa: PLE0604 - the names are strings of the table above
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'trialese' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

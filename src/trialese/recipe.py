@@ -1,0 +1,115 @@
+"""The recipe: one typed tree of settings, its strict TOML loader, and `--set`.
+
+A TOML file states only what differs from the defaults in `settings.py`. There is no
+inheritance between files, no interpolation and no environment variable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trialese.errors import RecipeError
+from trialese.settings import (
+    CollectSettings,
+    CorpusSettings,
+    PretrainSettings,
+    Section,
+    TasksSettings,
+    VerdictSettings,
+)
+
+__all__ = ["Recipe", "load_recipe", "parse_recipe"]
+
+
+class Recipe(Section, frozen=True, kw_only=True):
+    """Everything that a run is made from."""
+
+    name: str = "run"
+    folder: str = "runs"
+    """Artifacts go to `folder`/`name`/."""
+    collect: CollectSettings = CollectSettings()
+    corpus: CorpusSettings = CorpusSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    tasks: TasksSettings = TasksSettings()
+    verdict: VerdictSettings = VerdictSettings()
+
+
+def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file, with `overrides` such as "pretrain.lora.rank=16" applied.
+
+    Raises:
+        RecipeError: no such file, no TOML, an unknown key, or a value of the wrong type; names
+            the key and, where one is near, the right one.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such recipe; recipes/ holds ready ones") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot read as UTF-8 text ({error})") from error
+    return parse_recipe(text, overrides=overrides, origin=str(path))
+
+
+def parse_recipe(text: str, *, overrides: Sequence[str] = (), origin: str = "recipe") -> Recipe:
+    """The recipe in TOML text; see `load_recipe`."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{origin}: not valid TOML ({error})") from error
+    for override in overrides:
+        _apply(tree, override)
+    _refuse_unknown(tree, Recipe, origin, ())
+    try:
+        return msgspec.convert(tree, Recipe)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"{origin}: {_plain(error)}") from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RecipeError(f"--set {override}: write key=value, such as pretrain.lora.rank=16")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value  # a bare word is a string
+    for part in parts[:-1]:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise RecipeError(f"--set {override}: {part} is a value, not a section")
+    tree[parts[-1]] = parsed
+
+
+def _refuse_unknown(
+    tree: Mapping[str, Any], section: type[Section], origin: str, trail: tuple[str, ...]
+) -> None:
+    known = {field.name: field.type for field in msgspec.structs.fields(section)}
+    for key, value in tree.items():
+        dotted = ".".join((*trail, key))
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            cure = f"did you mean {'.'.join((*trail, near[0]))}?" if near else _choices(known)
+            raise RecipeError(f"{origin}: unknown key {dotted}; {cure}")
+        kind = known[key]
+        if isinstance(kind, type) and issubclass(kind, Section):
+            if not isinstance(value, Mapping):
+                raise RecipeError(f"{origin}: {dotted} is a section; write [{dotted}]")
+            _refuse_unknown(value, kind, origin, (*trail, key))
+
+
+def _choices(known: Mapping[str, Any]) -> str:
+    return f"known here: {', '.join(sorted(known))}"
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    """msgspec's message with its path `$.a.b` as the recipe's own dotted key."""
+    message, _, where = str(error).partition(" - at `$.")
+    return f"{where.rstrip('`')}: {message}" if where else message

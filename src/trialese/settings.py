@@ -1,0 +1,282 @@
+"""The sections of a recipe: every setting, its unit and its default, one struct a stage.
+
+A stage is handed its own section and nothing else. Ratios and shares are in [0, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+__all__ = [
+    "BackboneSettings",
+    "BlockSettings",
+    "CollectSettings",
+    "CorpusSettings",
+    "DedupSettings",
+    "FilterSettings",
+    "FinetuneSettings",
+    "HeldoutSettings",
+    "LoraSettings",
+    "MaskingSettings",
+    "PhaseSettings",
+    "PretrainSettings",
+    "RenderSettings",
+    "SampleSettings",
+    "Section",
+    "SexSettings",
+    "SplitSettings",
+    "StopReasonsSettings",
+    "TasksSettings",
+    "VerdictSettings",
+]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the tree; unknown keys are refused."""
+
+
+class SampleSettings(Section, frozen=True, kw_only=True):
+    """The synthetic source."""
+
+    studies: int = 2000
+    seed: int = 7
+    from_date: str = "2018-01-01"
+    to_date: str = "2024-12-31"
+
+
+class CollectSettings(Section, frozen=True, kw_only=True):
+    """Where registry records come from."""
+
+    source: Literal["sample", "registry", "files"] = "sample"
+    paths: tuple[str, ...] = ()
+    """For `files`; relative to the working directory."""
+    url: str = "https://clinicaltrials.gov/api/v2"
+    since: str | None = None
+    """First posted on or after this date (registry source)."""
+    updated_since: str | None = None
+    query: str | None = None
+    page_size: int = 1000
+    pause_seconds: float = 1.0
+    timeout_seconds: float = 60.0
+    retries: int = 6
+    sample: SampleSettings = SampleSettings()
+
+
+class RenderSettings(Section, frozen=True, kw_only=True):
+    """Trial -> text."""
+
+    fields: tuple[str, ...] = (
+        "brief_title",
+        "official_title",
+        "brief_summary",
+        "detailed_description",
+        "eligibility_criteria",
+    )
+    withhold: tuple[str, ...] = ()
+    """Fields never rendered, and whose text is cut out where another field repeats it verbatim."""
+    markers: bool = True
+    """A section name before each field, such as "Eligibility criteria:"."""
+    cleaning: Literal["faithful", "published"] = "faithful"
+    """`published` is the prior art's clean-up, which deletes `[](){}:@#$%^&*` and digits' signs."""
+
+
+class FilterSettings(Section, frozen=True, kw_only=True):
+    """Which documents are kept."""
+
+    min_characters: int = 200
+    max_characters: int = 200_000
+    min_letters_share: float = 0.5
+
+
+class DedupSettings(Section, frozen=True, kw_only=True):
+    """Exact and near-duplicate clusters (MinHash LSH over word shingles)."""
+
+    near: bool = True
+    jaccard: float = 0.8
+    shingle_words: int = 5
+    permutations: int = 128
+    seed: int = 7
+
+
+class SplitSettings(Section, frozen=True, kw_only=True):
+    """Cluster -> split, by hash."""
+
+    tune_share: float = 0.05
+    test_share: float = 0.10
+    seed: int = 7
+
+
+class BlockSettings(Section, frozen=True, kw_only=True):
+    """Documents -> blocks of token ids."""
+
+    block_tokens: int = 128
+    packing: Literal["across", "within"] = "across"
+    """`across`: documents are concatenated and cut; `within`: a block holds whole pieces, padded."""
+
+
+class CorpusSettings(Section, frozen=True, kw_only=True):
+    """Clean text, clusters, splits and blocks."""
+
+    new_from: str | None = "2022-12-04"
+    """Trials first posted on or after this date are *new*, the rest *old*; None: all are new."""
+    render: RenderSettings = RenderSettings()
+    filters: FilterSettings = FilterSettings()
+    dedup: DedupSettings = DedupSettings()
+    split: SplitSettings = SplitSettings()
+    blocks: BlockSettings = BlockSettings()
+
+
+class BackboneSettings(Section, frozen=True, kw_only=True):
+    """A pinned checkpoint."""
+
+    name: str = "minilm"
+    """`minilm` (weights inside the installed package), a local folder, or a hub id."""
+    revision: str | None = None
+    """For a hub id: a commit. A branch or tag is resolved to a commit and recorded."""
+    tokenizer: str | None = None
+    """Where to take the tokenizer from, if the checkpoint has none; default: the checkpoint."""
+
+
+class LoraSettings(Section, frozen=True, kw_only=True):
+    """The adapter (Hu et al. 2021)."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("all-linear",)
+    """Module names, or `all-linear`: every linear layer of the encoder (never the head)."""
+    rslora: bool = False
+    dora: bool = False
+
+
+class MaskingSettings(Section, frozen=True, kw_only=True):
+    """Which tokens are hidden in training: of the chosen, 80 % [MASK], 10 % random, 10 % kept."""
+
+    ratio: float = 0.30
+    whole_word: bool = False
+
+
+class HeldoutSettings(Section, frozen=True, kw_only=True):
+    """How the masked-language model is measured."""
+
+    masking_ratio: float = 0.15
+    max_blocks: int = 512
+    """Of each era and split, at most so many blocks, chosen by hash."""
+    every_steps: int = 100
+    batch_blocks: int = 32
+
+
+class PhaseSettings(Section, frozen=True, kw_only=True):
+    """One run of the training loop. Lengths: `steps` if given, else `epochs`."""
+
+    epochs: float = 1.0
+    steps: int | None = None
+    batch_blocks: int = 16
+    accumulation: int = 1
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    schedule: Literal["linear", "constant", "wsd"] = "linear"
+    warmup_share: float = 0.06
+    decay_share: float = 0.2
+    """Of a `wsd` (warm-up, stable, decay) schedule, the last part."""
+    restart_every_epochs: int | None = None
+    """Begin schedule and optimiser anew (the prior art re-created its Trainer every 5 epochs)."""
+    gradient_clip: float = 1.0
+
+
+class PretrainSettings(Section, frozen=True, kw_only=True):
+    """Masked-language modelling: first the base on old trials if it needs one, then the adapter."""
+
+    backbone: BackboneSettings = BackboneSettings()
+    method: Literal["lora", "full"] = "lora"
+    lora: LoraSettings = LoraSettings()
+    masking: MaskingSettings = MaskingSettings()
+    heldout: HeldoutSettings = HeldoutSettings()
+    base: Literal["auto", "always", "never"] = "auto"
+    """Adapt the backbone to the *old* trials first; `auto`: if it has no masked-LM head."""
+    head_phase: PhaseSettings = PhaseSettings(steps=400, lr=2e-3)
+    """For a new head: train it alone, encoder frozen, before anything else."""
+    base_phase: PhaseSettings = PhaseSettings(epochs=1.0)
+    adapt_phase: PhaseSettings = PhaseSettings(epochs=3.0)
+    train_head: bool = True
+    """Whether a *new* head goes on learning with the adapter; a pretrained head stays frozen."""
+    replay_share: float = 0.05
+    """Share of old blocks mixed into each epoch of new ones."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    backbone_dropout: float = 0.0
+    checkpoint_every_steps: int = 200
+    seed: int = 7
+
+
+class FinetuneSettings(Section, frozen=True, kw_only=True):
+    """Fitting one classifier."""
+
+    method: Literal["full", "lora"] = "full"
+    lora: LoraSettings = LoraSettings()
+    epochs: int = 12
+    patience: int = 3
+    """Stop after so many epochs without a better macro-F1 on tune; the best epoch is kept."""
+    batch_texts: int = 32
+    max_tokens: int = 128
+    lr: float = 1e-4
+    head_lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_share: float = 0.1
+    dropout: float = 0.1
+    positive_weight: float = 0.0
+    """Exponent on negatives / positives of each label in the loss; 0: every label alike."""
+    label_smoothing: float = 0.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class StopReasonsSettings(Section, frozen=True, kw_only=True):
+    """Why a trial stopped."""
+
+    labelled: str | None = None
+    """Labelled file; None: the labels that synthetic trials carry."""
+    folds: int = 5
+    run_folds: int | None = None
+    """Evaluate only the first so many folds; None: all."""
+    tune_share: float = 0.15
+    seeds: tuple[int, ...] = (1,)
+    finetune: FinetuneSettings = FinetuneSettings()
+
+
+class SexSettings(Section, frozen=True, kw_only=True):
+    """Who may enrol."""
+
+    missing: Literal["drop", "label"] = "drop"
+    """Trials without the field: dropped (and counted), or given the label "None"."""
+    fields: tuple[str, ...] = (
+        "brief_title",
+        "official_title",
+        "brief_summary",
+        "eligibility_criteria",
+    )
+    max_trials: int | None = None
+    folds: int = 5
+    run_folds: int | None = 1
+    tune_share: float = 0.15
+    seeds: tuple[int, ...] = (1,)
+    finetune: FinetuneSettings = FinetuneSettings(epochs=3, patience=1)
+
+
+class TasksSettings(Section, frozen=True, kw_only=True):
+    """Classifiers, base and adapted, with their baselines."""
+
+    names: tuple[str, ...] = ("stop-reasons", "sex")
+    stop_reasons: StopReasonsSettings = StopReasonsSettings()
+    sex: SexSettings = SexSettings()
+    baselines: tuple[Literal["prior", "keywords", "tfidf"], ...] = ("prior", "keywords", "tfidf")
+
+
+class VerdictSettings(Section, frozen=True, kw_only=True):
+    """How scores are judged."""
+
+    resamples: int = 2000
+    confidence: float = 0.95
+    seed: int = 7
+    threshold_shrinkage: float = 10.0
+    """Positives' worth of pull of each label's cut-off towards the common one."""
