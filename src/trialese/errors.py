@@ -31,7 +31,7 @@ class RecipeError(TrialeseError):
 
 
 class ArtifactError(TrialeseError):
-    """A folder on disk (snapshot, corpus, model, ...) is missing, half-written or of another kind."""
+    """A folder on disk is missing, half-written, or of another kind than is needed."""
 
 
 class LeakageError(TrialeseError):

@@ -93,7 +93,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an artifact is and what it was made from; written last, so its presence means whole."""
 
     kind: str
-    """"snapshot", "corpus", "blocks", "adapter", "model", "classifier", "predictions", "verdict"."""
+    """One of snapshot, corpus, blocks, model, adapter, classifier, verdict."""
     code_version: str
     key: str
     """sha256 of kind, settings and input digests: equal keys need not be made again."""
@@ -194,7 +194,7 @@ class Predictions:
     kind: Literal["multilabel", "multiclass"]
     labels: tuple[str, ...]
     system: str
-    """"adapted", "base", "tfidf", "keywords", "prior", ..."""
+    """Such as adapted, base, tfidf, keywords or prior."""
     split: Split
     seed: int
     fold: int
@@ -264,7 +264,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     interval: Interval
     p_value: float
     conclusion: str
-    """"better", "worse" or "cannot tell"."""
+    """One of better, worse, cannot tell."""
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):

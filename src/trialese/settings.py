@@ -113,7 +113,7 @@ class BlockSettings(Section, frozen=True, kw_only=True):
 
     block_tokens: int = 128
     packing: Literal["across", "within"] = "across"
-    """`across`: documents are concatenated and cut; `within`: a block holds whole pieces, padded."""
+    """`across`: documents are concatenated and cut; `within`: none crosses a block, ends padded."""
 
 
 class CorpusSettings(Section, frozen=True, kw_only=True):
