@@ -1,0 +1,5 @@
+"""`python -m trialese`, which `torchrun` needs."""
+
+from trialese.cli import main
+
+main()

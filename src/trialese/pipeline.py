@@ -1,0 +1,288 @@
+"""The whole job as a chain of stages: what is finished is skipped, what changed is made again.
+
+This is the only core module that knows the rooms; it imports each one when its stage runs. A
+stage is finished when its artifact is whole and was made from the same settings, the same
+inputs and the same input files; the ledger `run.json` in the run's folder remembers which.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trialese.artifacts import as_settings, digest_of, digest_of_file, is_complete, read_manifest
+from trialese.artifacts import write_bytes
+from trialese.errors import RecordError
+from trialese.progress import Progress, silent
+from trialese.recipe import Recipe
+
+__all__ = ["Stage", "chain_stages", "is_finished", "run_recipe"]
+
+logger = logging.getLogger(__name__)
+
+LEDGER_NAME = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One artifact to be made: where, from which settings and stages, and by what."""
+
+    home: Path
+    """The run's folder."""
+    name: str
+    """Also the artifact's place under `home`, such as "corpus" or "sex/base"."""
+    settings: dict[str, Any]
+    needs: tuple[Stage, ...]
+    make: Callable[[Progress], object]
+    files: tuple[Path, ...] = ()
+    """Input files from outside the run."""
+
+    @property
+    def path(self) -> Path:
+        """The artifact's folder."""
+        return self.home / self.name
+
+    @property
+    def key(self) -> str:
+        """Digest of settings, finished inputs and input files; needs every input finished."""
+        inputs = {stage.name: read_manifest(stage.path).digest for stage in self.needs}
+        files = {str(file): _digest_of_input(file) for file in self.files}
+        return digest_of({"settings": self.settings, "inputs": inputs, "files": files})
+
+
+def chain_stages(recipe: Recipe) -> list[Stage]:
+    """Every stage of the recipe, in the order in which data flows."""
+    home = Path(recipe.folder) / recipe.name
+    snapshot = _collect_stage(recipe, home)
+    corpus, blocks = _corpus_stages(recipe, home, snapshot)
+    base, adapter = _pretrain_stages(recipe, home, blocks)
+    classifiers = _task_stages(recipe, home, snapshot, base, adapter)
+    verdict = _verdict_stage(recipe, home, snapshot, corpus, (base, adapter), classifiers)
+    return [snapshot, corpus, blocks, base, adapter, *classifiers, verdict]
+
+
+def is_finished(stage: Stage) -> bool:
+    """Whether the stage's artifact is whole and made from what the recipe says now."""
+    if not all(is_complete(need.path) for need in stage.needs) or not is_complete(stage.path):
+        return False
+    entry = _read_ledger(stage.home).get(stage.name)
+    expected = {"key": stage.key, "digest": read_manifest(stage.path).digest}
+    return entry == expected
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    progress: Progress = silent,
+    on_stage: Callable[[Stage, bool], None] = lambda stage, finished: None,
+) -> Path:
+    """The folder of the verdict, after every unfinished stage of the recipe has been run.
+
+    `on_stage` hears of each stage before it runs, and whether it is finished already.
+    """
+    stages = chain_stages(recipe)
+    for stage in stages:
+        finished = is_finished(stage)
+        on_stage(stage, finished)
+        if not finished:
+            stage.make(progress)
+            _remember(stage)
+    write_bytes(
+        Path(recipe.folder) / recipe.name / "recipe.json",
+        msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n",
+    )
+    return stages[-1].path
+
+
+def _collect_stage(recipe: Recipe, home: Path) -> Stage:
+    def make(progress: Progress) -> object:
+        from trialese.collect import collect_snapshot
+
+        return collect_snapshot(recipe.collect, home / "snapshot", progress=progress)
+
+    files = tuple(map(Path, recipe.collect.paths)) if recipe.collect.source == "files" else ()
+    return Stage(home, "snapshot", as_settings(recipe.collect), (), make, files)
+
+
+def _corpus_stages(recipe: Recipe, home: Path, snapshot: Stage) -> tuple[Stage, Stage]:
+    settings = as_settings(recipe.corpus)
+    block_settings = settings.pop("blocks")
+
+    def make_corpus(progress: Progress) -> object:
+        from trialese.collect import open_snapshot
+        from trialese.corpus import build_corpus
+
+        collected = open_snapshot(snapshot.path)
+        return build_corpus(collected, recipe.corpus, home / "corpus", progress=progress)
+
+    corpus = Stage(home, "corpus", settings, (snapshot,), make_corpus)
+
+    def make_blocks(progress: Progress) -> object:
+        from trialese.corpus import build_blocks, open_corpus
+        from trialese.pretrain import load_tokenizer, tokenizer_digest
+
+        tokenizer = load_tokenizer(recipe.pretrain.backbone)
+        return build_blocks(
+            open_corpus(corpus.path),
+            tokenizer.backend_tokenizer,
+            recipe.corpus.blocks,
+            home / "blocks",
+            tokenizer_digest=tokenizer_digest(tokenizer),
+            progress=progress,
+        )
+
+    block_settings["backbone"] = as_settings(recipe.pretrain.backbone)
+    return corpus, Stage(home, "blocks", block_settings, (corpus,), make_blocks)
+
+
+def _pretrain_stages(recipe: Recipe, home: Path, blocks: Stage) -> tuple[Stage, Stage]:
+    settings = as_settings(recipe.pretrain)
+    base_settings = {name: value for name, value in settings.items() if name != "adapt_phase"}
+
+    def make_base(progress: Progress) -> object:
+        from trialese.pretrain import build_base
+
+        return build_base(blocks.path, recipe.pretrain, home / "base", progress=progress)
+
+    base = Stage(home, "base", base_settings, (blocks,), make_base)
+
+    def make_adapter(progress: Progress) -> object:
+        from trialese.pretrain import train_adapter
+
+        return train_adapter(
+            blocks.path, base.path, recipe.pretrain, home / "adapter", progress=progress
+        )
+
+    return base, Stage(home, "adapter", settings, (blocks, base), make_adapter)
+
+
+def _task_stages(
+    recipe: Recipe, home: Path, snapshot: Stage, base: Stage, adapter: Stage
+) -> list[Stage]:
+    models: dict[str, Stage | None] = dict.fromkeys(recipe.tasks.baselines)
+    models |= {"base": base, "adapted": adapter}
+    return [
+        _task_stage(recipe, home, task, system, snapshot, model)
+        for task in recipe.tasks.names
+        for system, model in models.items()
+    ]
+
+
+def _task_stage(
+    recipe: Recipe, home: Path, task: str, system: str, snapshot: Stage, model: Stage | None
+) -> Stage:
+    settings = as_settings(getattr(recipe.tasks, task.replace("-", "_"), recipe.tasks))
+    labelled = settings.get("labelled")
+    if model is None:
+        settings.pop("finetune", None)  # a baseline has nothing to fine-tune
+
+    def make(progress: Progress) -> object:
+        from trialese.collect import open_snapshot
+        from trialese.tasks import finetune
+
+        return finetune(
+            task,
+            system,
+            model.path / "model" if model else None,
+            open_snapshot(snapshot.path),
+            recipe.tasks,
+            home / task / system,
+            progress=progress,
+        )
+
+    return Stage(
+        home,
+        f"{task}/{system}",
+        settings,
+        (snapshot, model) if model else (snapshot,),
+        make,
+        (Path(labelled),) if labelled else (),
+    )
+
+
+def _verdict_stage(
+    recipe: Recipe,
+    home: Path,
+    snapshot: Stage,
+    corpus: Stage,
+    models: tuple[Stage, Stage],
+    classifiers: list[Stage],
+) -> Stage:
+    def make(progress: Progress) -> object:
+        from trialese.predictions import load_predictions
+        from trialese.verdict import judge, write_report
+
+        verdicts = []
+        for number, task in enumerate(recipe.tasks.names):
+            progress("verdict: tasks judged", number, len(recipe.tasks.names))
+            runs = {
+                stage.path.name: load_predictions(stage.path / "predictions.parquet")
+                for stage in classifiers
+                if stage.path.parent.name == task
+            }
+            verdicts.append(judge(runs, recipe.verdict))
+        return write_report(
+            home / "verdict",
+            verdicts,
+            curves=[row for stage in models for row in _read_rows(stage)],
+            context=_context(recipe, snapshot, corpus, models, classifiers),
+            inputs={stage.name: read_manifest(stage.path).digest for stage in classifiers},
+        )
+
+    needs = (snapshot, corpus, *models, *classifiers)
+    return Stage(home, "verdict", as_settings(recipe.verdict), needs, make)
+
+
+def _context(
+    recipe: Recipe,
+    snapshot: Stage,
+    corpus: Stage,
+    models: tuple[Stage, Stage],
+    classifiers: list[Stage],
+) -> dict[str, Any]:
+    """What the report's data card tells: source, counts and notes of every stage."""
+    collected, documents = read_manifest(snapshot.path), read_manifest(corpus.path)
+    return {
+        **collected.notes,
+        "recipe": as_settings(recipe),
+        "snapshot": collected.counts,
+        "corpus": documents.counts,
+        "models": {stage.name: _facts(stage) for stage in models},
+        "tasks": {stage.name: _facts(stage) for stage in classifiers},
+    }
+
+
+def _facts(stage: Stage) -> dict[str, Any]:
+    manifest = read_manifest(stage.path)
+    return {**manifest.counts, **manifest.notes}
+
+
+def _read_rows(stage: Stage) -> Iterator[dict[str, Any]]:
+    with (stage.path / "metrics.jsonl").open("rb") as file:
+        for line in file:
+            yield {"stage": stage.name, **msgspec.json.decode(line)}
+
+
+def _digest_of_input(file: Path) -> str:
+    if not file.is_file():
+        raise RecordError(f"{file}: no such input file; check the path in the recipe")
+    return digest_of_file(file)
+
+
+def _read_ledger(home: Path) -> dict[str, dict[str, str]]:
+    try:
+        text = (home / LEDGER_NAME).read_bytes()
+        return msgspec.json.decode(text, type=dict[str, dict[str, str]])
+    except (FileNotFoundError, msgspec.DecodeError):
+        return {}  # a lost ledger only means that stages are made again
+
+
+def _remember(stage: Stage) -> None:
+    entry = {"key": stage.key, "digest": read_manifest(stage.path).digest}
+    ledger = _read_ledger(stage.home) | {stage.name: entry}
+    write_bytes(stage.home / LEDGER_NAME, msgspec.json.encode(ledger, order="sorted"))

@@ -1,0 +1,125 @@
+"""The law of the house: who may import whom, how long a module may be, what it must declare."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "trialese"
+STAGES = ("collect", "corpus", "pretrain", "tasks", "verdict", "web")
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# The two that know every room: the chain of stages and the command line.
+CONDUCTORS = {"pipeline.py", "cli.py", "__main__.py", "__init__.py"}
+TORCH = {"torch", "transformers", "peft"}
+TORCH_ALLOWED = ("pretrain/", "tasks/")
+TORCH_FREE_TASKS = {"task.py", "stop_reasons.py", "sex.py", "baselines.py", "__init__.py"}
+
+
+def relative(module: Path) -> str:
+    return module.relative_to(PACKAGE).as_posix()
+
+
+def imports(module: Path) -> set[str]:
+    """Dotted names of every module that this one imports, at any depth."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{relative(module)}: relative import"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def stage_of(dotted: str) -> str | None:
+    parts = dotted.split(".")
+    return parts[1] if parts[0] == "trialese" and len(parts) > 1 and parts[1] in STAGES else None
+
+
+@pytest.mark.parametrize("module", MODULES, ids=relative)
+def test_a_stage_imports_only_the_core_and_earlier_stages(module: Path) -> None:
+    name = relative(module)
+    if name in CONDUCTORS:
+        return
+    own = stage_of("trialese." + name.replace("/", ".")) if "/" in name else None
+    used = {stage for dotted in imports(module) if (stage := stage_of(dotted))}
+    allowed = set(STAGES[: STAGES.index(own) + 1]) if own else set()
+    if own == "verdict":
+        allowed = {"verdict"}
+    assert used <= allowed, f"{name} reaches {sorted(used - allowed)}"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=relative)
+def test_heavy_and_outward_libraries_stay_in_their_rooms(module: Path) -> None:
+    name = relative(module)
+    roots = {dotted.split(".")[0] for dotted in imports(module)}
+    torch_free = name.startswith("tasks/") and Path(name).name in TORCH_FREE_TASKS
+    if not name.startswith(TORCH_ALLOWED) or torch_free:
+        assert not roots & TORCH, f"{name} imports {roots & TORCH}"
+    if name != "collect/registry.py":
+        assert not roots & {"requests", "httpx", "urllib3"}, name
+    if not name.startswith("web/"):
+        assert not roots & {"fastapi", "starlette", "uvicorn"}, name
+    if name != "__main__.py":
+        assert not {d for d in imports(module) if d.startswith(("trialese.cli", "trialese.web."))}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=relative)
+def test_modules_are_short_documented_and_say_what_they_export(module: Path) -> None:
+    text = module.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= 300, f"{relative(module)} holds two things"
+    assert ast.get_docstring(tree), f"{relative(module)} has no docstring"
+    defined = {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    }
+    if defined and relative(module) != "__init__.py":
+        exported = next(
+            (
+                ast.literal_eval(node.value)
+                for node in tree.body
+                if isinstance(node, ast.Assign)
+                and getattr(node.targets[0], "id", None) == "__all__"
+            ),
+            None,
+        )
+        assert exported is not None, f"{relative(module)} has no __all__"
+        assert defined <= set(exported), f"not exported: {sorted(defined - set(exported))}"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{relative(module)}: {node.name} has no docstring"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=relative)
+def test_only_the_command_line_prints(module: Path) -> None:
+    if relative(module) == "cli.py":
+        return
+    calls = (n for n in ast.walk(ast.parse(module.read_text("utf-8"))) if isinstance(n, ast.Call))
+    assert not [call for call in calls if getattr(call.func, "id", None) == "print"]
+
+
+def test_every_public_name_can_be_had() -> None:
+    import trialese
+
+    for name in trialese.__all__:
+        assert getattr(trialese, name) is not None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import trialese, trialese.cli, trialese.recipe, trialese.pipeline",
+        "import trialese.collect, trialese.corpus, trialese.verdict, trialese.predictions",
+        "import trialese.tasks, trialese.pretrain",
+    ],
+)
+def test_importing_loads_no_torch(statement: str) -> None:
+    code = f"{statement}; import sys; print([m for m in {sorted(TORCH)!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
