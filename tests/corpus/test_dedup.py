@@ -1,0 +1,104 @@
+"""Clusters against a slow plain version, and in any order."""
+
+import itertools
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trialese.corpus.dedup import cluster_texts, normalise
+from trialese.settings import DedupSettings
+
+WORDS = [f"word{number}" for number in range(3000)]
+
+
+def make_text(seed: int, words: int = 200) -> list[str]:
+    return random.Random(seed).choices(WORDS, k=words)
+
+
+def edited(words: list[str], edits: int, seed: int) -> list[str]:
+    """The words with so many of them replaced."""
+    copy = list(words)
+    for place in random.Random(seed).sample(range(len(words)), edits):
+        copy[place] = "edited"
+    return copy
+
+
+def shingles_of(text: str, width: int) -> set[tuple[str, ...]]:
+    words = normalise(text).split()
+    width = min(width, len(words))
+    return {tuple(words[start : start + width]) for start in range(len(words) - width + 1)}
+
+
+def plain_clusters(items: dict[str, str], setting: DedupSettings) -> dict[str, str]:
+    """Every pair compared, components by relabelling."""
+    keys = {key: normalise(text) for key, text in items.items()}
+    sets = {key: shingles_of(text, setting.shingle_words) for key, text in items.items()}
+    name = {key: key for key in items}
+    for one, other in itertools.permutations(items, 2):
+        a, b = sets[one], sets[other]
+        near = setting.near and len(a & b) >= setting.jaccard * len(a | b)
+        if near or keys[one] == keys[other]:
+            old, new = sorted((name[one], name[other]), reverse=True)
+            name = {key: new if held == old else held for key, held in name.items()}
+    return name
+
+
+def test_exact_copies_share_a_cluster_named_by_the_smallest_id() -> None:
+    items = [("NCT3", "Sponsor decision."), ("NCT1", "sponsor   DECISION"), ("NCT2", "No funding")]
+    assert cluster_texts(items, DedupSettings()) == {"NCT3": "NCT1", "NCT1": "NCT1", "NCT2": "NCT2"}
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_agrees_with_comparing_every_pair(near: bool) -> None:
+    items = {}
+    for seed in range(12):
+        words = make_text(seed)
+        items[f"{seed:02d}-whole"] = " ".join(words)
+        items[f"{seed:02d}-light"] = " ".join(edited(words, 2, seed))  # Jaccard about 0.9
+        items[f"{seed:02d}-heavy"] = " ".join(edited(words, 30, seed))  # about 0.3
+        items[f"{seed:02d}-cased"] = " ".join(words).upper() + "."
+    setting = DedupSettings(near=near)
+    found = cluster_texts(items.items(), setting)
+    assert found == plain_clusters(items, setting)
+    assert len(set(found.values())) == (24 if near else 36)
+
+
+def test_a_chain_of_edits_is_one_cluster() -> None:
+    words = make_text(5)
+    chain = {"a": words}
+    for step, (before, after) in enumerate([("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")]):
+        chain[after] = edited(chain[before], 3, step)
+    found = cluster_texts(((key, " ".join(text)) for key, text in chain.items()), DedupSettings())
+    assert set(found.values()) == {"a"}
+
+
+def test_one_id_with_two_texts_ties_their_clusters() -> None:
+    items = [("b", "one text here"), ("b", "quite another"), ("c", "Quite another")]
+    items += [("a", "One text, here")]
+    assert set(cluster_texts(items, DedupSettings()).values()) == {"a"}
+
+
+def test_texts_without_words_are_not_all_alike() -> None:
+    found = cluster_texts([("a", "?"), ("b", "-"), ("c", ""), ("d", " "), ("e", "- ")],
+                          DedupSettings())  # fmt: skip
+    assert found == {"a": "a", "b": "b", "c": "c", "d": "c", "e": "b"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from("abcdef"), max_size=9).map(" ".join), max_size=14),
+    st.randoms(use_true_random=False),
+)
+def test_order_does_not_matter(texts: list[str], rng: random.Random) -> None:
+    setting = DedupSettings(shingle_words=2, jaccard=0.5)
+    items = [(f"{place:02d}", text) for place, text in enumerate(texts)]
+    shuffled = rng.sample(items, len(items))
+    assert cluster_texts(items, setting) == cluster_texts(shuffled, setting)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text())
+def test_normalise_is_idempotent(text: str) -> None:
+    assert normalise(normalise(text)) == normalise(text)
