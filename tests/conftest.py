@@ -1,0 +1,94 @@
+"""Toys that several rooms share: a two-layer BERT with a tiny vocabulary, built here."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = (  # noqa: SIM905 - a list of fifty quoted words is harder to read
+    "a study of the drug in patients with cancer diabetes placebo dose trial treatment safety "
+    "efficacy randomized blind women men adults children stopped low recruitment slow accrual "
+    "funding sponsor decision lack interim analysis futility covid pandemic criteria inclusion "
+    "exclusion eligibility age years pregnant breast prostate asthma vaccine outcome phase"
+).split()
+
+
+def tiny_vocabulary() -> dict[str, int]:
+    """Token -> id: five special tokens, some words, and every ASCII character as word piece."""
+    characters = [c for c in string.printable if not c.isspace()]
+    pieces = [f"##{c}" for c in string.ascii_lowercase + string.digits]
+    tokens = dict.fromkeys([*SPECIAL, *WORDS, *characters, *pieces])
+    return {token: position for position, token in enumerate(tokens)}
+
+
+def tiny_tokenizer() -> Any:
+    """A `PreTrainedTokenizerFast` over `tiny_vocabulary`, lower-casing, with BERT's template."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = tiny_vocabulary()
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+        model_max_length=64,
+    )
+
+
+def tiny_config(**changes: Any) -> Any:
+    """Configuration of the toy: two layers, hidden size 32, 64 positions, dropout 0.1."""
+    from transformers import BertConfig
+
+    return BertConfig(
+        **{
+            "vocab_size": len(tiny_vocabulary()),
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 64,
+            "pad_token_id": 0,
+            **changes,
+        }
+    )
+
+
+def save_toy(folder: Path, *, head: bool, seed: int = 0) -> Path:
+    """The toy with its tokenizer in `folder`, as a masked-LM or without a head."""
+    import torch
+    from transformers import BertForMaskedLM, BertModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = (BertForMaskedLM if head else BertModel)(tiny_config())
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny randomly initialised masked-LM with its tokenizer; do not write to it."""
+    return save_toy(tmp_path_factory.mktemp("backbone") / "tiny-bert", head=True)
+
+
+@pytest.fixture(scope="session")
+def headless_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without a masked-LM head (a plain encoder); do not write to it."""
+    return save_toy(tmp_path_factory.mktemp("backbone") / "tiny-encoder", head=False)
