@@ -1,0 +1,128 @@
+"""Scores from sums: every metric here is a function of per-row figures added up over rows.
+
+That makes a bootstrap resample one matrix product (see `bootstrap`). Definitions are those of
+scikit-learn's `precision_recall_fscore_support` with `zero_division=0`: a ratio without a
+denominator counts as 0, so a label that is absent and never predicted has F1 0 and stays in the
+macro average.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Measures", "decide", "measure", "row_figures"]
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+AVERAGES = ("micro", "macro", "weighted", "samples")
+_TAIL = 6  # samples precision, recall, F1; share of right cells; all cells right; squared error
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Metrics over any leading axes (such as resamples); the last axis of `label_*` is labels."""
+
+    label_precision: Floats  # (..., labels)
+    label_recall: Floats  # (..., labels)
+    label_f1: Floats  # (..., labels)
+    support: Floats  # (..., labels)
+    averages: dict[str, tuple[Floats, Floats, Floats]]
+    """Precision, recall and F1 by the name of the average, each (...)."""
+    extra: dict[str, Floats]
+    """`label_accuracy` (share of right row-label cells), `subset_accuracy` (rows with every label
+    right; plain accuracy for a multiclass task) and `brier` (mean squared error of a cell's
+    probability, Brier 1950), each (...)."""
+
+
+def decide(
+    scores: Floats, thresholds: Floats, *, kind: Literal["multilabel", "multiclass"]
+) -> Bools:
+    """Which labels are predicted, (rows, labels).
+
+    Multilabel: those whose score reaches their cut-off, perhaps none. Multiclass: the one with
+    the highest score, the first of equals; cut-offs play no part.
+    """
+    if kind == "multilabel":
+        return scores >= thresholds
+    predicted = np.zeros(scores.shape, np.bool_)
+    predicted[np.arange(len(scores)), scores.argmax(axis=1)] = True
+    return predicted
+
+
+def row_figures(predicted: Bools, truth: Bools, scores: Floats) -> Floats:
+    """Figures of each row, (rows, 3 x labels + 7), whose sums are what `measure` takes.
+
+    Columns: true positives, false positives and false negatives of each label; the row's own
+    precision, recall and F1; its share of right cells; whether all are right; its mean squared
+    error; and 1, which counts rows.
+    """
+    true_positive = predicted & truth
+    hits, chosen, meant = (a.sum(axis=1) for a in (true_positive, predicted, truth))
+    tail = (
+        _ratio(hits, chosen),
+        _ratio(hits, meant),
+        _ratio(2 * hits, chosen + meant),
+        (predicted == truth).mean(axis=1),
+        (predicted == truth).all(axis=1),
+        ((scores - truth) ** 2).mean(axis=1),
+        np.ones(len(truth)),
+    )
+    return np.column_stack(
+        [true_positive, predicted & ~truth, ~predicted & truth, *tail],
+    ).astype(np.float64)
+
+
+def measure(sums: Floats) -> Measures:
+    """All metrics from sums of `row_figures`, shape (..., 3 x labels + 7), possibly weighted."""
+    labels = (sums.shape[-1] - _TAIL - 1) // 3
+    tp, fp, fn = (sums[..., i * labels : (i + 1) * labels] for i in range(3))
+    *tail, rows = np.moveaxis(sums[..., 3 * labels :], -1, 0)
+    precision, recall, f1 = (
+        _ratio(tp, tp + fp),
+        _ratio(tp, tp + fn),
+        _ratio(2 * tp, 2 * tp + fp + fn),
+    )
+    support = tp + fn
+    tp_all, fp_all, fn_all = tp.sum(-1), fp.sum(-1), fn.sum(-1)
+    share = _ratio(support, support.sum(-1, keepdims=True))
+    samples = [_ratio(part, rows) for part in tail]
+    return Measures(
+        label_precision=precision,
+        label_recall=recall,
+        label_f1=f1,
+        support=support,
+        averages={
+            "micro": (
+                _ratio(tp_all, tp_all + fp_all),
+                _ratio(tp_all, tp_all + fn_all),
+                _ratio(2 * tp_all, 2 * tp_all + fp_all + fn_all),
+            ),
+            "macro": (precision.mean(-1), recall.mean(-1), f1.mean(-1)),
+            "weighted": (
+                (precision * share).sum(-1),
+                (recall * share).sum(-1),
+                (f1 * share).sum(-1),
+            ),
+            "samples": (samples[0], samples[1], samples[2]),
+        },
+        extra={
+            "label_accuracy": samples[3],
+            "subset_accuracy": samples[4],
+            "brier": samples[5],
+        },
+    )
+
+
+def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
+    """numerator / denominator, and 0 where the denominator is 0."""
+    top, bottom = np.broadcast_arrays(
+        np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    )
+    out = np.zeros(top.shape)
+    np.divide(top, bottom, out=out, where=bottom != 0)
+    return out

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import (
+    accuracy_score,
+    hamming_loss,
+    precision_recall_fscore_support,
+)
+
+from trialese.verdict.metrics import AVERAGES, decide, measure, row_figures
+
+
+def matrices(rows: int, labels: int, seed: int, rate: float) -> tuple[np.ndarray, ...]:
+    random = np.random.default_rng(seed)
+    scores = random.random((rows, labels))
+    return scores, scores > 1 - rate, random.random((rows, labels)) < rate
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(1, 30),
+    labels=st.integers(2, 6),
+    seed=st.integers(0, 10**6),
+    rate=st.sampled_from([0.0, 0.1, 0.4, 1.0]),
+)
+def test_agrees_with_scikit_learn(rows: int, labels: int, seed: int, rate: float) -> None:
+    scores, predicted, truth = matrices(rows, labels, seed, rate)
+    ours = measure(row_figures(predicted, truth, scores).sum(axis=0))
+    p, r, f, support = precision_recall_fscore_support(
+        truth, predicted, average=None, zero_division=0
+    )
+    np.testing.assert_allclose(ours.label_precision, p, atol=1e-12)
+    np.testing.assert_allclose(ours.label_recall, r, atol=1e-12)
+    np.testing.assert_allclose(ours.label_f1, f, atol=1e-12)
+    np.testing.assert_array_equal(ours.support, support)
+    for average in AVERAGES:
+        theirs = precision_recall_fscore_support(truth, predicted, average=average, zero_division=0)
+        np.testing.assert_allclose(ours.averages[average], theirs[:3], atol=1e-12, err_msg=average)
+    assert ours.extra["label_accuracy"] == pytest.approx(1 - hamming_loss(truth, predicted))
+    assert ours.extra["subset_accuracy"] == pytest.approx(accuracy_score(truth, predicted))
+    assert ours.extra["brier"] == pytest.approx(((scores - truth) ** 2).mean())
+
+
+def test_weights_are_repeated_rows() -> None:
+    scores, predicted, truth = matrices(20, 4, 3, 0.4)
+    weights = np.random.default_rng(0).integers(0, 4, 20)
+    figures = row_figures(predicted, truth, scores)
+    repeated = measure(np.repeat(figures, weights, axis=0).sum(axis=0))
+    weighted = measure(weights @ figures)
+    np.testing.assert_allclose(weighted.label_f1, repeated.label_f1)
+    for average in AVERAGES:
+        np.testing.assert_allclose(weighted.averages[average], repeated.averages[average])
+
+
+def test_many_resamples_at_once_are_the_same_as_one_by_one() -> None:
+    scores, predicted, truth = matrices(12, 3, 5, 0.4)
+    figures = row_figures(predicted, truth, scores)
+    weights = np.random.default_rng(1).integers(0, 3, (7, 12))
+    together = measure(weights @ figures)
+    for place, one in enumerate(weights):
+        alone = measure(one @ figures)
+        np.testing.assert_allclose(together.label_f1[place], alone.label_f1)
+        np.testing.assert_allclose(
+            together.averages["samples"][2][place], alone.averages["samples"][2]
+        )
+
+
+def test_multiclass_takes_the_highest_and_the_first_of_equals() -> None:
+    scores = np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2]])
+    chosen = decide(scores, np.array([0.9, 0.9, 0.9]), kind="multiclass")
+    assert chosen.tolist() == [[False, True, False], [True, False, False]]
+
+
+def test_multilabel_predicts_what_reaches_its_cut_off() -> None:
+    scores = np.array([[0.5, 0.49], [0.1, 0.2]])
+    chosen = decide(scores, np.array([0.5, 0.2]), kind="multilabel")
+    assert chosen.tolist() == [[True, True], [False, True]]

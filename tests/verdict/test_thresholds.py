@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
+
+from trialese.errors import LeakageError, RecordError
+from trialese.records import Predictions
+from trialese.settings import VerdictSettings
+from trialese.verdict.thresholds import best_cut, choose_thresholds
+
+
+def tune(scores: Any, truth: Any, **changes: Any) -> Predictions:
+    scores = np.asarray(scores, np.float64)
+    values = {
+        "task": "toy",
+        "kind": "multilabel",
+        "labels": tuple("abcdef"[: scores.shape[1]]),
+        "system": "base",
+        "split": "tune",
+        "seed": 1,
+        "fold": 0,
+        "ids": tuple(f"t{i}" for i in range(len(scores))),
+        "clusters": tuple(f"c{i}" for i in range(len(scores))),
+        "scores": scores,
+        "truth": np.asarray(truth, bool),
+    }
+    return Predictions(**(values | changes))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.35, 0.7, 1.0]), st.booleans()),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_no_other_cut_off_has_a_higher_f1(cells: list[tuple[float, bool]]) -> None:
+    scores = np.array([score for score, _ in cells])
+    truth = np.array([label for _, label in cells])
+    cut = best_cut(scores, truth, near=0.5)
+    if not truth.any():
+        assert cut == 0.5
+        return
+    ours = f1_score(truth, scores >= cut, zero_division=0)
+    every = [f1_score(truth, scores >= other, zero_division=0) for other in [0.0, *scores, 2.0]]
+    assert ours == pytest.approx(max(every))
+
+
+def test_of_equally_good_cut_offs_the_nearest_is_taken() -> None:
+    scores, truth = np.array([0.9, 0.8, 0.2, 0.1]), np.array([True, False, False, False])
+    assert best_cut(scores, truth, near=0.5) == pytest.approx(0.85)
+    scores, truth = np.array([0.9, 0.5, 0.3]), np.array([True, False, True])  # 2/3 or 4/5
+    assert best_cut(scores, truth, near=0.5) == pytest.approx(0.15)
+
+
+def test_rare_label_stays_near_the_common_cut_off_and_a_common_one_goes_its_own_way() -> None:
+    random = np.random.default_rng(0)
+    truth = np.column_stack([random.random(2000) < 0.5, random.random(2000) < 0.002])
+    scores = (
+        np.column_stack([np.where(truth[:, 0], 0.8, 0.4), np.where(truth[:, 1], 0.06, 0.02)])
+        + random.random((2000, 2)) * 0.01
+    )
+    assert 0 < truth[:, 1].sum() < 10
+    free = choose_thresholds(tune(scores, truth), VerdictSettings(threshold_shrinkage=0.0))
+    drawn = choose_thresholds(tune(scores, truth), VerdictSettings(threshold_shrinkage=10.0))
+    pinned = choose_thresholds(tune(scores, truth), VerdictSettings(threshold_shrinkage=1e9))
+    assert free.values[1] < drawn.values[1] < pinned.values[1]
+    assert abs(free.values[0] - drawn.values[0]) < 0.02
+    assert pinned.values[0] == pytest.approx(pinned.values[1], abs=1e-3)
+
+
+def test_label_without_positives_gets_the_common_cut_off() -> None:
+    chosen = choose_thresholds(
+        tune([[0.9, 0.9], [0.2, 0.1]], [[1, 0], [0, 0]]), VerdictSettings(threshold_shrinkage=0.0)
+    )
+    common = best_cut(np.array([0.9, 0.9, 0.2, 0.1]), np.array([1, 0, 0, 0], bool), near=0.5)
+    assert chosen.values[1] == pytest.approx(common)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_only_tune_will_do(split: str) -> None:
+    with pytest.raises(LeakageError, match=f"chosen on {split}; choose them on tune"):
+        choose_thresholds(tune([[0.5]], [[1]], split=split), VerdictSettings())
+
+
+def test_empty_tune_is_refused() -> None:
+    with pytest.raises(RecordError, match="tune is empty"):
+        choose_thresholds(tune(np.zeros((0, 2)), np.zeros((0, 2))), VerdictSettings())
+
+
+def test_what_was_chosen_from_is_kept() -> None:
+    chosen = choose_thresholds(tune([[0.9], [0.1]], [[1], [0]]), VerdictSettings())
+    assert chosen.chosen_on == "tune"
+    assert chosen.chosen_from == {"c0", "c1"}
+
+
+def test_multiclass_has_no_cut_offs() -> None:
+    run = tune([[0.9, 0.1], [0.3, 0.7]], [[1, 0], [0, 1]], kind="multiclass")
+    assert choose_thresholds(run, VerdictSettings()).values == (0.0, 0.0)
+    empty = tune(np.zeros((0, 2)), np.zeros((0, 2)), kind="multiclass")
+    assert choose_thresholds(empty, VerdictSettings()).values == (0.0, 0.0)
