@@ -1,0 +1,139 @@
+"""Registry text as a reader sees it on the website: what every model of trialese reads.
+
+Sources break text, each in its way: Markdown escapes (API v2), hard-wrapped lines and `&#xD;`
+(legacy XML), `~` for newlines (AACT), HTML left over, mojibake, symbol fonts, invisible
+characters. Nothing that carries meaning goes: units, inequalities, brackets, Greek, case.
+"""
+
+from __future__ import annotations
+
+import html
+import html.entities
+import re
+import unicodedata
+
+from trialese.corpus.glyphs import GLYPHS, repair_mojibake
+
+__all__ = ["clean_text", "clean_text_published"]
+
+_ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_MISSPELT = {"gte": "≥", "lte": "≤", "Apos": "'", "nbsp": " "}
+_LINE_TAGS = r"br|p|div|li|ul|ol|tr|table|tbody|h[1-6]"
+_INLINE_TAGS = r"b|i|u|em|strong|sub|span|font|small|big|a|td|th|tab|tt"
+_ATTRIBUTES = r"""(?:\s+[A-Za-z-]+\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>]+))*\s*/?"""
+_LINE_TAG = re.compile(rf"</?(?:{_LINE_TAGS}){_ATTRIBUTES}>", re.IGNORECASE)
+_RAISED = re.compile(rf"<sup{_ATTRIBUTES}>", re.IGNORECASE)
+_INLINE_TAG = re.compile(rf"</?(?:{_INLINE_TAGS}|sup){_ATTRIBUTES}>", re.IGNORECASE)
+_BLANK_TAG = re.compile(r"</?(?:tab|td|th)>", re.IGNORECASE)
+
+_ESCAPE = re.compile(r"""\\+(?=[!"#$%&'()*+,\-./:;<=>?@\[\]^_`{|}~])""")
+_BACKSLASHES = re.compile(r"\\{2,}")
+_AACT_BREAK = re.compile(r"(?<!\\)~")
+_AACT_SIGN = re.compile(r"(?<!\\)~(?:\s*~|\s*[-*•]\s|\s*\d{1,2}[.)]\s)")
+
+_BULLETS = "-*•·▪▫◦●○■□◆◇►▶‣⁃∙–—➢➤✓✔"
+_BULLET = re.compile(rf"(?:[{_BULLETS}]+(?:\s+|$))+|[•▪◦●■‣⁃➢➤✓✔]+\s*|-(?=[A-Z])")
+_NUMBER = re.compile(r"(?:\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{2,5})[.)]|o)(?:\s+|$)")
+_WRAP_COLUMNS = 72
+_DANGLING = re.compile(r"[a-z]-$")
+_SUSPENDED = ("and", "or", "to", "und")
+_BLANKS = re.compile(r"[ \t]+")
+
+
+def clean_text(text: str) -> str:
+    """The text as the website shows it: paragraphs apart by a blank line, list items by a newline.
+
+    Idempotent; Unicode form NFC. Escapes, entities, tags and mojibake are undone, hard-wrapped
+    lines joined, bullets made "- ", numbers of lists kept.
+    """
+    while True:
+        cleaned = _clean_once(text)
+        if cleaned == text or not _is_suspicious(cleaned):
+            return cleaned
+        text = cleaned  # "&amp;gt;" takes two rounds; each round shortens, so this ends
+
+
+def clean_text_published(text: str) -> str:
+    """The text as the prior art feeds it: `[](){}:@#$%^&*` deleted and nothing else done.
+
+    Source: `clean_text` of LoRA_ClinicalBioBert.py in ilaananta/ClinicalTrialBioBert_FineTuned.
+    """
+    return re.sub(r"[\[\]{}():@#$%^&*]", "", text)
+
+
+def _clean_once(text: str) -> str:
+    if not text.isascii():
+        text = repair_mojibake(text)
+    if "&" in text:
+        text = _ENTITY.sub(_character, text)
+    if "<" in text:
+        text = _RAISED.sub("^", _LINE_TAG.sub("\n", text))  # 10<sup>9</sup> is 10^9, not 109
+        text = _INLINE_TAG.sub("", _BLANK_TAG.sub(" ", text))
+    text = text.replace("\r\n", "\n").translate(GLYPHS)
+    if "~" in text and "\n" not in text.strip() and _AACT_SIGN.search(text):
+        text = _AACT_BREAK.sub("\n", text)
+    if "\\" in text:
+        text = _BACKSLASHES.sub(r"\\", _ESCAPE.sub("", text))
+    return _join_lines(unicodedata.normalize("NFC", text))
+
+
+def _is_suspicious(text: str) -> bool:
+    """Whether a further round could change a text that has been through one."""
+    return any(sign in text for sign in "&<\\~") or not text.isascii()
+
+
+def _character(entity: re.Match[str]) -> str:
+    name = entity[1]
+    if name in _MISSPELT:
+        return _MISSPELT[name]
+    if name.startswith("#") or f"{name};" in html.entities.html5:
+        return html.unescape(entity[0])
+    return entity[0]
+
+
+def _join_lines(text: str) -> str:
+    """Hard-wrapped lines joined into paragraphs and list items."""
+    parts: list[str] = []
+    last_columns, gap = 0, True
+    for raw in text.split("\n"):
+        line = _BLANKS.sub(" ", raw).strip()
+        if not line:
+            gap = True
+            continue
+        item = _as_item(line)
+        if parts and not gap and _continues(parts[-1], last_columns, raw, line, item):
+            parts[-1] = _glue(parts[-1], line)
+        elif item is not None:
+            parts.append(f"\n{item}")
+        else:
+            parts.append(f"\n\n{line}")
+        last_columns, gap = len(raw.rstrip()), False
+    return "".join(parts).strip()
+
+
+def _as_item(line: str) -> str | None:
+    """The line as a list item, its bullet made "- ", or None where it is no item."""
+    bullet = _BULLET.match(line)
+    if bullet is not None:
+        return f"- {line[bullet.end() :].lstrip()}".rstrip()
+    return line if _NUMBER.match(line) else None
+
+
+def _continues(before: str, columns: int, raw: str, line: str, item: str | None) -> bool:
+    """Whether `line`, right under `before` (whose last raw line had `columns`), goes on with it."""
+    word = line.split(" ", 1)[0]
+    full = columns + 1 + len(word) > _WRAP_COLUMNS
+    if item is not None:
+        # In the indented prose of legacy XML a wrapped line may begin with "B." or "2."; elsewhere
+        # such a line is the next item.
+        prose = raw.startswith("      ") and not _BULLET.match(line)
+        return prose and full and before[-1] not in ".:;?!"
+    lone_marker = before.strip() == "-" or _NUMBER.fullmatch(before.strip()) is not None
+    return full or lone_marker or line[0].islower() or before.endswith((",", "-"))
+
+
+def _glue(before: str, line: str) -> str:
+    word = line.split(" ", 1)[0]
+    if _DANGLING.search(before) and line[0].islower() and word not in _SUSPENDED:
+        return before + line  # "non-" + "small", but "pre-" + "and post-operative"
+    return f"{before} {line}"
