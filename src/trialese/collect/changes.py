@@ -1,0 +1,81 @@
+"""What is new, changed or gone between two snapshots, by NCT id with aliases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from trialese.collect.snapshot import TRIALS_NAME
+from trialese.errors import ArtifactError
+from trialese.records import Snapshot
+
+__all__ = ["Changes", "compare_snapshots"]
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """NCT ids by what became of them, each sorted; ids are those of the newer snapshot."""
+
+    new: tuple[str, ...]
+    changed: tuple[str, ...]
+    """In both, with some field different."""
+    vanished: tuple[str, ...]
+    """In the older snapshot only (ids of the older)."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """Older id and newer id of a study that is in both under another number."""
+    unchanged: int = 0
+
+
+def compare_snapshots(newer: Snapshot, older: Snapshot) -> Changes:
+    """What is new, changed or gone in `newer`, seen from `older`.
+
+    A study is the same if its NCT number, or an alias that either snapshot lists for it, is.
+
+    Raises:
+        ArtifactError: a snapshot is damaged.
+    """
+    known: dict[str, str] = {}  # any id of an older study -> its NCT id
+    digests: dict[str, str] = {}
+    for nct_id, aliases, digest in _identities(older):
+        digests[nct_id] = digest
+        for alias in aliases:
+            known.setdefault(alias, nct_id)
+    known.update((nct_id, nct_id) for nct_id in digests)
+    new, changed, renamed, seen = [], [], [], set()
+    unchanged = 0
+    for nct_id, aliases, digest in _identities(newer):
+        match = next((known[name] for name in (nct_id, *aliases) if name in known), None)
+        if match is None:
+            new.append(nct_id)
+            continue
+        seen.add(match)
+        if match != nct_id:
+            renamed.append((match, nct_id))
+        if digests[match] != digest:
+            changed.append(nct_id)
+        else:
+            unchanged += 1
+    return Changes(
+        new=tuple(new),
+        changed=tuple(changed),
+        vanished=tuple(nct_id for nct_id in digests if nct_id not in seen),
+        renamed=tuple(renamed),
+        unchanged=unchanged,
+    )
+
+
+def _identities(snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """NCT id, aliases and content digest of each study, by NCT id."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = snapshot.path / TRIALS_NAME
+    names = ["nct_id", "nct_id_aliases", "content_digest"]
+    try:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(10_000, columns=names):
+                ids, aliases, digests = (batch[name].to_pylist() for name in names)
+                for nct_id, others, digest in zip(ids, aliases, digests, strict=True):
+                    yield nct_id, tuple(others or ()), digest
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(f"{file}: damaged ({error}); collect again") from error

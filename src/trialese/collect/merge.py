@@ -1,0 +1,184 @@
+"""Trials in any order -> one sorted Parquet file, in bounded memory.
+
+External sort: sorted runs are spilled to Arrow files and merged. Of several records of one
+study the newest stays; which one that is does not depend on the order in which they came, so
+the same records always give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from trialese.collect.parse import Parsed
+from trialese.records import Trial
+
+__all__ = ["ROW_GROUP_TRIALS", "TRIAL_COLUMNS", "TrialSorter"]
+
+ROW_GROUP_TRIALS = 2_000
+RUN_TRIALS = 20_000
+RUN_BYTES = 96 * 2**20
+BATCH_TRIALS = 500
+_KEPT_WORDS = ["sex", "overall_status", "study_type", "allocation", "intervention_model",
+               "primary_purpose", "masking", "phases.list.element"]  # fmt: skip
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    """The column type of a `Trial` field."""
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        (inner,) = (part for part in get_args(annotation) if part is not type(None))
+        return _arrow_type(inner)
+    if origin is tuple:
+        return pa.list_(pa.string())
+    if annotation is str or origin is Literal:
+        return pa.string()
+    return {bool: pa.bool_(), int: pa.int64()}[annotation]
+
+
+TRIAL_COLUMNS = pa.schema(
+    [pa.field(name, _arrow_type(hint)) for name, hint in get_type_hints(Trial).items()]
+)
+"""One column a field of `Trial`, under its name."""
+_COLUMNS = TRIAL_COLUMNS.append(pa.field("content_digest", pa.string()))
+_RUN_COLUMNS = _COLUMNS.append(pa.field("packed_bytes", pa.int64()))
+_NEWEST_FIRST = [
+    ("nct_id", "ascending"),
+    ("last_update_posted", "descending"),  # a missing date sorts last
+    ("packed_bytes", "descending"),  # the fuller record: a CSV row lacks what JSON has
+    ("content_digest", "ascending"),
+]
+
+
+class TrialSorter:
+    """Takes trials one at a time, then writes them sorted; `folder` holds the runs meanwhile."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True)
+        self._held: list[Parsed] = []
+        self._held_bytes = 0
+        self._runs: list[Path] = []
+        self._renamed: dict[str, str] = {}  # alias -> the id that lists it
+        self.duplicates = 0
+        """Records dropped because a newer (or an identical) one of the same study was there."""
+        self.aliases = 0
+        """Records dropped because their id is an obsolete alias of another study here."""
+
+    def add(self, parsed: Parsed) -> None:
+        """Take one trial."""
+        self._held.append(parsed)
+        self._held_bytes += len(parsed.packed)
+        for alias in parsed.trial.nct_id_aliases:
+            self._renamed[alias] = parsed.trial.nct_id
+        if len(self._held) >= RUN_TRIALS or self._held_bytes >= RUN_BYTES:
+            self._spill()
+
+    def write(self, path: Path) -> int:
+        """How many trials stand in the Parquet file written at `path`, sorted by NCT id."""
+        self._spill()
+        written = 0
+        with pq.ParquetWriter(
+            path, _COLUMNS, compression="zstd", use_dictionary=_KEPT_WORDS
+        ) as writer:
+            for table in _in_groups(self._merged()):
+                writer.write_table(table, row_group_size=ROW_GROUP_TRIALS)
+                written += table.num_rows
+        shutil.rmtree(self._folder)
+        return written
+
+    def _spill(self) -> None:
+        if not self._held:
+            return
+        table = _table_of(self._held)
+        table = table.take(pc.sort_indices(table, sort_keys=_NEWEST_FIRST))
+        path = self._folder / f"run-{len(self._runs):05d}.arrow"
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with pa.ipc.new_file(path, _RUN_COLUMNS, options=options) as writer:
+            writer.write_table(table, max_chunksize=BATCH_TRIALS)
+        self._runs.append(path)
+        self._held, self._held_bytes = [], 0
+
+    def _merged(self) -> Iterator[pa.Table]:
+        """Tables in order, each study in one of them only and once."""
+        readers = [_batches(path) for path in self._runs]
+        held: list[pa.Table] = [next(reader) for reader in readers]
+        ended = [False] * len(readers)
+        while any(table.num_rows for table in held):
+            # Up to the frontier, all runs have shown everything that they hold.
+            live = [i for i, done in enumerate(ended) if not done]
+            last = {i: held[i]["nct_id"][-1].as_py() for i in live}
+            frontier = min(last.values(), default=None)
+            ready = []
+            for i, table in enumerate(held):
+                rows = table.num_rows
+                if frontier is not None:
+                    rows = pc.sum(pc.less(table["nct_id"], frontier), min_count=0).as_py()
+                ready.append(table.slice(0, rows))
+                held[i] = table.slice(rows)
+            for i in live:
+                if last[i] == frontier:
+                    more = next(readers[i], None)
+                    ended[i] = more is None
+                    if more is not None:
+                        held[i] = pa.concat_tables([held[i], more])
+            table = self._deduplicated(pa.concat_tables(ready))
+            if table.num_rows:
+                yield table
+
+    def _deduplicated(self, table: pa.Table) -> pa.Table:
+        table = table.take(pc.sort_indices(table, sort_keys=_NEWEST_FIRST))
+        keep = []
+        previous = None
+        for row, nct_id in enumerate(table["nct_id"].to_pylist()):
+            owner = self._renamed.get(nct_id)
+            if nct_id == previous:
+                self.duplicates += 1
+            elif owner not in (None, nct_id) and self._renamed.get(owner or "") != nct_id:
+                self.aliases += 1
+            else:
+                keep.append(row)
+            previous = nct_id
+        return table.take(pa.array(keep, pa.int64())).select(_COLUMNS.names)
+
+
+def _table_of(held: list[Parsed]) -> pa.Table:
+    trials = [parsed.trial for parsed in held]
+    columns = [
+        pa.array([getattr(trial, field.name) for trial in trials], field.type)
+        for field in TRIAL_COLUMNS
+    ]
+    digests = [hashlib.blake2b(parsed.packed, digest_size=16).hexdigest() for parsed in held]
+    columns.append(pa.array(digests, pa.string()))
+    columns.append(pa.array([len(parsed.packed) for parsed in held], pa.int64()))
+    return pa.table(columns, schema=_RUN_COLUMNS)
+
+
+def _batches(path: Path) -> Iterator[pa.Table]:
+    with pa.ipc.open_file(path) as reader:
+        for index in range(reader.num_record_batches):
+            yield pa.Table.from_batches([reader.get_batch(index)])
+
+
+def _in_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of `ROW_GROUP_TRIALS`, the last one shorter."""
+    held: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        held.append(table)
+        rows += table.num_rows
+        while rows >= ROW_GROUP_TRIALS:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, ROW_GROUP_TRIALS)
+            held = [whole.slice(ROW_GROUP_TRIALS)]
+            rows -= ROW_GROUP_TRIALS
+    if rows:
+        yield pa.concat_tables(held)

@@ -1,0 +1,61 @@
+"""One raw study, of whatever format -> Trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from trialese.collect.parse_table import parse_aact, parse_csv, parse_text
+from trialese.collect.parse_v2 import parse_v2
+from trialese.collect.parse_xml import parse_xml
+from trialese.collect.source import RawStudy, StudyError
+from trialese.records import Trial
+
+__all__ = ["Parsed", "parse_study", "parse_trial"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A trial with what else its record told."""
+
+    trial: Trial
+    data_date: str | None
+    """The day of the registry's data that the record is from, where it says."""
+    packed: bytes
+    """The trial as MessagePack, which also proves that all its text can be stored."""
+
+
+def parse_trial(raw: RawStudy) -> Trial:
+    """The study as a `Trial`.
+
+    Raises:
+        RecordError: the record cannot be understood; one line that names its origin and why.
+    """
+    return parse_study(raw).trial
+
+
+def parse_study(raw: RawStudy) -> Parsed:
+    """The study as a `Trial`, with the date of its data.
+
+    Raises:
+        StudyError: as `parse_trial`, with a reason to count by.
+    """
+    data_date = None
+    if raw.format == "v2":
+        trial, data_date = parse_v2(raw)
+    elif raw.format == "xml":
+        trial, data_date = parse_xml(raw)
+    elif raw.format == "csv":
+        trial = parse_csv(raw)
+    elif raw.format == "aact":
+        trial = parse_aact(raw)
+    else:
+        trial = parse_text(raw)
+    try:
+        packed = msgspec.msgpack.encode(trial)
+    except UnicodeEncodeError as error:
+        raise StudyError(
+            raw.origin, "not_utf8", "holds lone surrogates, which are no text"
+        ) from error
+    return Parsed(trial, data_date, packed)

@@ -1,0 +1,183 @@
+"""Rows of tables -> Trial: the website's CSV download, AACT's joined rows, bare texts.
+
+The CSV download has no eligibility criteria, no detailed description, no keywords and no
+why_stopped in either of its generations (until 2023: "Title", "Status", "Gender", ...; since
+then: "Study Title", "Study Status", "Sex", ...), so those stay empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from trialese.collect.source import RawStudy, StudyError
+from trialese.collect.vocabulary import (
+    choice,
+    iso_date,
+    masking_level,
+    nct_id_of,
+    optional_age,
+    phases_of,
+    sex_of,
+    truth_of,
+)
+from trialese.records import Trial
+
+__all__ = ["CSV_ID_COLUMN", "ID_COLUMNS", "TEXT_COLUMNS", "parse_aact", "parse_csv", "parse_text"]
+
+CSV_ID_COLUMN = "NCT Number"
+TEXT_COLUMNS = ("text", "document")
+ID_COLUMNS = ("nct_id", "nctid", "nct number", "id", "trial_id", "")
+"""Names of the column that identifies a bare text, best first; "" is pandas' unnamed index."""
+
+_NCT_ID = re.compile(r"NCT[0-9]{8}", re.IGNORECASE)
+_INTERVENTION_KIND = re.compile(r"[A-Z][A-Za-z_/ -]{0,24}: ")
+_AGES = re.compile(r"(?P<low>\d+ \w+)(?: to (?P<high>\d+ \w+)| and older)|up to (?P<top>\d+ \w+)")
+
+
+def parse_csv(raw: RawStudy) -> Trial:
+    """The `Trial` of a row of the website's CSV download, of either generation.
+
+    Raises:
+        StudyError: no NCT number, or a cell that is not what its column says.
+    """
+    row, origin = _cells(raw), raw.origin
+
+    def cell(*names: str) -> str:
+        return next((row[name] for name in names if row.get(name)), "")
+
+    def cells(*names: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in cell(*names).split("|") if part.strip())
+
+    design = {
+        name.strip(): value.strip()
+        for name, _, value in (
+            part.partition(":") for part in cells("Study Design", "Study Designs")
+        )
+    }
+    ages = _AGES.search(cell("Age"))
+    return Trial(
+        nct_id=nct_id_of(cell(CSV_ID_COLUMN), origin),
+        org_study_id=(cells("Other IDs") or ("",))[0],
+        brief_title=cell("Study Title", "Title"),
+        acronym=cell("Acronym"),
+        brief_summary=cell("Brief Summary"),
+        sex=sex_of(cell("Sex", "Gender"), origin),
+        minimum_age=ages["low"] or "" if ages else "",
+        maximum_age=ages["high"] or ages["top"] or "" if ages else "",
+        overall_status=choice(cell("Study Status", "Status")),
+        study_type=choice(cell("Study Type").partition(":")[0]),
+        phases=phases_of(cells("Phases")),
+        allocation=choice(design.get("Allocation")),
+        intervention_model=choice(design.get("Intervention Model")),
+        primary_purpose=choice(design.get("Primary Purpose")),
+        masking=masking_level(design.get("Masking")),
+        enrollment=_whole_number(cell("Enrollment"), origin),
+        conditions=cells("Conditions"),
+        interventions=tuple(
+            _INTERVENTION_KIND.sub("", name, count=1) for name in cells("Interventions")
+        ),
+        primary_outcomes=cells("Primary Outcome Measures"),
+        lead_sponsor=cell("Sponsor") or (cells("Sponsor/Collaborators") or ("",))[0],
+        first_posted=iso_date(cell("First Posted"), origin),
+        last_update_posted=iso_date(cell("Last Update Posted"), origin),
+        start_date=iso_date(cell("Start Date"), origin),
+        completion_date=iso_date(cell("Completion Date"), origin),
+    )
+
+
+def parse_aact(raw: RawStudy) -> Trial:
+    """The `Trial` of AACT's rows of one study, joined by the reader under AACT's column names.
+
+    AACT's exporter writes line breaks as `~`. Lists (conditions, keywords, ...) are tuples.
+
+    Raises:
+        StudyError: no NCT number, or a cell that is not what its column says.
+    """
+    row, origin = _cells(raw), raw.origin
+    lists = {name: tuple(value) for name, value in raw.data.items() if isinstance(value, tuple)}  # type: ignore[union-attr]
+
+    def cell(name: str) -> str:
+        return row.get(name, "").strip()
+
+    def text(name: str) -> str:
+        return row.get(name, "").replace("~", "\n").strip()
+
+    return Trial(
+        nct_id=nct_id_of(cell("nct_id"), origin),
+        nct_id_aliases=lists.get("nct_id_aliases", ()),
+        org_study_id=cell("org_study_id"),
+        brief_title=cell("brief_title"),
+        official_title=cell("official_title"),
+        acronym=cell("acronym"),
+        brief_summary=text("brief_summary"),
+        detailed_description=text("detailed_description"),
+        eligibility_criteria=text("criteria"),
+        sex=sex_of(cell("gender"), origin),
+        gender_based=truth_of(cell("gender_based")),
+        gender_description=text("gender_description"),
+        healthy_volunteers=truth_of(cell("healthy_volunteers")),
+        minimum_age=optional_age(cell("minimum_age")),
+        maximum_age=optional_age(cell("maximum_age")),
+        overall_status=choice(cell("overall_status")),
+        why_stopped=text("why_stopped"),
+        study_type=choice(cell("study_type")),
+        phases=phases_of([cell("phase")]),
+        allocation=choice(cell("allocation")),
+        intervention_model=choice(cell("intervention_model")),
+        primary_purpose=choice(cell("primary_purpose")),
+        masking=masking_level(cell("masking")),
+        enrollment=_whole_number(cell("enrollment"), origin),
+        conditions=lists.get("conditions", ()),
+        keywords=lists.get("keywords", ()),
+        interventions=lists.get("interventions", ()),
+        primary_outcomes=lists.get("primary_outcomes", ()),
+        lead_sponsor=cell("lead_sponsor"),
+        first_posted=iso_date(cell("study_first_posted_date"), origin),
+        last_update_posted=iso_date(cell("last_update_posted_date"), origin),
+        start_date=iso_date(cell("start_month_year") or cell("start_date"), origin),
+        completion_date=iso_date(cell("completion_month_year") or cell("completion_date"), origin),
+    )
+
+
+def parse_text(raw: RawStudy) -> Trial:
+    """A `Trial` that is a text and an identifier, as the prior art's tables hold them.
+
+    The identifier is the NCT number in the identifying column, else one made of the text's
+    sha256 (`TEXT-` and twelve hexadecimal digits), so that equal texts are one trial. The text
+    becomes the detailed description, as no section of it is known.
+
+    Raises:
+        StudyError: the text is empty.
+    """
+    row = _cells(raw)
+    columns = {name.strip().lower(): name for name in row}
+    text_column = next((columns[name] for name in TEXT_COLUMNS if name in columns), None)
+    text = row.get(text_column or "", "").strip()
+    if not text:
+        raise StudyError(raw.origin, "no_text", "the row has no text")
+    id_column = next((columns[name] for name in ID_COLUMNS if name in columns), None)
+    found = _NCT_ID.fullmatch(row[id_column].strip()) if id_column is not None else None
+    made_up = f"TEXT-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Trial(nct_id=found[0].upper() if found else made_up, detailed_description=text)
+
+
+def _cells(raw: RawStudy) -> dict[str, str]:
+    """The cells that are text. Bytes that are no UTF-8 arrive as lone surrogates: refused."""
+    assert isinstance(raw.data, Mapping)
+    row = {name: value for name, value in raw.data.items() if isinstance(value, str)}
+    try:
+        "".join(row.values()).encode()
+    except UnicodeEncodeError as error:
+        raise StudyError(raw.origin, "not_utf8", "holds bytes that are no UTF-8 text") from error
+    return row
+
+
+def _whole_number(text: str, origin: str) -> int | None:
+    text = text.strip().removesuffix(".0")  # pandas writes a column with gaps as floats
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise StudyError(origin, "wrong_type", f"enrollment {text[:40]!r} is no number")
+    return int(text)

@@ -1,0 +1,139 @@
+"""Legacy study XML (`clinical_study`, public.xsd) -> Trial.
+
+The registry served this format until June 2024 and millions of copies are about. Text blocks
+are indented and hard-wrapped in it; the indentation is taken off here, the wrapping is left to
+the corpus.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from xml.etree import ElementTree as ET
+
+from trialese.collect.source import RawStudy, StudyError
+from trialese.collect.vocabulary import (
+    choice,
+    data_date_of,
+    iso_date,
+    masking_level,
+    nct_id_of,
+    optional_age,
+    phases_of,
+    sex_of,
+    truth_of,
+)
+from trialese.records import Trial
+
+__all__ = ["XML_ROOT", "parse_xml"]
+
+XML_ROOT = b"<clinical_study"
+_PROCESSED = "processed this data on"
+
+
+def parse_xml(raw: RawStudy) -> tuple[Trial, str | None]:
+    """The `Trial` of a legacy XML study, and the date on which the registry processed it.
+
+    Raises:
+        StudyError: not well-formed, no `clinical_study`, or with a document type of its own
+            (entities can be made to expand without bound; the registry declares none).
+    """
+    assert isinstance(raw.data, bytes)
+    prolog, root_tag, _ = raw.data.partition(XML_ROOT)
+    if not root_tag:
+        raise StudyError(raw.origin, "no_study", "this XML is no study (no clinical_study)")
+    if b"<!DOCTYPE" in prolog or b"<!ENTITY" in prolog:
+        raise StudyError(raw.origin, "forbidden_doctype", "declares a document type; not read")
+    try:
+        root = ET.fromstring(raw.data)
+    except (ET.ParseError, ValueError, LookupError) as error:
+        raise StudyError(raw.origin, "bad_xml", f"not well-formed XML ({error})") from error
+    if root.tag != "clinical_study":
+        raise StudyError(raw.origin, "no_study", f"this XML is no study (root <{root.tag[:40]}>)")
+    return _trial(root, raw.origin), _processed_on(root)
+
+
+def _trial(root: ET.Element, origin: str) -> Trial:
+    # Up to 2016 the dates had other names, and posting dates were not given: the day on which
+    # the registry received the record is the nearest thing.
+    first_posted = _text(root, "study_first_posted") or _text(root, "firstreceived_date")
+    last_update = _text(root, "last_update_posted") or _text(root, "lastchanged_date")
+    design = _design(root)
+    return Trial(
+        nct_id=nct_id_of(_text(root, "id_info/nct_id"), origin),
+        nct_id_aliases=_texts(root, "id_info/nct_alias"),
+        org_study_id=_text(root, "id_info/org_study_id"),
+        brief_title=_text(root, "brief_title"),
+        official_title=_text(root, "official_title"),
+        acronym=_text(root, "acronym"),
+        brief_summary=_block(root, "brief_summary"),
+        detailed_description=_block(root, "detailed_description"),
+        eligibility_criteria=_block(root, "eligibility/criteria"),
+        sex=sex_of(_text(root, "eligibility/gender"), origin),
+        gender_based=truth_of(_text(root, "eligibility/gender_based")),
+        gender_description=_text(root, "eligibility/gender_description"),
+        healthy_volunteers=truth_of(_text(root, "eligibility/healthy_volunteers")),
+        minimum_age=optional_age(_text(root, "eligibility/minimum_age")),
+        maximum_age=optional_age(_text(root, "eligibility/maximum_age")),
+        overall_status=choice(_text(root, "overall_status")),
+        why_stopped=_text(root, "why_stopped"),
+        study_type=choice(_text(root, "study_type")),
+        phases=phases_of(_texts(root, "phase")),
+        allocation=choice(design.get("allocation")),
+        intervention_model=choice(design.get("intervention_model")),
+        primary_purpose=choice(design.get("primary_purpose")),
+        masking=masking_level(design.get("masking")),
+        enrollment=_enrollment(root, origin),
+        conditions=_texts(root, "condition"),
+        keywords=_texts(root, "keyword"),
+        interventions=_texts(root, "intervention/intervention_name"),
+        primary_outcomes=_texts(root, "primary_outcome/measure"),
+        lead_sponsor=_text(root, "sponsors/lead_sponsor/agency"),
+        first_posted=iso_date(first_posted, origin),
+        last_update_posted=iso_date(last_update, origin),
+        start_date=iso_date(_text(root, "start_date"), origin),
+        completion_date=iso_date(_text(root, "completion_date"), origin),
+    )
+
+
+def _text(root: ET.Element, path: str) -> str:
+    return _tidy(root.findtext(path))
+
+
+def _texts(root: ET.Element, path: str) -> tuple[str, ...]:
+    found = (_tidy(element.text) for element in root.iterfind(path))
+    return tuple(text for text in found if text)
+
+
+def _tidy(text: str | None) -> str:
+    return (text or "").replace("\r\n", "\n").strip()
+
+
+def _block(root: ET.Element, path: str) -> str:
+    """The text block under `path` without the indentation that all its lines share."""
+    text = root.findtext(f"{path}/textblock")
+    if text is None:
+        text = root.findtext(path)
+    return textwrap.dedent((text or "").replace("\r", "")).strip()
+
+
+def _design(root: ET.Element) -> dict[str, str]:
+    """Allocation and so on, from the elements since 2017 or the one line before that."""
+    info = root.find("study_design_info")
+    if info is not None:
+        return {element.tag: _tidy(element.text) for element in info}
+    parts = (part.partition(":") for part in _text(root, "study_design").split(", "))
+    return {name.strip().lower().replace(" ", "_"): value.strip() for name, _, value in parts}
+
+
+def _enrollment(root: ET.Element, origin: str) -> int | None:
+    text = _text(root, "enrollment")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise StudyError(origin, "wrong_type", f"enrollment {text[:40]!r} is no number")
+    return int(text)
+
+
+def _processed_on(root: ET.Element) -> str | None:
+    _, _, date = _text(root, "required_header/download_date").partition(_PROCESSED)
+    return data_date_of(date)

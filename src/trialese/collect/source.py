@@ -1,0 +1,99 @@
+"""What every source of studies has in common: raw studies out, rejects with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from trialese.errors import RecordError
+
+__all__ = [
+    "ATTRIBUTION",
+    "SYNTHETIC_NOTICE",
+    "RawStudy",
+    "Reject",
+    "Source",
+    "SourceFacts",
+    "StudyError",
+    "StudyFormat",
+]
+
+ATTRIBUTION = (
+    "Source: U.S. National Library of Medicine, ClinicalTrials.gov; the data may not be current, "
+    "and no endorsement by the National Library of Medicine is implied."
+)
+SYNTHETIC_NOTICE = "Synthetic studies made up by trialese; none of them is a registry record."
+
+StudyFormat = Literal["v2", "xml", "csv", "aact", "text"]
+"""API v2 JSON, legacy XML, a row of the website's CSV, joined AACT rows, a bare text."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawStudy:
+    """One study as its source holds it, unparsed.
+
+    `data` is the bytes of one JSON or XML document, or a mapping: the decoded JSON of a study,
+    or the cells of a table's row by column name. `origin` says where it came from, for messages.
+    """
+
+    origin: str
+    format: StudyFormat
+    data: bytes | Mapping[str, Any]
+
+
+class Reject(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """A record that could not become a `Trial`, and why; counted, never silent."""
+
+    origin: str
+    reason: str
+    """A short snake_case word to count by."""
+    detail: str = ""
+    nct_id: str = ""
+
+
+class StudyError(RecordError):
+    """One record that cannot be understood: `reason` to count by, `detail` to read."""
+
+    def __init__(self, origin: str, reason: str, detail: str) -> None:
+        super().__init__(f"{origin}: {detail}")
+        self.origin = origin
+        self.reason = reason
+        self.detail = detail
+
+    def reject(self) -> Reject:
+        """The same as a value."""
+        return Reject(origin=self.origin, reason=self.reason, detail=self.detail)
+
+
+@dataclass(slots=True)
+class SourceFacts:
+    """What a snapshot's manifest says of its source."""
+
+    name: str
+    data_timestamp: str | None = None
+    """When the registry last refreshed what was collected, ISO 8601; None where unknown."""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Somewhere studies come from."""
+
+    @property
+    def total(self) -> int | None:
+        """How many records there are, where that is known beforehand."""
+        ...
+
+    def studies(self) -> Iterator[RawStudy | Reject]:
+        """The source's raw studies one at a time, and what could not even be read as one."""
+        ...
+
+    def facts(self) -> SourceFacts:
+        """What is known of the source once `studies` has been read to its end."""
+        ...
+
+    def close(self) -> None:
+        """Tell the source that its studies are safe on disk, so what it kept can go."""
+        ...

@@ -1,0 +1,72 @@
+"""Tables -> raw studies: the website's CSV download, and texts with an identifier."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from io import BufferedReader
+
+from trialese.collect.parse_table import CSV_ID_COLUMN, TEXT_COLUMNS
+from trialese.collect.source import RawStudy, Reject, StudyFormat
+from trialese.errors import RecordError
+
+__all__ = ["MAX_CELL_CHARACTERS", "format_of_columns", "read_csv"]
+
+MAX_CELL_CHARACTERS = 16 * 2**20
+"""Locations of the largest trials exceed the csv module's 131,072 by far."""
+_DELIMITERS = ",\t|;"
+
+
+def read_csv(stream: BufferedReader, origin: str) -> Iterator[RawStudy | Reject]:
+    """The rows of a delimited table with a header, as mappings from column name to cell.
+
+    Raises:
+        RecordError: the header has neither the website's columns nor a text column.
+    """
+    # Bytes that are no UTF-8 become lone surrogates, so that only their row is rejected.
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    header = text.readline(2**16)
+    delimiter = max(_DELIMITERS, key=header.count)
+    names = next(csv.reader([header], delimiter=delimiter), [])
+    kind = format_of_columns([name.strip() for name in names], origin)
+    csv.field_size_limit(MAX_CELL_CHARACTERS)
+    rows = csv.reader(text, delimiter=delimiter)
+    number = 1
+    while True:
+        number += 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Reject(origin=f"{origin}:{number}", reason="bad_row", detail=f"{error}")
+            continue
+        if not cells:
+            continue
+        if len(cells) != len(names):
+            yield Reject(
+                origin=f"{origin}:{number}",
+                reason="bad_row",
+                detail=f"{len(cells)} cells where the header has {len(names)}",
+            )
+            continue
+        row = {name.strip(): cell for name, cell in zip(names, cells, strict=True)}
+        yield RawStudy(f"{origin}:{number}", kind, row)
+
+
+def format_of_columns(names: list[str], origin: str) -> StudyFormat:
+    """What a table with these columns holds.
+
+    Raises:
+        RecordError: nothing known.
+    """
+    if CSV_ID_COLUMN in names and ("Study Title" in names or "Title" in names):
+        return "csv"
+    if any(name.lower() in TEXT_COLUMNS for name in names):
+        return "text"
+    shown = ", ".join(names)[:80]
+    raise RecordError(
+        f"{origin}: a table needs a column {TEXT_COLUMNS[0]!r}, or {CSV_ID_COLUMN!r} and "
+        f"'Study Title' as the website writes them; this one has {shown!r}"
+    )
