@@ -97,6 +97,8 @@ class DedupSettings(Section, frozen=True, kw_only=True):
     jaccard: float = 0.8
     shingle_words: int = 5
     permutations: int = 128
+    drop: Literal["none", "exact", "near"] = "exact"
+    """Copies removed from a corpus: none, those of equal words, or all but one of each cluster."""
     seed: int = 7
 
 
@@ -114,6 +116,11 @@ class BlockSettings(Section, frozen=True, kw_only=True):
     block_tokens: int = 128
     packing: Literal["across", "within"] = "across"
     """`across`: documents are concatenated and cut; `within`: none crosses a block, ends padded."""
+    truncate_tokens: int | None = None
+    """Cut documents to so many tokens, special ones included (the prior art: 2109)."""
+    drop_remainder_documents: int | None = None
+    """`across` only: concatenate so many documents at a time and drop what does not fill a block
+    (the prior art: 16, through `group_texts`). Tokens lost either way are counted."""
 
 
 class CorpusSettings(Section, frozen=True, kw_only=True):
@@ -166,6 +173,8 @@ class HeldoutSettings(Section, frozen=True, kw_only=True):
     """Of each era and split, at most so many blocks, chosen by hash."""
     every_steps: int = 100
     batch_blocks: int = 32
+    seed: int = 7
+    """Of the fixed masks and the choice of blocks; runs to be compared must share it."""
 
 
 class PhaseSettings(Section, frozen=True, kw_only=True):
@@ -205,7 +214,14 @@ class PretrainSettings(Section, frozen=True, kw_only=True):
     replay_share: float = 0.05
     """Share of old blocks mixed into each epoch of new ones."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 computes in bfloat16, adapters and optimiser stay fp32; `auto`: where the chip has it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    """torch.compile the training step (pays on a GPU; a minute to compile)."""
+    packed_weights: bool | None = None
+    """Frozen weights packed once for oneDNN (CPU, twice their memory); None: where it is faster."""
     backbone_dropout: float = 0.0
+    """The prior art keeps 0.1; LoRA's own dropout is `lora.dropout`."""
     checkpoint_every_steps: int = 200
     seed: int = 7
 
@@ -217,17 +233,31 @@ class FinetuneSettings(Section, frozen=True, kw_only=True):
     lora: LoraSettings = LoraSettings()
     epochs: int = 12
     patience: int = 3
-    """Stop after so many epochs without a better macro-F1 on tune; the best epoch is kept."""
+    """Stop after so many epochs without a better score on tune; the best epoch is kept."""
     batch_texts: int = 32
+    batch_tokens: int = 8192
+    """A batch ends where one text more would make it larger than this, padding included."""
     max_tokens: int = 128
     lr: float = 1e-4
     head_lr: float = 1e-3
+    layer_decay: float = 1.0
+    """Each layer below the top learns at this share of the rate of the one above it."""
+    frozen_layers: int | None = None
+    """Embeddings and so many of the lowest layers stay as they are; None: everything learns."""
     weight_decay: float = 0.01
     warmup_share: float = 0.1
     dropout: float = 0.1
+    pooler: Literal["random", "identity"] = "identity"
+    """How a pooler that the checkpoint lacks starts: tanh of the [CLS] state itself, or random."""
+    label_words: bool = False
+    """Start each label's weights from the words of its name instead of at random."""
+    loss: Literal["cross-entropy", "focal", "ranking"] = "cross-entropy"
+    """`focal`: Lin et al. 2017, gamma 2; `ranking`: Su et al. 2022 (ZLPR); several-label tasks."""
     positive_weight: float = 0.0
     """Exponent on negatives / positives of each label in the loss; 0: every label alike."""
     label_smoothing: float = 0.0
+    average_last: int = 0
+    """Average the weights of the last so many epochs and keep no best one; 0: keep the best."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
@@ -236,10 +266,15 @@ class StopReasonsSettings(Section, frozen=True, kw_only=True):
 
     labelled: str | None = None
     """Labelled file; None: the labels that synthetic trials carry."""
+    dedup: DedupSettings = DedupSettings(shingle_words=1)
+    """Reasons have seven words: one that differs would hide a duplicate from longer shingles."""
     folds: int = 5
     run_folds: int | None = None
     """Evaluate only the first so many folds; None: all."""
     tune_share: float = 0.15
+    """Of the clusters outside the test fold."""
+    split_seed: int = 7
+    """Which cluster is in which fold; the same for every system and every seed of the weights."""
     seeds: tuple[int, ...] = (1,)
     finetune: FinetuneSettings = FinetuneSettings()
 
@@ -256,9 +291,12 @@ class SexSettings(Section, frozen=True, kw_only=True):
         "eligibility_criteria",
     )
     max_trials: int | None = None
+    """At most so many trials, chosen by hash of their ids; None: all."""
+    dedup: DedupSettings = DedupSettings()
     folds: int = 5
     run_folds: int | None = 1
     tune_share: float = 0.15
+    split_seed: int = 7
     seeds: tuple[int, ...] = (1,)
     finetune: FinetuneSettings = FinetuneSettings(epochs=3, patience=1)
 

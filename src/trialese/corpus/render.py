@@ -56,7 +56,10 @@ def render_document(trial: Trial, settings: RenderSettings) -> Document:
     for field in settings.fields:
         if field in settings.withhold:
             continue
-        text = _cut_out(clean(_as_text(getattr(trial, field))), cuts)
+        text = clean(_as_text(getattr(trial, field)))
+        for cut in cuts:
+            text, found = cut.subn(" ", text)
+            text = clean(text) if found else text
         if not text.strip() or text in said:
             continue
         said.add(text)
@@ -100,11 +103,3 @@ def _cuts(trial: Trial, settings: RenderSettings) -> Iterator[re.Pattern[str]]:
                 yield re.compile(rf"(?<!\w){flexible}(?!\w)", re.IGNORECASE)
         if field in _SAID_AS:
             yield re.compile(rf"\b(?:{_SAID_AS[field]})\s*[:=]\s*[^\n.;]*[.;]?", re.IGNORECASE)
-
-
-def _cut_out(text: str, cuts: tuple[re.Pattern[str], ...]) -> str:
-    for cut in cuts:
-        text, found = cut.subn(" ", text)
-        if found:
-            text = clean_text(text)
-    return text

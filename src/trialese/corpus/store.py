@@ -1,0 +1,143 @@
+"""How a corpus lies on disk, and reading it back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from trialese.artifacts import read_manifest
+from trialese.errors import ArtifactError
+from trialese.records import Corpus, Document, Drop, Split
+
+__all__ = [
+    "Era",
+    "StoredDocument",
+    "open_corpus",
+    "read_documents",
+    "read_drops",
+    "read_stored",
+    "write_documents",
+    "write_drops",
+]
+
+Era = Literal["old", "new"]
+
+_DOCUMENTS = "documents.parquet"
+_DROPS = "drops.parquet"
+_GROUP_ROWS = 4096
+_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("nct_id", "cluster", "split", "era", "first_posted", "text")]
+)
+
+
+class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A document with what the corpus knows of it: one row of `documents.parquet`."""
+
+    nct_id: str
+    cluster: str
+    split: Split
+    era: Era
+    first_posted: str | None
+    text: str
+
+
+def open_corpus(path: Path) -> Corpus:
+    """Handle on the corpus at `path`.
+
+    Raises:
+        ArtifactError: nothing there, half-written, or an artifact of another kind.
+    """
+    return Corpus(path, read_manifest(path, kind="corpus"))
+
+
+def read_documents(
+    corpus: Corpus, *, split: Split | None = None, era: Era | None = None
+) -> Iterator[Document]:
+    """The documents of one split or era (of all, by default), by ascending id, streamed.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    for batch in _batches(corpus, ["nct_id", "text"], split, era):
+        for row in batch.to_pylist():
+            yield Document(row["nct_id"], row["text"])
+
+
+def read_stored(corpus: Corpus, *, text: bool = True) -> Iterator[StoredDocument]:
+    """Every document with cluster, split and era, by ascending id, streamed.
+
+    Without `text` the texts are "" and are not read from disk.
+    """
+    columns = [name for name in _SCHEMA.names if text or name != "text"]
+    for batch in _batches(corpus, columns, None, None):
+        for row in batch.to_pylist():
+            yield StoredDocument(**({"text": ""} | row))
+
+
+def read_drops(corpus: Corpus) -> list[Drop]:
+    """What was removed and why, by ascending id."""
+    try:
+        rows = pq.read_table(corpus.path / _DROPS).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(corpus.path / _DROPS, error) from error
+    return [Drop(row["nct_id"], row["reason"]) for row in rows]
+
+
+def write_documents(folder: Path, documents: Iterable[StoredDocument]) -> dict[str, Any]:
+    """Counts of what was written to `documents.parquet` under `folder`."""
+    splits: Counter[str] = Counter()
+    characters = 0
+    rows = iter(documents)
+    # Default versions and encodings of Parquet carry no date: equal rows give equal bytes.
+    with pq.ParquetWriter(folder / _DOCUMENTS, _SCHEMA, compression="zstd") as writer:
+        while chunk := list(islice(rows, _GROUP_ROWS)):
+            splits.update(f"{row.era}-{row.split}" for row in chunk)
+            characters += sum(len(row.text) for row in chunk)
+            writer.write_table(_table(chunk))
+    return {"documents_by_split": dict(sorted(splits.items())), "characters": characters}
+
+
+def write_drops(folder: Path, drops: Sequence[Drop]) -> None:
+    """Write `drops.parquet` under `folder`."""
+    columns = {
+        "nct_id": pa.array([drop.nct_id for drop in drops], pa.string()),
+        "reason": pa.array([drop.reason for drop in drops], pa.string()),
+    }
+    pq.write_table(pa.table(columns), folder / _DROPS, compression="zstd")
+
+
+def _table(rows: Sequence[StoredDocument]) -> pa.Table:
+    return pa.table(
+        {name: pa.array([getattr(row, name) for row in rows], pa.string())
+         for name in _SCHEMA.names}
+    )  # fmt: skip
+
+
+def _batches(
+    corpus: Corpus, columns: list[str], split: Split | None, era: Era | None
+) -> Iterator[pa.RecordBatch]:
+    """Row groups with the asked-for columns, rows of other splits and eras left out."""
+    wanted = [(name, value) for name, value in (("split", split), ("era", era)) if value]
+    needed = list(dict.fromkeys([*columns, *(name for name, _ in wanted)]))
+    path = corpus.path / _DOCUMENTS
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_GROUP_ROWS, columns=needed):
+                for name, value in wanted:
+                    batch = batch.filter(pc.equal(batch.column(name), value))  # noqa: PLW2901
+                yield batch.select(columns)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ArtifactError:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ArtifactError(f"{path}: missing or damaged ({first}); build the corpus again")
