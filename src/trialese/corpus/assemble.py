@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trialese.artifacts import as_settings, write_artifact
+from trialese.collect import read_trials
 from trialese.corpus.dedup import FingerprintIndex
 from trialese.corpus.filters import keep_document
 from trialese.corpus.fingerprint import Fingerprinter
@@ -39,8 +40,6 @@ def build_corpus(
         ArtifactError: the snapshot is damaged or `path` cannot be written.
         RecipeError: the settings name a field that trials do not have.
     """
-    from trialese.collect import read_trials
-
     return assemble_corpus(
         read_trials(snapshot),
         settings,

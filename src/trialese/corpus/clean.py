@@ -67,7 +67,7 @@ def _clean_once(text: str) -> str:
     if "&" in text:
         text = _ENTITY.sub(_character, text)
     if "<" in text:
-        text = _RAISED.sub("^", _LINE_TAG.sub("\n", text))  # 10<sup>9</sup> is 10^9, not 109
+        text = _RAISED.sub("^", _LINE_TAG.sub("\n\n", text))  # 10<sup>9</sup> is 10^9, not 109
         text = _INLINE_TAG.sub("", _BLANK_TAG.sub(" ", text))
     text = text.replace("\r\n", "\n").translate(GLYPHS)
     if "~" in text and "\n" not in text.strip() and _AACT_SIGN.search(text):

@@ -1,0 +1,110 @@
+"""What a reader sees on the website is what comes out."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trialese.corpus.clean import clean_text, clean_text_published
+
+KEPT_SIGNS = "≥≤<>=%()[]{}/+±×°µμαβγΔ²³½#@$^&*:;,.'\"–—“”’®é"
+MISCHIEF = [
+    "\\", "&", "amp;", "gt;", "lt;", "<", ">", "sup>", "b>", "br", "/", "~", "~~", "-", "*", "•",
+    "1.", "o", "a)", "B.", " ", "\n", "\r\n", "\t", "A", "b", "Â", "°", "â", "‰", "¥", "Ã", "©",
+    "(", ")", "x" * 40, "\u00ad", "\u200b", "\uf0b7", "é", "e\u0301", " - ", ",", "      ",
+    "&#126;", "&#92;", "\u037e", "\ud800", "≥", "%",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("broken", "read"),
+    [
+        # API v2: Markdown escapes
+        (r"Age \>= 18, INR \< 1.5, CD4 \> 200", "Age >= 18, INR < 1.5, CD4 > 200"),
+        (r"\[18F\]FDG uptake", "[18F]FDG uptake"),
+        (r"1\. Adults" + "\n" + r"2\. Written consent", "1. Adults\n2. Written consent"),
+        (r"safety \& toleration, 18.0\~27.0 kg/m\^2", "safety & toleration, 18.0~27.0 kg/m^2"),
+        (r"path C:\data stays", r"path C:\data stays"),
+        ("* first\n* second\n\n  * nested", "- first\n- second\n- nested"),
+        # legacy XML: carriage returns, hard wraps, indented items
+        (
+            "\r\n      The purpose of this research is to find out whether training at varied\r\n"
+            "      intensities reduces the risk of developing disease.\r\n    ",
+            "The purpose of this research is to find out whether training at varied "
+            "intensities reduces the risk of developing disease.",
+        ),
+        (
+            "\n        Inclusion Criteria:\n\n          -  Age ≥ 18 years\n\n"
+            "          -  HbA1c > 7.5%\n\n        Exclusion Criteria:\n\n"
+            "          -  Pregnancy\n      ",
+            "Inclusion Criteria:\n- Age ≥ 18 years\n- HbA1c > 7.5%\n\n"
+            "Exclusion Criteria:\n- Pregnancy",
+        ),
+        (
+            "      Patients with chronic active infection by the virus of hepatitis A or hepatitis"
+            "\n      B. Patients with cirrhosis are excluded from this part of the study, as are"
+            "\n      those with ascites.",
+            "Patients with chronic active infection by the virus of hepatitis A or hepatitis "
+            "B. Patients with cirrhosis are excluded from this part of the study, as are those "
+            "with ascites.",
+        ),
+        ("a long-\n      term trial of pre-\n      and post-operative care",
+         "a long-term trial of pre- and post-operative care"),
+        # AACT: ~ for newlines
+        ("Inclusion Criteria:~~* Age > 18~* Consent", "Inclusion Criteria:\n- Age > 18\n- Consent"),
+        ("aged 20~55 years", "aged 20~55 years"),
+        # HTML left over
+        ("BP &lt; 140&#47;90 &amp; pulse &gte; 60&#xD;", "BP < 140/90 & pulse ≥ 60"),
+        ("R&D; AT&T;", "R&D; AT&T;"),
+        ("10<sup>9</sup>/L, CO<sub>2</sub><br/>next", "10^9/L, CO2\n\nnext"),
+        ("<Tositumomab> if p<b and c>d", "<Tositumomab> if p<b and c>d"),
+        # mojibake, symbol fonts, invisible characters
+        ("score of â‰¤ 25, ViagraÂ® 5 Âµg, cafÃ©", "score of ≤ 25, Viagra® 5 µg, café"),
+        ("TNF-\uf061 \uf0b3 5", "TNF-α ≥ 5"),
+        ("zero\u200bwidth\u00ad, no\u00a0break, ﬁve（5）", "zerowidth, no break, five(5)"),
+        ("≦ 40 ℃", "≤ 40 °C"),
+        ("cafe\u0301 10² m", "café 10² m"),
+        # bullets of every kind
+        ("• one\n▪ two\n– three\n\uf0b7 four\n* • five", "- one\n- two\n- three\n- four\n- five"),
+        ("(a) first\nii. second\n3) third", "(a) first\nii. second\n3) third"),
+        ("-5 °C at night", "-5 °C at night"),
+        ("", ""),
+        (" \r\n \n", ""),
+    ],
+)  # fmt: skip
+def test_what_sources_break_is_mended(broken: str, read: str) -> None:
+    assert clean_text(broken) == read
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.one_of(st.lists(st.sampled_from(MISCHIEF), max_size=14).map("".join), st.text()))
+def test_idempotent(text: str) -> None:
+    once = clean_text(text)
+    assert clean_text(once) == once
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="abzABZ0159 \n" + KEPT_SIGNS))
+def test_every_letter_digit_and_sign_is_kept(text: str) -> None:
+    """Of text without escapes, entities and tags, only bullets (as "*") and blanks may change."""
+    if "<b>" in text.lower() or "<a>" in text.lower():
+        return
+    kept = Counter("".join(clean_text(text).split()))
+    given_ = Counter("".join(text.split()))
+    for sign in "*–—-":
+        kept.pop(sign, None)
+        given_.pop(sign, None)
+    assert kept == given_
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(alphabet="abc 123(≥%)", min_size=1).filter(str.strip), max_size=5))
+def test_paragraphs_stay_apart(paragraphs: list[str]) -> None:
+    cleaned = clean_text("\n\n".join(paragraphs))
+    assert len(cleaned.split("\n")) >= len(paragraphs) or not paragraphs
+
+
+def test_published_deletes_what_the_prior_art_deletes() -> None:
+    text = "Age ≥ 18 (HbA1c > 7.5%): [5-10] mg/m^2 & more* {x} $3 #4 @home"
+    assert clean_text_published(text) == "Age ≥ 18 HbA1c > 7.5 5-10 mg/m2  more x 3 4 home"
