@@ -30,7 +30,7 @@ __all__ = ["judge"]
 
 Floats = NDArray[np.float64]
 
-_HEADLINES = tuple(f"{average}-f1" for average in AVERAGES)
+_EXTRA = ("label_accuracy", "subset_accuracy", "brier")
 
 
 def judge(
@@ -103,7 +103,7 @@ def judge(
             "f1_by_seed": {
                 system: {
                     name: [round(float(f), 10) for f in table.by_seed[place, :, table.at(name)]]
-                    for name in _HEADLINES
+                    for name in _headlines(lineup)
                 }
                 for place, system in enumerate(lineup.systems)
             },
@@ -158,7 +158,16 @@ def _names(labels: Sequence[str]) -> list[str]:
     """The order of `_flat`'s last axis."""
     per_label = [f"{part}:{label}" for part in ("precision", "recall", "f1") for label in labels]
     averages = [f"{name}-{part}" for name in AVERAGES for part in ("precision", "recall", "f1")]
-    return [*per_label, *averages, "label_accuracy", "subset_accuracy", "brier"]
+    return [*per_label, *averages, *_EXTRA]
+
+
+def _averages(lineup: Lineup) -> tuple[str, ...]:
+    """With one label a row, the mean over samples is the micro average again; it is left out."""
+    return AVERAGES if lineup.kind == "multilabel" else AVERAGES[:3]
+
+
+def _headlines(lineup: Lineup) -> tuple[str, ...]:
+    return tuple(f"{name}-f1" for name in _averages(lineup))
 
 
 def _flat(sums: Floats) -> Floats:
@@ -173,9 +182,6 @@ def _scores(system: str, table: _Table, lineup: Lineup, settings: VerdictSetting
         draws = table.drawn(system, name)
         return interval(table.point(system, name), draws, confidence=settings.confidence)
 
-    extra = ["label_accuracy", "subset_accuracy", "brier"]
-    if lineup.kind == "multiclass":
-        extra = ["subset_accuracy", "brier"]
     return Scores(
         system=system,
         seeds=lineup.seeds,
@@ -195,12 +201,11 @@ def _scores(system: str, table: _Table, lineup: Lineup, settings: VerdictSetting
                 recall=figure(f"{name}-recall"),
                 f1=figure(f"{name}-f1"),
             )
-            for name in AVERAGES
+            for name in _averages(lineup)
         },
-        extra={
-            "accuracy" if lineup.kind == "multiclass" and n == "subset_accuracy" else n: figure(n)
-            for n in extra
-        },
+        extra={name: figure(name) for name in _EXTRA}
+        if lineup.kind == "multilabel"
+        else {"accuracy": figure("subset_accuracy"), "brier": figure("brier")},
     )
 
 
@@ -212,11 +217,11 @@ def _differences(
         (model, rival, name)
         for place, model in enumerate(lineup.models)
         for rival in lineup.models[place + 1 :]
-        for name in (*_HEADLINES, *per_label)
+        for name in (*_headlines(lineup), *per_label)
     ]
     contenders = lineup.models or lineup.baselines
     for model in contenders:
-        for name in _HEADLINES:
+        for name in _headlines(lineup):
             others = [system for system in lineup.baselines if system != model]
             if others:  # the strongest on this very figure, so the choice is against the model
                 pairs.append((model, max(others, key=lambda s: table.point(s, name)), name))

@@ -1,0 +1,227 @@
+"""Where the marks of each chart go, as shares of its width and height; the template draws them.
+
+Positions are per cents, so that an inline SVG without a viewBox stretches with the page while its
+text keeps its size: readable on a phone and on paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trialese.records import Difference, Interval, Verdict
+from trialese.verdict.lineup import BASELINES
+from trialese.verdict.words import METRICS, in_brackets, signed
+
+__all__ = [
+    "Axis",
+    "Curve",
+    "Mark",
+    "Panel",
+    "Strip",
+    "difference_strips",
+    "label_strips",
+    "learning_panels",
+    "make_axis",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A scale from `low` to `high` with round ticks."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    decimals: int
+
+    def share(self, value: float) -> float:
+        """Where the value lies, in per cent of the axis; kept inside it."""
+        inside = min(max(value, self.low), self.high)
+        return round(100 * (inside - self.low) / (self.high - self.low), 3)
+
+    def text(self, tick: float, *, sign: bool = False) -> str:
+        """The tick as printed."""
+        return f"{tick:{'+' if sign and tick else ''}.{self.decimals}f}"
+
+    def is_minor(self, place: int) -> bool:
+        """Whether the tick may go unlabelled where room is short: every other one, never 0."""
+        keep = self.ticks.index(0.0) if 0.0 in self.ticks else 0
+        return len(self.ticks) > 4 and (place - keep) % 2 == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point with its interval, in per cent; `look` names its colour and shape."""
+
+    look: str
+    at: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """One line of a chart: a name, a figure in words, the marks, and all of it as a sentence."""
+
+    name: str
+    figure: str
+    marks: tuple[Mark, ...]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line of a panel: its points in per cent from the left and the top."""
+
+    name: str
+    look: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One plot of learning curves."""
+
+    title: str
+    sentence: str
+    across: Axis
+    up: Axis
+    unit: str
+    curves: tuple[Curve, ...]
+
+
+def make_axis(values: Iterable[float], *, least_ticks: int = 4) -> Axis:
+    """The axis that holds the values, with ticks at round numbers (1, 2 or 5 times a power of ten).
+
+    Without values, or where all are equal, it is one unit wide.
+    """
+    found = list(values) or [0.0, 1.0]
+    low, high = min(found), max(found)
+    if high - low < 1e-9:
+        low, high = low - 0.5, high + 0.5
+    rough = (high - low) / least_ticks
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = max(m * power for m in (1, 2, 5) if m * power <= rough * (1 + 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    ticks = tuple(round(n * step, 10) + 0.0 for n in range(first, last + 1))
+    return Axis(ticks[0], ticks[-1], ticks, decimals)
+
+
+def label_strips(verdict: Verdict) -> tuple[Axis, list[Strip]]:
+    """F1 of each label, most frequent first, of the models and the strongest baseline."""
+    shown = [scores for scores in verdict.scores if scores.system not in BASELINES]
+    rivals = [scores for scores in verdict.scores if scores.system in BASELINES]
+    shown += [max(rivals, key=lambda s: s.averages["macro"].f1.point)] if rivals else []
+    axis = Axis(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), 1)
+    strips = []
+    for place in sorted(range(len(verdict.labels)), key=lambda i: -shown[0].labels[i].support):
+        found = [(scores.system, scores.labels[place].f1) for scores in shown]
+        said = [f"{system} F1 {f1.point:.4f} {in_brackets(f1)}" for system, f1 in found]
+        label = shown[0].labels[place]
+        strips.append(
+            Strip(
+                name=label.label,
+                figure=f"n = {label.support:,}",
+                marks=tuple(_mark(axis, system_look(system, shown), f1) for system, f1 in found),
+                sentence=f"{label.label}: {'; '.join(said)}",
+            )
+        )
+    return axis, strips
+
+
+def system_look(system: str, shown: Sequence[Any]) -> str:
+    """The look of a system: "adapted", "base" or "baseline", by name or else by place."""
+    if system in ("adapted", "base"):
+        return system
+    if system in BASELINES:
+        return "baseline"
+    place = [scores.system for scores in shown].index(system)
+    return ("adapted", "base", "other")[min(place, 2)]
+
+
+def difference_strips(differences: Sequence[Difference]) -> tuple[Axis, list[Strip]]:
+    """One strip a difference, with 0 always on the axis."""
+    ends = [end for d in differences for end in (d.interval.low, d.interval.high)]
+    axis = make_axis([*ends, 0.0, 0.01, -0.01])
+    strips = []
+    for found in differences:
+        name = METRICS.get(found.metric, found.metric.removeprefix("f1:"))
+        look = found.conclusion.replace(" ", "-")
+        strips.append(
+            Strip(
+                name=name,
+                figure=f"{signed(found.interval)} {found.conclusion}",
+                marks=(_mark(axis, look, found.interval),),
+                sentence=f"{name}, {found.system} minus {found.rival}: "
+                f"{signed(found.interval)}, {found.conclusion}",
+            )
+        )
+    return axis, strips
+
+
+_MEASURES = (
+    ("top1", "Top-1 accuracy on masked tokens"),
+    ("loss", "Loss on masked tokens (nats)"),
+)
+_ERA_LOOK = {"new": "adapted", "old": "base"}
+
+
+def learning_panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """Accuracy and loss on held-out tokens over training, one pair of panels a training run.
+
+    `rows` are those of a pretraining run's metrics.jsonl, with the run's name under `stage`;
+    rows of the train split are noisy and left to TensorBoard.
+    """
+    panels = []
+    held_out = [row for row in rows if row.get("split") != "train" and row.get("era")]
+    for stage in dict.fromkeys(str(row.get("stage", "adapter")) for row in held_out):
+        here = [row for row in held_out if str(row.get("stage", "adapter")) == stage]
+        key, unit, scale = _progress_key(here)
+        for measure, title in _MEASURES:
+            known = [row for row in here if row.get(measure) is not None]
+            if known:
+                panels.append(_panel(known, stage, measure, title, (key, unit, scale)))
+    return panels
+
+
+def _panel(
+    rows: Sequence[Mapping[str, Any]],
+    stage: str,
+    measure: str,
+    title: str,
+    progress: tuple[str, str, float],
+) -> Panel:
+    key, unit, scale = progress
+    across = make_axis(row[key] / scale for row in rows)
+    up = make_axis(row[measure] for row in rows)
+    curves, sentences = [], []
+    for era, split in dict.fromkeys((str(row["era"]), str(row["split"])) for row in rows):
+        own = [row for row in rows if (str(row["era"]), str(row["split"])) == (era, split)]
+        own.sort(key=lambda row: row[key])
+        points = tuple(
+            (across.share(row[key] / scale), round(100 - up.share(row[measure]), 3)) for row in own
+        )
+        name = f"{era} trials, {split}"
+        curves.append(Curve(name, f"{_ERA_LOOK.get(era, 'other')} {split}", points))
+        first, last = own[0][measure], own[-1][measure]
+        sentences.append(f"{name}: {first:.4f} at the start, {last:.4f} at the end")
+    return Panel(f"{title}: {stage}", "; ".join(sentences), across, up, unit, tuple(curves))
+
+
+def _progress_key(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, float]:
+    """What the run is measured along: tokens where they are noted, else steps."""
+    if rows and all(row.get("tokens") is not None for row in rows):
+        most = max(row["tokens"] for row in rows)
+        if most >= 1_000_000:
+            return "tokens", "million tokens", 1e6
+        return "tokens", "thousand tokens", 1e3
+    return "step", "steps", 1.0
+
+
+def _mark(axis: Axis, look: str, interval: Interval) -> Mark:
+    low, at, high = (axis.share(v) for v in (interval.low, interval.point, interval.high))
+    return Mark(look, at, low, high)

@@ -1,0 +1,168 @@
+"""The report as one HTML page: nothing is loaded from anywhere, no script runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from trialese.records import Difference, Scores, Verdict
+from trialese.verdict.charts import difference_strips, label_strips, learning_panels
+from trialese.verdict.lineup import BASELINES
+from trialese.verdict.words import METRICS, summarise
+
+__all__ = ["ATTRIBUTION", "render_page"]
+
+ATTRIBUTION = (
+    "Registry text: courtesy of the U.S. National Library of Medicine (ClinicalTrials.gov). "
+    "It may not be current, and the Library does not endorse this work."
+)
+_SHOWN_ELSEWHERE = ("attribution", "recipe", "synthetic")
+_FIRST_FACTS = ("source", "data_timestamp")
+
+
+def render_page(
+    verdicts: Sequence[Verdict],
+    *,
+    curves: Sequence[Mapping[str, Any]] = (),
+    context: Mapping[str, Any] | None = None,
+) -> str:
+    """The whole page; see `write_report` for what `curves` and `context` hold."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from trialese import __version__
+
+    context = context or {}
+    synthetic = bool(context.get("synthetic"))
+    environment = Environment(
+        loader=PackageLoader("trialese.verdict", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    settings = {
+        "verdict": verdicts[0].notes["settings"],
+        "recipe": context.get("recipe", "not given: these predictions were judged on their own"),
+    }
+    attribution = context.get("attribution") or ("" if synthetic else ATTRIBUTION)
+    return environment.get_template("report.html.jinja").render(
+        tasks=[_task(verdict) for verdict in verdicts],
+        panels=learning_panels(curves),
+        facts=list(_facts(context)),
+        settings=msgspec.json.format(msgspec.json.encode(settings, order="sorted")).decode(),
+        synthetic=synthetic,
+        branded=any("|OVERLAP=" in verdict.signature for verdict in verdicts),
+        attribution=attribution,
+        metrics=METRICS,
+        version=__version__,
+    )
+
+
+def _task(verdict: Verdict) -> dict[str, Any]:
+    label_axis, labels = label_strips(verdict)
+    shown = [mark.look for mark in labels[0].marks]
+    systems = [s.system for s in verdict.scores if s.system not in BASELINES]
+    if len(shown) > len(systems):
+        rivals = [s for s in verdict.scores if s.system in BASELINES]
+        systems.append(max(rivals, key=lambda s: s.averages["macro"].f1.point).system)
+    lacking = [name for name in ("adapted", "base") if name not in systems]
+    return {
+        "verdict": verdict,
+        "anchor": re.sub(r"[^a-z0-9]+", "-", f"task-{verdict.task.lower()}"),
+        "summary": summarise(verdict),
+        "level": f"{verdict.notes['settings']['confidence']:.0%}",
+        "label_axis": label_axis,
+        "labels": labels,
+        "shown": list(zip(systems, shown, strict=True)),
+        "differences": list(_groups(verdict)),
+        "table": [_rows(verdict.scores, averages=False), _rows(verdict.scores, averages=True)],
+        "lacking": f"Not judged: {', '.join(lacking)}." if lacking else "",
+    }
+
+
+def _groups(verdict: Verdict) -> Iterator[dict[str, Any]]:
+    """The difference plots: averages and labels of each pair of models, then the baselines."""
+    averages = [d for d in verdict.differences if d.metric in METRICS]
+    labels = [d for d in verdict.differences if d.metric not in METRICS]
+    for system in dict.fromkeys(d.system for d in verdict.differences):
+        rivals = [d for d in averages if d.system == system]
+        for rival in dict.fromkeys(d.rival for d in rivals if d.rival not in BASELINES):
+            found = [d for d in rivals if d.rival == rival]
+            yield _group(
+                f"{system} minus {rival}",
+                "Paired differences of F1 averages over the same test texts.",
+                found,
+            )
+            found = [d for d in labels if (d.system, d.rival) == (system, rival)]
+            if found:
+                yield _group(
+                    f"{system} minus {rival}, label by label",
+                    "Paired differences of each label's F1.",
+                    found,
+                )
+        found = [d for d in rivals if d.rival in BASELINES]
+        if found:
+            names = " and ".join(dict.fromkeys(d.rival for d in found))
+            yield _group(
+                f"{system} minus the best baseline ({names})",
+                "For every figure the strongest baseline on that very figure.",
+                found,
+            )
+
+
+def _group(title: str, caption: str, found: Sequence[Difference]) -> dict[str, Any]:
+    axis, strips = difference_strips(found)
+    return {"title": title, "caption": caption, "axis": axis, "strips": strips}
+
+
+def _rows(scores: Sequence[Scores], *, averages: bool) -> list[dict[str, Any]]:
+    rows = []
+    total = sum(label.support for label in scores[0].labels)
+    names = list(scores[0].averages) if averages else [x.label for x in scores[0].labels]
+    for place, name in enumerate(names):
+        cells: list[dict[str, Any]] = []
+        for each in scores:
+            if averages:
+                mean = each.averages[name]
+                precision, recall, f1 = mean.precision.point, mean.recall.point, mean.f1
+            else:
+                label = each.labels[place]
+                precision, recall, f1 = label.precision, label.recall, label.f1
+            cells.append({"precision": precision, "recall": recall, "f1": f1})
+        highest = max(cell["f1"].point for cell in cells)
+        for cell in cells:
+            cell["best"] = highest > 0 and cell["f1"].point == highest
+        rows.append(
+            {
+                "name": f"{name} avg" if averages else name,
+                "cells": cells,
+                "support": total if averages else scores[0].labels[place].support,
+            }
+        )
+    return rows
+
+
+def _facts(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The data card's lines: every fact of the context, nested names joined by a comma."""
+    if not context:
+        yield "source", "not given: these predictions were judged on their own"
+    if "synthetic" in context:
+        yield "synthetic", "yes, made up by a generator" if context["synthetic"] else "no"
+    first = [name for name in _FIRST_FACTS if name in context]
+    for name in [*first, *(n for n in context if n not in (*_SHOWN_ELSEWHERE, *_FIRST_FACTS))]:
+        yield from _flattened(name.replace("_", " "), context[name])
+
+
+def _flattened(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flattened(f"{name}, {str(key).replace('_', ' ')}", inner)
+    elif isinstance(value, (list, tuple)):
+        yield name, ", ".join(map(str, value)) or "none"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield name, f"{value:,}"
+    else:
+        yield name, "not known" if value is None else str(value)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trialese.records import Predictions
+from trialese.settings import VerdictSettings
+from trialese.verdict.charts import (
+    difference_strips,
+    label_strips,
+    learning_panels,
+    make_axis,
+)
+from trialese.verdict.judgement import judge
+
+Runs = dict[str, list[Predictions]]
+QUICK = VerdictSettings(resamples=50)
+
+
+@given(st.lists(st.floats(-1e4, 1e4).map(lambda x: round(x, 6)), max_size=6))
+def test_axis_holds_its_values_and_has_a_readable_number_of_ticks(values: list[float]) -> None:
+    axis = make_axis(values)
+    assert 3 <= len(axis.ticks) <= 13
+    assert len({axis.text(tick) for tick in axis.ticks}) == len(axis.ticks)
+    span = axis.high - axis.low
+    for value in values:
+        assert axis.low - 1e-6 * span <= value <= axis.high + 1e-6 * span
+        assert 0 <= axis.share(value) <= 100
+
+
+def test_axis_of_known_values() -> None:
+    axis = make_axis([0.013, 0.087])
+    assert axis.ticks == (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09)
+    assert axis.share(0.05) == pytest.approx(50)
+    assert axis.text(0.05, sign=True) == "+0.05"
+
+
+def test_zero_is_never_left_unlabelled() -> None:
+    axis = make_axis([-0.013, 0.087])
+    assert not axis.is_minor(axis.ticks.index(0.0))
+    assert axis.is_minor(axis.ticks.index(0.0) + 1)
+
+
+def test_labels_are_ordered_by_support_and_name_their_figures(runs: Runs) -> None:
+    verdict = judge(runs, QUICK)
+    axis, strips = label_strips(verdict)
+    support = {label.label: label.support for label in verdict.scores[0].labels}
+    assert [strip.name for strip in strips] == sorted(support, key=lambda n: -support[n])
+    assert [mark.look for mark in strips[0].marks] == ["adapted", "base", "baseline"]
+    first = next(x for x in verdict.scores[0].labels if x.label == strips[0].name)
+    assert f"adapted F1 {first.f1.point:.4f} [{first.f1.low:.4f}" in strips[0].sentence
+    assert strips[0].marks[0].at == pytest.approx(100 * first.f1.point, abs=1e-3)
+    assert axis.ticks[-1] == 1.0
+
+
+def test_differences_always_show_zero(made: Callable[..., Runs]) -> None:
+    verdict = judge(made(systems=("adapted", "base", "prior"), skill={"base": 0.5}), QUICK)
+    far = [d for d in verdict.differences if d.conclusion == "better"]
+    axis, strips = difference_strips(far)
+    assert 0.0 in axis.ticks
+    assert all(strip.marks[0].look == "better" for strip in strips)
+    assert all(mark.low <= mark.at <= mark.high for strip in strips for mark in strip.marks)
+
+
+def test_learning_curves_by_run_and_era_without_the_noisy_train_rows() -> None:
+    rows = [
+        {
+            "stage": stage,
+            "step": step,
+            "tokens": step * 1000,
+            "era": era,
+            "split": split,
+            "loss": 3.0 - step / 100,
+            "top1": 0.4 + step / 1000,
+        }
+        for stage in ("base", "adapter")
+        for step in (100, 0, 50)
+        for era, split in (("new", "test"), ("old", "test"), ("new", "train"))
+    ]
+    panels = learning_panels(rows)
+    assert [panel.title.split(": ")[1] for panel in panels] == ["base", "base"] + ["adapter"] * 2
+    accuracy = panels[2]
+    assert accuracy.unit == "thousand tokens"
+    assert [curve.name for curve in accuracy.curves] == ["new trials, test", "old trials, test"]
+    across = [x for x, _ in accuracy.curves[0].points]
+    assert across == sorted(across)
+    assert accuracy.curves[0].points[0][1] > accuracy.curves[0].points[-1][1]  # y runs downwards
+    assert "new trials, test: 0.4000 at the start, 0.5000 at the end" in accuracy.sentence
+
+
+def test_no_curves_no_panels() -> None:
+    assert learning_panels([]) == []
