@@ -1,0 +1,211 @@
+"""BERT's encoder and masked-LM head, written for training on masked positions only.
+
+The same function of the same parameters as transformers' `BertForMaskedLM` (held to it by the
+tests). What it leaves out: the head on positions that are not masked, and in the last layer
+everything but keys and values for them; neither can change the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor, nn
+
+from trialese.pretrain.linear import Drop, FrozenWeight, LinearGroup
+
+__all__ = ["MaskedEncoder", "no_dropout", "seeded_dropout"]
+
+
+def no_dropout(x: Tensor, rate: float) -> Tensor:
+    """`x` itself."""
+    return x
+
+
+def seeded_dropout(generator: torch.Generator) -> Drop:
+    """A dropout function that draws from `generator`, one byte an element.
+
+    The rate is rounded to 1/256 and the scale follows the rounded rate, so that the expectation
+    is exact. Bytes cost a quarter of what torch's own dropout does on CPU.
+    """
+
+    def drop(x: Tensor, rate: float) -> Tensor:
+        cut = round(rate * 256)
+        if cut == 0:
+            return x
+        noise = torch.empty(x.shape, dtype=torch.uint8, device=x.device)
+        noise.random_(generator=generator)
+        return x * (noise >= cut).to(x.dtype).mul_(256 / (256 - cut))
+
+    return drop
+
+
+class MaskedEncoder:
+    """A masked-LM (with or without LoRA) as `logits(inputs, attended, positions)`.
+
+    It reads the model's parameters as they are now: build it after attaching LoRA, and anew
+    after frozen weights have changed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        dtype: torch.dtype = torch.float32,
+        dropout: float = 0.0,
+        packed_rows: int | None = None,
+        explicit_attention: bool = True,
+    ) -> None:
+        wrapped: Any = model
+        base = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
+        self._bert, self._head = base.bert, base.cls.predictions
+        self._heads: int = base.config.num_attention_heads
+        self._dtype, self._dropout = dtype, dropout
+        self._explicit = explicit_attention
+        options: Any = {"dtype": dtype, "packed_rows": packed_rows}
+        layers = list(self._bert.encoder.layer)
+        self._layers = [_Layer(layer, options, last=layer is layers[-1]) for layer in layers]
+        decoder = self._head.decoder
+        self._decoder = None
+        if not decoder.weight.requires_grad:
+            self._decoder = FrozenWeight(decoder.weight, None, dtype=dtype, packed_rows=packed_rows)
+
+    def logits(
+        self,
+        inputs: Tensor,
+        attended: Tensor | None,
+        positions: Tensor,
+        drop: Drop = no_dropout,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """Scores at the positions asked for: (blocks * width, vocabulary), fp32.
+
+        `inputs` (blocks, tokens), `attended` (blocks, tokens) bool or None if all are,
+        `positions` (blocks, width). With `kept`, only these rows of the result.
+        """
+        blocks, tokens = inputs.shape
+        bias = None
+        if attended is not None:
+            bias = torch.zeros((blocks, 1, 1, tokens), dtype=self._dtype, device=inputs.device)
+            bias.masked_fill_(~attended[:, None, None, :], torch.finfo(self._dtype).min)
+        x = drop(self._embed(inputs), self._dropout)  # (blocks * tokens, hidden)
+        rows = torch.arange(blocks, device=inputs.device)[:, None] * tokens + positions
+        for layer in self._layers[:-1]:
+            x = self._run(layer, x, x, blocks=blocks, bias=bias, drop=drop)
+        wanted = x.index_select(0, rows.flatten())  # (blocks * width, hidden)
+        x = self._run(self._layers[-1], wanted, x, blocks=blocks, bias=bias, drop=drop)
+        return self._score(x if kept is None else x.index_select(0, kept))
+
+    def _embed(self, inputs: Tensor) -> Tensor:
+        embeddings = self._bert.embeddings
+        x = embeddings.word_embeddings(inputs) + embeddings.token_type_embeddings.weight[0]
+        x = x + embeddings.position_embeddings.weight[: inputs.shape[1]]
+        x = F.layer_norm(
+            x,
+            x.shape[-1:],
+            embeddings.LayerNorm.weight,
+            embeddings.LayerNorm.bias,
+            embeddings.LayerNorm.eps,
+        )
+        return x.flatten(0, 1).to(self._dtype)
+
+    def _run(
+        self,
+        layer: _Layer,
+        wanted: Tensor,
+        x: Tensor,
+        *,
+        blocks: int,
+        bias: Tensor | None,
+        drop: Drop,
+    ) -> Tensor:
+        """One layer for the rows `wanted` of `x`, which attend to all of their block."""
+        q, k, v = layer.project(wanted, x, drop)
+        split = (blocks, -1, self._heads, q.shape[-1] // self._heads)
+        q, k, v = (part.view(split).transpose(1, 2) for part in (q, k, v))
+        mixed = self._attend(q, k, v, bias, drop).transpose(1, 2).reshape(wanted.shape[0], -1)
+        attention = drop(layer.attention_out(mixed, drop), self._dropout) + wanted
+        attention = layer.attention_norm(attention, self._dtype)
+        inner: Tensor = layer.activation(layer.intermediate(attention, drop))
+        out = drop(layer.out(inner, drop), self._dropout) + attention
+        return layer.out_norm(out, self._dtype)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, drop: Drop) -> Tensor:
+        """(blocks, heads, wanted, size): softmax(q k^T / sqrt(size) + bias) v."""
+        if not self._explicit and drop is no_dropout:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        scores = torch.matmul(q * (1 / math.sqrt(q.shape[-1])), k.transpose(-1, -2))
+        if bias is not None:
+            scores = scores + bias
+        return torch.matmul(drop(scores.softmax(dim=-1), self._dropout), v)
+
+    def _score(self, x: Tensor) -> Tensor:
+        head = self._head
+        with torch.autocast(x.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            x = head.transform(x)
+        if self._decoder is None:
+            return F.linear(x.float(), head.decoder.weight, head.decoder.bias)
+        scores = _apply_frozen(x.to(self._dtype), self._decoder)
+        return scores.float() + head.decoder.bias
+
+
+class _Norm:
+    """LayerNorm over the last dimension, from and to the dtype of computation."""
+
+    def __init__(self, norm: nn.LayerNorm, dtype: torch.dtype) -> None:
+        self._norm = norm
+        self._frozen: tuple[Tensor, Tensor] | None = None
+        if not norm.weight.requires_grad:
+            self._frozen = (norm.weight.detach().to(dtype), norm.bias.detach().to(dtype))
+
+    def __call__(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        norm = self._norm
+        if self._frozen is not None:
+            return F.layer_norm(x, x.shape[-1:], *self._frozen, norm.eps)
+        return F.layer_norm(x.float(), x.shape[-1:], norm.weight, norm.bias, norm.eps).to(dtype)
+
+
+class _Layer:
+    """One encoder layer's products, norms and activation."""
+
+    def __init__(self, layer: Any, options: dict[str, Any], *, last: bool) -> None:
+        attention = layer.attention
+        projections = [getattr(attention.self, name) for name in ("query", "key", "value")]
+        self._hidden = projections[0].weight.shape[0]
+        groups = [projections[:1], projections[1:]] if last else [projections]
+        self._projections = [LinearGroup(group, **options) for group in groups]
+        self.attention_out = LinearGroup([attention.output.dense], **options)
+        self.intermediate = LinearGroup([layer.intermediate.dense], **options)
+        self.out = LinearGroup([layer.output.dense], **options)
+        self.attention_norm = _Norm(attention.output.LayerNorm, options["dtype"])
+        self.out_norm = _Norm(layer.output.LayerNorm, options["dtype"])
+        self.activation = layer.intermediate.intermediate_act_fn
+
+    def project(self, wanted: Tensor, x: Tensor, drop: Drop) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the wanted rows; keys and values of all rows."""
+        if len(self._projections) == 1:
+            q, k, v = torch.split(self._projections[0](x, drop), self._hidden, dim=-1)
+        else:
+            q = self._projections[0](wanted, drop)
+            k, v = torch.split(self._projections[1](x, drop), self._hidden, dim=-1)
+        return q, k, v
+
+
+class _Frozen(torch.autograd.Function):
+    """x W^T for a frozen W: a gradient for x only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, frozen: FrozenWeight) -> Tensor:
+        ctx.frozen = frozen
+        return frozen.apply(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return ctx.frozen.apply_transposed(gradients[0]), None
+
+
+def _apply_frozen(x: Tensor, frozen: FrozenWeight) -> Tensor:
+    scores: Tensor = _Frozen.apply(x, frozen)  # type: ignore[no-untyped-call]
+    return scores

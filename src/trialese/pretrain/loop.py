@@ -1,0 +1,115 @@
+"""The only masked-language training loop: one CPU, one GPU or several processes.
+
+Each step is a pure function of the weights, the optimiser's state and (seed, step), so that a
+run that was killed and resumed ends in the same bits (on CPU, with the same number of threads).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trialese.pretrain import workers
+from trialese.pretrain.checkpoint import (
+    Checkpoint,
+    dump_optimiser,
+    load_optimiser,
+    read_checkpoint,
+    write_checkpoint,
+)
+from trialese.pretrain.interrupt import note_interrupts
+from trialese.pretrain.step import Phase, Step
+from trialese.progress import Progress, silent
+
+__all__ = ["train"]
+
+logger = logging.getLogger(__name__)
+
+TRAIN_ROW_STEPS = 10
+
+
+def train(model: nn.Module, phase: Phase, *, progress: Progress = silent) -> list[dict[str, Any]]:
+    """Train the weights of `model` that require a gradient, in place; the rows of metrics.
+
+    Resumes from `phase.checkpoint` if it is there. Rows carry phase, step and tokens seen; those
+    with `split: train` hold the mean training loss since the row before.
+
+    Raises:
+        KeyboardInterrupt: on SIGINT, after the step in progress is done and a checkpoint written.
+        RecipeError: the loss is no longer finite.
+    """
+    plan, compute = phase.plan, phase.compute
+    model.to(compute.device)
+    named = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    state = _resume(phase, named)
+    step = Step(model, phase, named)
+    if state.step and state.optimiser:
+        load_optimiser(step.optimiser, named, state.optimiser)
+    if state.step == 0:
+        state.rows += step.measure(0, 0)
+    with note_interrupts() as interrupted:
+        for batch in plan.batches(after_step=state.step):
+            if plan.begins_cycle(batch.step) and batch.step > 1:
+                step.restart_optimiser()
+            loss, tokens = step.take(batch)
+            state.step = batch.step
+            _add(state, loss, tokens, len(batch.block_ids) * phase.blocks.ids.shape[1])
+            last = batch.step == plan.steps
+            if batch.step % TRAIN_ROW_STEPS == 0 or last:
+                state.rows.append(_train_row(phase, state))
+            if batch.step % phase.heldout_every_steps == 0 or last:
+                state.rows += step.measure(batch.step, int(state.running["seen"]))
+            if batch.step % phase.checkpoint_every_steps == 0 or last or interrupted():
+                _save(phase, state, named, step.optimiser)
+            progress(f"pretrain: {phase.name} steps", batch.step, plan.steps)
+            if interrupted() and not last:
+                raise KeyboardInterrupt(
+                    f"stopped after step {batch.step} of {plan.steps} ({phase.name}); "
+                    "run the same command again to go on from there"
+                )
+    return state.rows
+
+
+def _resume(phase: Phase, named: Mapping[str, Tensor]) -> Checkpoint:
+    found = read_checkpoint(phase.checkpoint) if phase.checkpoint else None
+    if found is None or set(found.weights) != set(named):
+        return Checkpoint(0, {}, {}, running={"seen": 0.0, "loss": 0.0, "masked": 0.0})
+    logger.info("%s: going on after step %d of %d", phase.name, found.step, phase.plan.steps)
+    with torch.no_grad():
+        for name, value in named.items():
+            value.copy_(found.weights[name])
+    return found
+
+
+def _save(
+    phase: Phase, state: Checkpoint, named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+) -> None:
+    if phase.checkpoint is None or workers.rank() != 0:
+        return
+    state.weights, state.optimiser = dict(named), dump_optimiser(optimiser, named)
+    write_checkpoint(phase.checkpoint, state)
+
+
+def _add(state: Checkpoint, loss: float, masked: int, seen: int) -> None:
+    for name, value in (("loss", loss), ("masked", masked), ("seen", seen)):
+        state.running[name] = state.running[name] + value
+
+
+def _train_row(phase: Phase, state: Checkpoint) -> dict[str, Any]:
+    masked = int(state.running["masked"])
+    loss = state.running["loss"] / max(1, masked)
+    state.running["loss"] = state.running["masked"] = 0.0
+    return {
+        "phase": phase.name,
+        "step": state.step,
+        "tokens": int(state.running["seen"]),
+        "era": "",
+        "split": "train",
+        "loss": loss,
+        "masked_tokens": masked,
+        "lr": phase.plan.learning_rate(state.step),
+    }

@@ -1,0 +1,164 @@
+"""Which tokens are hidden: a pure function of (seed, epoch, block id), vectorised.
+
+Randomness is a counter-based hash (SplitMix64, Steele, Lea and Flood 2014), so a resumed, a
+distributed and a reordered run see the same masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+__all__ = ["MaskedBlocks", "Vocabulary", "hash_uniform", "mask_blocks"]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_HIDE_BELOW, _RANDOM_BELOW = 0.8, 0.9  # BERT: 80 % [MASK], 10 % random, 10 % kept
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What masking must know of a tokenizer."""
+
+    mask_id: int
+    pad_id: int
+    ordinary: NDArray[np.int64]  # ids that may stand in as random tokens: all but special ones
+    continues_word: NDArray[np.bool_]  # (vocabulary,): True for a WordPiece such as "##ing"
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
+        """The vocabulary of a tokenizer."""
+        tokens = tokenizer.get_vocab()
+        continues = np.zeros(max(tokens.values()) + 1, dtype=bool)
+        continues[[i for token, i in tokens.items() if token.startswith("##")]] = True
+        special = set(tokenizer.all_special_ids)
+        ordinary = np.array(sorted(i for i in tokens.values() if i not in special))
+        return cls(tokenizer.mask_token_id, tokenizer.pad_token_id, ordinary, continues)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedBlocks:
+    """Blocks as the model reads them, and what stood at the hidden positions.
+
+    `width` is the largest number of hidden tokens in a block; where a block has fewer, `valid`
+    is False and `positions` and `targets` are 0.
+    """
+
+    inputs: NDArray[np.int64]  # (blocks, block_tokens)
+    attended: NDArray[np.bool_]  # (blocks, block_tokens): False on padding
+    positions: NDArray[np.int64]  # (blocks, width)
+    targets: NDArray[np.int64]  # (blocks, width)
+    valid: NDArray[np.bool_]  # (blocks, width)
+
+    @property
+    def masked_tokens(self) -> int:
+        """How many tokens are hidden."""
+        return int(self.valid.sum())
+
+
+def mask_blocks(
+    ids: NDArray[Any],
+    special: NDArray[np.bool_],
+    block_ids: NDArray[np.int64],
+    vocabulary: Vocabulary,
+    *,
+    ratio: float,
+    seed: int,
+    epoch: int,
+    whole_word: bool = False,
+) -> MaskedBlocks:
+    """Blocks with `ratio` of their ordinary tokens hidden, 80 / 10 / 10 (Devlin et al. 2019).
+
+    In each block exactly round(ratio x ordinary tokens) are chosen, at least one if there is
+    any; by token, or by whole words, of which the last may be left out. Special tokens are never
+    chosen. `ids` and `special` are (blocks, block_tokens); `block_ids` is (blocks,).
+    """
+    ids = ids.astype(np.int64)
+    length = ids.shape[1]
+    draws = _hash_positions(block_ids, length, seed, epoch)  # (blocks, block_tokens), uint64
+    if whole_word:
+        draws = _draw_of_word(draws, vocabulary.continues_word[ids] & ~special)
+    order = np.where(special, np.iinfo(np.uint64).max, draws).argsort(axis=1, kind="stable")
+    ordinary = (~special).sum(axis=1)
+    wanted = np.floor(ratio * ordinary + 0.5).astype(np.int64)
+    wanted = np.minimum(np.maximum(wanted, 1 if ratio > 0 else 0), ordinary)
+    chosen = np.zeros_like(special)
+    np.put_along_axis(chosen, order, np.arange(length) < wanted[:, None], axis=1)
+    if whole_word:
+        chosen = _drop_cut_words(chosen, draws)
+        wanted = chosen.sum(axis=1)
+    valid = np.arange(int(wanted.max(initial=0))) < wanted[:, None]  # (blocks, width)
+    positions = np.zeros(valid.shape, dtype=np.int64)
+    positions[valid] = chosen.nonzero()[1]
+    targets = np.where(valid, np.take_along_axis(ids, positions, axis=1), 0)
+    inputs = ids.copy()
+    fresh = _mix(_hash_positions(block_ids, length, seed, epoch)[chosen] ^ _GOLDEN)
+    inputs[chosen] = _replacements(ids[chosen], fresh, vocabulary)
+    attended = ids != vocabulary.pad_id
+    return MaskedBlocks(inputs, attended, positions, targets, valid)
+
+
+def hash_uniform(keys: NDArray[np.int64], *salts: int) -> NDArray[np.float64]:
+    """One number in [0, 1) for each key: a pure function of the key and the salts."""
+    state = np.uint64(0)
+    with np.errstate(over="ignore"):
+        for salt in salts:
+            state = _mix(state + np.uint64(salt % 2**64) + _GOLDEN)
+        bits: NDArray[np.uint64] = _mix(_mix(keys.astype(np.uint64) * _GOLDEN + state))
+        return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _replacements(
+    originals: NDArray[np.int64], draws: NDArray[np.uint64], vocabulary: Vocabulary
+) -> NDArray[np.int64]:
+    """What stands in for each chosen token: (tokens,)."""
+    action = (draws >> np.uint64(11)) * 2.0**-53
+    size = np.uint64(len(vocabulary.ordinary))
+    random = vocabulary.ordinary[(_mix(draws) % size).astype(np.int64)]
+    kept_or_random = np.where(action < _RANDOM_BELOW, random, originals)
+    return np.where(action < _HIDE_BELOW, vocabulary.mask_id, kept_or_random)
+
+
+def _draw_of_word(draws: NDArray[np.uint64], continues: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Each token's draw replaced by that of the first token of its word."""
+    columns = np.arange(draws.shape[1])
+    first = np.maximum.accumulate(np.where(continues, 0, columns), axis=1)
+    return np.take_along_axis(draws, first, axis=1)
+
+
+def _drop_cut_words(chosen: NDArray[np.bool_], draws: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """`chosen` without words chosen only in part, unless that would leave nothing in the block.
+
+    Tokens of one word share their draw and are adjacent.
+    """
+    whole = chosen.copy()
+    same = draws[:, 1:] == draws[:, :-1]
+    for _ in range(draws.shape[1]):  # unchoosing spreads along a word; words are short
+        before = whole.copy()
+        whole[:, 1:] &= ~(same & ~before[:, :-1])
+        whole[:, :-1] &= ~(same & ~before[:, 1:])
+        if (whole == before).all():
+            break
+    return np.where(whole.any(axis=1, keepdims=True), whole, chosen)
+
+
+def _hash_positions(
+    block_ids: NDArray[np.int64], length: int, seed: int, epoch: int
+) -> NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        key = _mix(_mix(np.uint64(seed % 2**64) + _GOLDEN) + np.uint64(epoch) + _GOLDEN)
+        blocks = _mix(block_ids.astype(np.uint64) * _GOLDEN + key)
+        steps = np.arange(1, length + 1, dtype=np.uint64) * _GOLDEN
+        draws: NDArray[np.uint64] = _mix(blocks[:, None] + steps)
+        return draws
+
+
+def _mix(value: Any) -> Any:
+    """SplitMix64's finaliser; wraps around on purpose."""
+    with np.errstate(over="ignore"):
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return value ^ (value >> np.uint64(31))

@@ -1,0 +1,161 @@
+"""What both stages share: blocks, work folder, phases, measurements, files at the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+
+from trialese.artifacts import Draft, artifact_key, work_folder
+from trialese.corpus import open_blocks
+from trialese.pretrain import workers
+from trialese.pretrain.backbone import quiet_transformers
+from trialese.pretrain.checkpoint import open_work
+from trialese.pretrain.curves import draw_curve, write_events, write_rows
+from trialese.pretrain.device import Compute, choose_compute
+from trialese.pretrain.encoder import MaskedEncoder
+from trialese.pretrain.heldout import HeldoutSet, fix_masks, measure_all, save_masks
+from trialese.pretrain.loop import train
+from trialese.pretrain.masking import Vocabulary
+from trialese.pretrain.schedule import Plan
+from trialese.pretrain.step import Phase
+from trialese.progress import Progress
+from trialese.records import Split, TokenBlocks
+from trialese.settings import PhaseSettings, PretrainSettings
+
+__all__ = ["Session", "begin_session", "finish_session", "save_model"]
+
+logger = logging.getLogger(__name__)
+
+_HEADLESS_NOTE = "the checkpoint has no masked-LM head: a new one, decoder tied, was trained"
+
+
+@dataclass(slots=True)
+class Session:
+    """What both stages share while they train."""
+
+    blocks: Path
+    settings: PretrainSettings
+    vocabulary: Vocabulary
+    compute: Compute
+    work: Path
+    rows: list[dict[str, Any]]
+    progress: Progress
+
+    def find(self, era: Literal["old", "new"], split: Split) -> TokenBlocks | None:
+        return open_blocks(self.blocks, era=era, split=split)
+
+    def heldouts(self, split: Split) -> list[HeldoutSet]:
+        """The held-out sets of a split that have blocks: new, then old."""
+        found = [("new", self.find("new", split)), ("old", self.find("old", split))]
+        options = (self.vocabulary, self.settings.heldout)
+        return [fix_masks(blocks, era, split, *options) for era, blocks in found if blocks]
+
+    def measure(
+        self, model: nn.Module, split: Split, phase: str, *, step: int = 0, tokens: int = 0
+    ) -> None:
+        """Add rows of a split. Test blocks are measured first and last in a run, not between."""
+        encoder = MaskedEncoder(
+            model.to(self.compute.device),
+            dtype=self.compute.dtype,
+            explicit_attention=self.compute.explicit_attention,
+        )
+        batch = self.settings.heldout.batch_blocks
+        rows = measure_all(
+            encoder, self.heldouts(split), batch_blocks=batch, device=self.compute.device
+        )
+        about = {"phase": phase, "step": step, "tokens": tokens}
+        self.rows += [about | row for row in rows]
+
+    def train(
+        self,
+        model: nn.Module,
+        name: str,
+        phase: PhaseSettings,
+        blocks: TokenBlocks,
+        old: TokenBlocks | None = None,
+    ) -> None:
+        """Run one phase of the loop and keep its rows."""
+        settings = self.settings
+        plan = Plan(
+            phase=phase,
+            blocks=len(blocks.ids),
+            old_blocks=len(old.ids) if old else 0,
+            replay_share=settings.replay_share if old else 0.0,
+            seed=settings.seed,
+        )
+        self.rows += train(
+            model,
+            Phase(
+                name=name,
+                plan=plan,
+                blocks=blocks,
+                old_blocks=old,
+                vocabulary=self.vocabulary,
+                masking=settings.masking,
+                heldouts=self.heldouts("tune"),
+                heldout_every_steps=settings.heldout.every_steps,
+                heldout_batch_blocks=settings.heldout.batch_blocks,
+                checkpoint_every_steps=settings.checkpoint_every_steps,
+                checkpoint=self.work / f"{name}.safetensors",
+                compute=self.compute,
+                dropout=settings.backbone_dropout,
+                compile=settings.compile,
+            ),
+            progress=self.progress,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens seen by the phase that ran last."""
+        return int(self.rows[-1]["tokens"]) if self.rows else 0
+
+
+def begin_session(
+    path: Path,
+    *,
+    kind: str,
+    blocks: Path,
+    settings: PretrainSettings,
+    tokenizer: PreTrainedTokenizerFast,
+    made_from: Mapping[str, dict[str, Any]],
+    progress: Progress,
+) -> Session:
+    """A session whose work folder was begun with these settings and inputs (`made_from`)."""
+    key = artifact_key(kind, **made_from)
+    folder = work_folder(path)
+    if workers.rank() == 0:
+        open_work(folder, key, made_from)
+    vocabulary, compute = Vocabulary.of(tokenizer), choose_compute(settings)
+    logger.info("computing on %s in %s", compute.device, compute.dtype)
+    return Session(blocks, settings, vocabulary, compute, folder, [], progress)
+
+
+def save_model(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write model and tokenizer so that the Auto classes load them."""
+    model.to("cpu").eval().requires_grad_(True)
+    with quiet_transformers():
+        model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def finish_session(run: Session, draft: Draft, title: str, *, new_head: bool) -> None:
+    """Write rows, picture, events and masks; counts and notes for the manifest."""
+    for row in run.rows:
+        row["new_head"] = new_head
+    write_rows(run.rows, draft.folder / "metrics.jsonl")
+    draw_curve(run.rows, draft.folder, title=title + (" (new head)" if new_head else ""))
+    write_events(run.rows, draft.folder / "tensorboard")
+    for heldout in [*run.heldouts("tune"), *run.heldouts("test")]:
+        save_masks(heldout, draft.folder / "heldout" / f"{heldout.era}-{heldout.split}.safetensors")
+    if new_head:
+        draft.notes["head"] = _HEADLESS_NOTE
+    steps = {row["phase"]: row["step"] for row in run.rows}
+    tokens = {row["phase"]: row["tokens"] for row in run.rows}
+    draft.counts |= {"steps": steps, "tokens": tokens}
+    draft.notes["computed_in"] = str(run.compute.dtype).removeprefix("torch.")

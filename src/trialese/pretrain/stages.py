@@ -1,0 +1,215 @@
+"""The two stages: a base that can be compared with fairly, and the adapter for new trials."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+
+from trialese.artifacts import Draft, as_settings, read_manifest, write_artifact
+from trialese.errors import ArtifactError, RecipeError
+from trialese.pretrain.backbone import (
+    load_backbone,
+    load_masked_lm,
+    read_tokenizer,
+    tokenizer_digest,
+)
+from trialese.pretrain.lora import attach_lora, merge_lora, save_lora
+from trialese.pretrain.session import Session, begin_session, finish_session, save_model
+from trialese.progress import Progress, silent
+from trialese.records import Adapter, Manifest, TokenBlocks
+from trialese.settings import PretrainSettings
+
+__all__ = ["build_base", "train_adapter"]
+
+_ADAPTER_ONLY = ("adapt_phase", "replay_share")
+"""Settings that a base does not depend on."""
+
+
+def build_base(
+    blocks: Path, settings: PretrainSettings, path: Path, *, progress: Progress = silent
+) -> Adapter:
+    """The masked-LM that adapters stand on and are compared with: artifact of kind "model".
+
+    A backbone without a masked-LM head (or with `base="always"`) is first adapted to the old
+    trials: a head phase with the encoder frozen, then LoRA or full training with the head;
+    merged. Otherwise it is the checkpoint itself, measured at step 0. `path/model` loads with
+    `AutoModelForMaskedLM` and `AutoTokenizer`.
+
+    Raises:
+        ArtifactError: the backbone is not to be had, or the blocks are of another tokenizer.
+        RecipeError: `base="never"` for a backbone without a head, or no old blocks to train on.
+        KeyboardInterrupt: on SIGINT, with a checkpoint written.
+    """
+    made_blocks = read_manifest(blocks, kind="blocks")
+    backbone = load_backbone(settings.backbone, seed=settings.seed)
+    _check_tokenizer(made_blocks, backbone.tokenizer, blocks)
+    if backbone.new_head and settings.base == "never":
+        raise RecipeError(
+            f"pretrain.base: never, but {backbone.name} has no masked-LM head to start from; "
+            "set it to auto"
+        )
+    inputs = {"blocks": made_blocks.digest, "backbone": backbone.digest}
+    section = {k: v for k, v in as_settings(settings).items() if k not in _ADAPTER_ONLY}
+    adapts = backbone.new_head or settings.base == "always"
+    made_from = {"settings": section, "inputs": inputs}
+    with write_artifact(path, kind="model", settings=section, inputs=inputs) as draft:
+        run = begin_session(
+            path,
+            kind="model",
+            blocks=blocks,
+            settings=settings,
+            tokenizer=backbone.tokenizer,
+            made_from=made_from,
+            progress=progress,
+        )
+        model: BertForMaskedLM = backbone.model
+        if adapts:
+            model = _adapt_to_old(run, model, new_head=backbone.new_head)
+        else:
+            run.measure(model, "tune", "base")
+            run.measure(model, "test", "base")
+        save_model(model, backbone.tokenizer, draft.folder / "model")
+        draft.notes |= {
+            "backbone": backbone.name,
+            "revision": backbone.revision,
+            "new_head": backbone.new_head,
+            "adapted_to_old": adapts,
+        }
+        finish_session(run, draft, f"base: {backbone.name}", new_head=backbone.new_head)
+    shutil.rmtree(run.work, ignore_errors=True)
+    return Adapter(path, _made(draft))
+
+
+def train_adapter(
+    blocks: Path,
+    base: Path,
+    settings: PretrainSettings,
+    path: Path,
+    *,
+    progress: Progress = silent,
+) -> Adapter:
+    """`base/model` continued on the new trials, some old ones replayed: kind "adapter".
+
+    `path/adapter` loads with `PeftModel.from_pretrained` on `base/model` (method lora only);
+    `path/model` is the merged model.
+
+    Raises:
+        ArtifactError: base or blocks missing, or not of the same tokenizer.
+        RecipeError: no new training blocks.
+        KeyboardInterrupt: on SIGINT, with a checkpoint written.
+    """
+    made_blocks = read_manifest(blocks, kind="blocks")
+    made_base = read_manifest(base, kind="model")
+    tokenizer = read_tokenizer(base / "model")
+    _check_tokenizer(made_blocks, tokenizer, blocks)
+    model, missing = load_masked_lm(base / "model")
+    if missing:
+        raise ArtifactError(f"{base}/model: the masked-LM head is missing; build the base again")
+    new_head = bool(made_base.notes.get("new_head"))
+    inputs = {"blocks": made_blocks.digest, "base": made_base.digest}
+    section = as_settings(settings)
+    made_from = {"settings": section, "inputs": inputs}
+    with write_artifact(path, kind="adapter", settings=section, inputs=inputs) as draft:
+        run = begin_session(
+            path,
+            kind="adapter",
+            blocks=blocks,
+            settings=settings,
+            tokenizer=tokenizer,
+            made_from=made_from,
+            progress=progress,
+        )
+        new = run.find("new", "train")
+        if new is None:
+            raise RecipeError(
+                f"{blocks}: no new trials to train on; move corpus.new_from to an earlier date"
+            )
+        run.measure(model, "test", "adapt")
+        train_head = settings.train_head and new_head
+        trained = _prepare(model, settings, train_head=train_head)
+        run.train(trained, "adapt", settings.adapt_phase, new, run.find("old", "train"))
+        step = int(run.rows[-1]["step"])
+        if settings.method == "lora":
+            name, revision = made_base.notes.get("backbone", ""), made_base.notes.get("revision")
+            save_lora(trained, draft.folder / "adapter", backbone=name, revision=revision)
+            tokenizer.save_pretrained(draft.folder / "adapter")
+        merged = merge_lora(trained) if settings.method == "lora" else model
+        run.measure(merged, "test", "adapt", step=step, tokens=run.tokens)
+        save_model(merged, tokenizer, draft.folder / "model")
+        draft.notes |= {
+            **made_base.notes,
+            "method": settings.method,
+            "head_trained": train_head or settings.method == "full",
+            "training_blocks": new.digest,
+        }
+        finish_session(
+            run, draft, f"adapter on {made_base.notes.get('backbone')}", new_head=new_head
+        )
+    shutil.rmtree(run.work, ignore_errors=True)
+    return Adapter(path, _made(draft))
+
+
+def _adapt_to_old(run: Session, model: BertForMaskedLM, *, new_head: bool) -> BertForMaskedLM:
+    settings = run.settings
+    old = run.find("old", "train")
+    if old is None:
+        raise RecipeError(
+            f"{run.blocks}: the backbone must first be adapted to old trials, but there are none; "
+            "set corpus.new_from to a date with trials before it"
+        )
+    head = model.cls.predictions
+    if new_head:
+        _set_unigram_bias(head.bias, old)
+        run.measure(model, "test", "head")
+        model.requires_grad_(False)
+        head.transform.requires_grad_(True)
+        head.bias.requires_grad_(True)
+        run.train(model, "head", settings.head_phase, old)
+    else:
+        run.measure(model, "test", "base")
+    trained = _prepare(model, settings, train_head=new_head)
+    head.bias.requires_grad_(new_head or settings.method == "full")
+    run.train(trained, "base", settings.base_phase, old)
+    step = int(run.rows[-1]["step"])
+    merged = merge_lora(trained) if settings.method == "lora" else model
+    run.measure(merged, "test", "base", step=step, tokens=run.tokens)
+    return merged
+
+
+def _prepare(model: BertForMaskedLM, settings: PretrainSettings, *, train_head: bool) -> Any:
+    """The model with what the method trains requiring a gradient, and nothing else."""
+    if settings.method == "full":
+        return model.requires_grad_(True)
+    model.requires_grad_(False)
+    return attach_lora(model, settings.lora, train_head=train_head, seed=settings.seed)
+
+
+def _set_unigram_bias(bias: nn.Parameter, blocks: TokenBlocks) -> None:
+    """A new head begins at the log frequencies of the training tokens (one added to each).
+
+    That is where its first hundreds of steps would otherwise go.
+    """
+    counts = np.bincount(blocks.ids[~blocks.special].ravel(), minlength=len(bias)) + 1.0
+    with torch.no_grad():
+        bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
+
+
+def _check_tokenizer(
+    made_blocks: Manifest, tokenizer: PreTrainedTokenizerFast, blocks: Path
+) -> None:
+    known = made_blocks.notes.get("tokenizer_digest") or made_blocks.inputs.get("tokenizer")
+    if known is not None and known != tokenizer_digest(tokenizer):
+        raise ArtifactError(
+            f"{blocks}: made with another tokenizer than the backbone's; run the corpus again"
+        )
+
+
+def _made(draft: Draft) -> Manifest:
+    assert draft.manifest is not None
+    return draft.manifest

@@ -1,0 +1,60 @@
+"""Several processes, one model each: PyTorch Distributed, data-parallel, no scheduler of our own.
+
+Every process draws the same global batch and masks (pure functions of seed and step) and takes
+every n-th block of it; gradients are summed, having been divided by the masked tokens of the
+whole batch. Outside `torchrun` each function is that of one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trialese.pretrain.masking import MaskedBlocks
+
+__all__ = ["own_share", "rank", "sum_gradients", "sum_of", "world_size"]
+
+
+def world_size() -> int:
+    """Processes taking part; 1 outside torchrun."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number from 0; only 0 writes."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def own_share(masked: MaskedBlocks) -> MaskedBlocks:
+    """Every n-th block, beginning at this process's number."""
+    size, first = world_size(), rank()
+    if size == 1:
+        return masked
+    return MaskedBlocks(
+        *(
+            getattr(masked, name)[first::size].copy()
+            for name in ("inputs", "attended", "positions", "targets", "valid")
+        )
+    )
+
+
+def sum_gradients(parameters: Sequence[Tensor]) -> None:
+    """Replace each gradient by its sum over processes, in one message."""
+    if world_size() == 1:
+        return
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def sum_of(value: Tensor) -> float:
+    """The sum of a scalar over processes."""
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return float(value)
