@@ -51,6 +51,12 @@ MISCHIEF = [
         ),
         ("a long-\n      term trial of pre-\n      and post-operative care",
          "a long-term trial of pre- and post-operative care"),
+        (
+            "1. Diabetes mellitus treated with insulin for at least a year before the first visit\n"
+            "2. Hypertension",
+            "1. Diabetes mellitus treated with insulin for at least a year before the first visit\n"
+            "2. Hypertension",
+        ),
         # AACT: ~ for newlines
         ("Inclusion Criteria:~~* Age > 18~* Consent", "Inclusion Criteria:\n- Age > 18\n- Consent"),
         ("aged 20~55 years", "aged 20~55 years"),

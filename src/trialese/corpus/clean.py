@@ -34,6 +34,7 @@ _AACT_SIGN = re.compile(r"(?<!\\)~(?:\s*~|\s*[-*•]\s|\s*\d{1,2}[.)]\s)")
 _BULLETS = "-*•·▪▫◦●○■□◆◇►▶‣⁃∙–—➢➤✓✔"
 _BULLET = re.compile(rf"(?:[{_BULLETS}]+(?:\s+|$))+|[•▪◦●■‣⁃➢➤✓✔]+\s*|-(?=[A-Z])")
 _NUMBER = re.compile(r"(?:\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{2,5})[.)]|o)(?:\s+|$)")
+_PROSE_NUMBER = re.compile(r"(\d{1,3}|[A-Za-z]|[ivxIVX]{2,5})\.(?:\s|$)")
 _WRAP_COLUMNS = 72
 _DANGLING = re.compile(r"[a-z]-$")
 _SUSPENDED = ("and", "or", "to", "und")
@@ -101,12 +102,13 @@ def _join_lines(text: str) -> str:
             gap = True
             continue
         item = _as_item(line)
-        if parts and not gap and _continues(parts[-1], last_columns, raw, line, item):
-            parts[-1] = _glue(parts[-1], line)
-        elif item is not None:
+        before = parts[-1].lstrip() if parts else ""
+        if not gap and _continues(before, last_columns, line, item):
+            parts[-1] += _glue(before, line)
+        elif item is not None and not _continues(before, len(before), line, item):
             parts.append(f"\n{item}")
-        else:
-            parts.append(f"\n\n{line}")
+        else:  # a paragraph, or an item that without the blank line would read as prose
+            parts.append(f"\n\n{item or line}")
         last_columns, gap = len(raw.rstrip()), False
     return "".join(parts).strip()
 
@@ -119,21 +121,39 @@ def _as_item(line: str) -> str | None:
     return line if _NUMBER.match(line) else None
 
 
-def _continues(before: str, columns: int, raw: str, line: str, item: str | None) -> bool:
-    """Whether `line`, right under `before` (whose last raw line had `columns`), goes on with it."""
-    word = line.split(" ", 1)[0]
-    full = columns + 1 + len(word) > _WRAP_COLUMNS
+def _continues(before: str, columns: int, line: str, item: str | None) -> bool:
+    """Whether `line`, right under `before` (whose last line had `columns`), goes on with it."""
+    if not before:
+        return False
+    full = columns + 1 + len(line.split(" ", 1)[0]) > _WRAP_COLUMNS
     if item is not None:
-        # In the indented prose of legacy XML a wrapped line may begin with "B." or "2."; elsewhere
-        # such a line is the next item.
-        prose = raw.startswith("      ") and not _BULLET.match(line)
-        return prose and full and before[-1] not in ".:;?!"
-    lone_marker = before.strip() == "-" or _NUMBER.fullmatch(before.strip()) is not None
+        # In hard-wrapped prose a line may begin with the "B." of "hepatitis B." or the "2." of
+        # "a score of 2."; a list would have said "A." or "1." just before.
+        return full and before[-1] not in ".:;?!," and _is_word_of_prose(before, line)
+    lone_marker = before == "-" or _NUMBER.fullmatch(before) is not None
     return full or lone_marker or line[0].islower() or before.endswith((",", "-"))
 
 
+def _is_word_of_prose(before: str, line: str) -> bool:
+    marker, previous = _PROSE_NUMBER.match(line), _PROSE_NUMBER.match(before)
+    if marker is None or marker[1] == "1":
+        return False
+    return previous is None or not _follows(marker[1], previous[1])
+
+
+def _follows(marker: str, previous: str) -> bool:
+    """Whether the marker is the one after `previous`: 2 after 1, C after B, II after I."""
+    if marker.isdecimal() and previous.isdecimal():
+        return int(marker) == int(previous) + 1
+    romans = ["", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii"]
+    one, other = previous.lower(), marker.lower()
+    in_roman = one in romans and other in romans and romans.index(other) == romans.index(one) + 1
+    return in_roman or (len(one) == len(other) == 1 and ord(other) == ord(one) + 1)
+
+
 def _glue(before: str, line: str) -> str:
+    """The line as it stands after `before`."""
     word = line.split(" ", 1)[0]
     if _DANGLING.search(before) and line[0].islower() and word not in _SUSPENDED:
-        return before + line  # "non-" + "small", but "pre-" + "and post-operative"
-    return f"{before} {line}"
+        return line  # "non-" + "small", but "pre-" + "and post-operative"
+    return f" {line}"
