@@ -77,7 +77,7 @@ def read_raw(path: Path) -> Iterator[RawStudy | Reject]:
                 yield from read_stream(file, path.name)
     except FileNotFoundError as error:
         raise RecordError(f"{path}: no such file") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, OSError) as error:
         raise RecordError(f"{path}: truncated or damaged ({error}); download it again") from error
 
 
@@ -88,24 +88,33 @@ def read_stream(stream: IO[bytes], origin: str) -> Iterator[RawStudy | Reject]:
         RecordError: of no known kind.
     """
     buffered: Any = io.BufferedReader(cast(io.RawIOBase, stream), 2**16)
-    head = buffered.peek(8)
-    if head.startswith(b"\x1f\x8b"):
-        yield from read_stream(cast(IO[bytes], gzip.GzipFile(fileobj=buffered)), origin)
-        return
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
-        import pyarrow as pa
+    try:
+        head = buffered.peek(8)
+        if head.startswith(b"\x1f\x8b"):
+            with gzip.GzipFile(fileobj=buffered) as unpacked:
+                yield from read_stream(cast(IO[bytes], unpacked), origin)
+        elif head.startswith(b"\x28\xb5\x2f\xfd"):
+            import pyarrow as pa
 
-        yield from read_stream(pa.CompressedInputStream(buffered, "zstd"), origin)
-        return
-    first = buffered.peek(2**12).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+            with pa.CompressedInputStream(buffered, "zstd") as unpacked:
+                yield from read_stream(unpacked, origin)
+        else:
+            yield from _read_plain(buffered, origin)
+    finally:
+        if not buffered.closed:
+            buffered.detach()  # the stream is the caller's to close
+
+
+def _read_plain(stream: io.BufferedReader, origin: str) -> Iterator[RawStudy | Reject]:
+    first = stream.peek(2**12).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if first == b"<":
-        yield from read_xml(buffered, origin)
+        yield from read_xml(stream, origin)
     elif first in (b"{", b"["):
-        yield from read_json(buffered, origin)
+        yield from read_json(stream, origin)
     elif first == b"":
         raise RecordError(f"{origin}: empty; download it again")
     else:
-        yield from read_csv(buffered, origin)
+        yield from read_csv(stream, origin)
 
 
 def _read_zip(path: Path) -> Iterator[RawStudy | Reject]:
@@ -127,7 +136,7 @@ def _read_entry(
     try:
         with archive.open(entry) as stream:
             yield from read_stream(stream, origin)
-    except (zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         yield Reject(origin=origin, reason="damaged_entry", detail=f"{error}")
     except NotImplementedError as error:
         yield Reject(origin=origin, reason="unknown_compression", detail=f"{error}")

@@ -58,15 +58,15 @@ class _MovedError(Exception):
     """The registry changed under the crawl, or answered in a way that only that explains."""
 
 
-class _StudyId(msgspec.Struct):
+class _StudyId(msgspec.Struct, frozen=True):
     nctId: str = ""  # noqa: N815 - the registry's name
 
 
-class _Identified(msgspec.Struct):
+class _Identified(msgspec.Struct, frozen=True):
     identificationModule: _StudyId = _StudyId()  # noqa: N815
 
 
-class _Bare(msgspec.Struct):
+class _Bare(msgspec.Struct, frozen=True):
     protocolSection: _Identified = _Identified()  # noqa: N815
 
 
@@ -125,7 +125,12 @@ class RegistrySource:
         Raises:
             RegistryError: the registry could not be read to the end, or would not stand still.
         """
-        state = self._crawl()
+        try:
+            state = self._crawl()
+        except BaseException:
+            if self._temporary:
+                self.close()
+            raise
         self.total = state.studies
         self._version = state.version
         seen: set[str] = set()

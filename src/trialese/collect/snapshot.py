@@ -120,10 +120,8 @@ def collect_snapshot(
         draft.notes.update(facts.notes)
         encoded = msgspec.json.Encoder().encode_lines(sorted(tally.rejects))
         (draft.folder / REJECTS_NAME).write_bytes(encoded)
-    if draft.manifest is None:
-        raise ArtifactError(f"{path}: was not written; run the stage again")
     source.close()
-    return Snapshot(path, draft.manifest)
+    return open_snapshot(path)
 
 
 class _Tally:

@@ -26,33 +26,35 @@ def read_csv(stream: BufferedReader, origin: str) -> Iterator[RawStudy | Reject]
     """
     # Bytes that are no UTF-8 become lone surrogates, so that only their row is rejected.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    try:
+        yield from _rows(text, origin)
+    finally:
+        text.detach()  # the stream is the caller's to close
+
+
+def _rows(text: io.TextIOWrapper, origin: str) -> Iterator[RawStudy | Reject]:
     header = text.readline(2**16)
     delimiter = max(_DELIMITERS, key=header.count)
-    names = next(csv.reader([header], delimiter=delimiter), [])
-    kind = format_of_columns([name.strip() for name in names], origin)
+    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    kind = format_of_columns(names, origin)
     csv.field_size_limit(MAX_CELL_CHARACTERS)
     rows = csv.reader(text, delimiter=delimiter)
     number = 1
     while True:
         number += 1
+        where = f"{origin}:{number}"
         try:
-            cells = next(rows)
-        except StopIteration:
-            return
+            cells = next(rows, None)
         except csv.Error as error:
-            yield Reject(origin=f"{origin}:{number}", reason="bad_row", detail=f"{error}")
+            yield Reject(origin=where, reason="bad_row", detail=f"{error}")
             continue
-        if not cells:
-            continue
-        if len(cells) != len(names):
-            yield Reject(
-                origin=f"{origin}:{number}",
-                reason="bad_row",
-                detail=f"{len(cells)} cells where the header has {len(names)}",
-            )
-            continue
-        row = {name.strip(): cell for name, cell in zip(names, cells, strict=True)}
-        yield RawStudy(f"{origin}:{number}", kind, row)
+        if cells is None:
+            return
+        if cells and len(cells) != len(names):
+            detail = f"{len(cells)} cells where the header has {len(names)}"
+            yield Reject(origin=where, reason="bad_row", detail=detail)
+        elif cells:
+            yield RawStudy(where, kind, dict(zip(names, cells, strict=True)))
 
 
 def format_of_columns(names: list[str], origin: str) -> StudyFormat:

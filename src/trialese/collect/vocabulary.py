@@ -118,8 +118,12 @@ def choice(text: str | None) -> str | None:
 
 
 def masking_level(text: str | None) -> str | None:
-    """NONE, SINGLE, DOUBLE, ... without who is masked: "Double (Investigator)" -> DOUBLE."""
-    return choice((text or "").partition("(")[0])
+    """NONE, SINGLE, DOUBLE, ... without who is masked: "Double (Investigator)" -> DOUBLE.
+
+    Records from before 2017 say "Open Label", "Single Blind" and "Double-Blind".
+    """
+    word = choice((text or "").partition("(")[0])
+    return "NONE" if word == "OPEN_LABEL" else (word or "").removesuffix("_BLIND") or None
 
 
 def phases_of(words: Iterable[str]) -> tuple[str, ...]:

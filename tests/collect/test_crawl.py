@@ -1,0 +1,141 @@
+import json
+
+import pytest
+
+from trialese.collect.crawl import RegistrySource, query_of
+from trialese.collect.parse import parse_trial
+from trialese.collect.registry import RefusedError
+from trialese.errors import RegistryError
+from trialese.settings import CollectSettings
+
+
+def settings_for(registry, **changes):
+    return CollectSettings(
+        source="registry",
+        url=registry.url,
+        page_size=5,
+        pause_seconds=0.0,
+        timeout_seconds=5,
+        **changes,
+    )
+
+
+def crawl(registry, work=None, **changes):
+    source = RegistrySource(settings_for(registry, **changes), work=work)
+    trials = [parse_trial(raw) for raw in source.studies()]
+    facts = source.facts()
+    source.close()
+    return trials, facts
+
+
+def test_the_query_asks_for_windows_modules_and_an_order(registry):
+    query = query_of(
+        settings_for(registry, since="2022-12-04", updated_since="2023-01-01", query="wool")
+    )
+    assert query["filter.advanced"] == (
+        "AREA[StudyFirstPostDate]RANGE[2022-12-04,MAX] AND "
+        "AREA[LastUpdatePostDate]RANGE[2023-01-01,MAX]"
+    )
+    assert query["query.term"] == "wool"
+    assert query["sort"] == "StudyFirstPostDate:asc"
+    assert "EligibilityModule" in query["fields"]
+
+
+def test_every_study_arrives_once(registry):
+    trials, facts = crawl(registry)
+    ids = [trial.nct_id for trial in trials]
+    assert len(ids) == len(set(ids)) == 25
+    assert set(ids) == registry.ids
+    assert facts.data_timestamp == "2024-09-24T09:00:05"
+    pages = [query for _, path, query in registry.asked if path.endswith("/studies")]
+    assert len(pages) == 6  # five full ones and the empty last one
+    assert [query.get("countTotal") for query in pages] == ["true"] + [None] * 5
+
+
+def test_a_date_window_is_asked_for(registry):
+    trials, _ = crawl(registry, since="2014-01-01")
+    assert 0 < len(trials) < 25
+    assert all((trial.first_posted or "") >= "2014-01-01" for trial in trials)
+
+
+# Request 0 is /version, 1 to 6 are pages, 7 is /version again.
+@pytest.mark.parametrize("request_number", [0, 1, 3, 6, 7])
+@pytest.mark.parametrize("fault", ["429", "500", "html", "truncate", "reset"])
+def test_passing_faults_lose_nothing(registry, request_number, fault):
+    registry.faults = {request_number: fault}
+    trials, _ = crawl(registry)
+    assert sorted(trial.nct_id for trial in trials) == sorted(registry.ids)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [{3: "repeat"}, {4: "expire"}, {4: "refresh"}, {7: "refresh"}, {2: "expire", 9: "repeat"}],
+)
+def test_what_moved_is_started_over(registry, faults):
+    registry.faults = dict(faults)
+    trials, facts = crawl(registry)
+    assert sorted(trial.nct_id for trial in trials) == sorted(registry.ids)
+    assert facts.data_timestamp == registry.timestamp
+    assert len(registry.asked) > 8
+
+
+def test_a_registry_that_never_stands_still_is_given_up(registry):
+    registry.faults = dict.fromkeys(range(1, 200), "refresh")
+    with pytest.raises(RegistryError, match="did not stand still in 5 attempts"):
+        crawl(registry)
+
+
+def test_an_unstable_order_is_noticed(registry, monkeypatch):
+    monkeypatch.setattr(
+        "trialese.collect.crawl.query_of", lambda settings: {"pageSize": "5", "format": "json"}
+    )
+    with pytest.raises(RegistryError, match="distinct studies where 25 were announced"):
+        crawl(registry)
+
+
+def test_a_refused_query_is_the_users_to_mend(registry):
+    registry.faults = {}
+    settings = settings_for(registry)
+    source = RegistrySource(settings)
+    source._query["pageToken"] = "8-5"
+    with pytest.raises(RefusedError, match="Page token"):
+        list(source.studies())
+
+
+def test_an_interrupted_crawl_goes_on_where_it_was(registry, tmp_path):
+    work = tmp_path / "work"
+    registry.faults = dict.fromkeys(range(4, 20), "500")
+    with pytest.raises(RegistryError, match="is kept"):
+        crawl(registry, work, retries=1)
+    registry.faults = {}
+    before = len(registry.asked)
+    trials, _ = crawl(registry, work)
+    assert sorted(trial.nct_id for trial in trials) == sorted(registry.ids)
+    paths = [path for _, path, _ in registry.asked[before:]]
+    assert len(paths) == 5  # /version, the three pages that were missing, /version
+    assert not work.exists()
+
+
+def test_a_crawl_for_something_else_is_not_gone_on_with(registry, tmp_path):
+    work = tmp_path / "work"
+    registry.faults = dict.fromkeys(range(4, 20), "500")
+    with pytest.raises(RegistryError):
+        crawl(registry, work, retries=0)
+    registry.faults = {}
+    trials, _ = crawl(registry, work, since="2014-01-01")
+    assert all((trial.first_posted or "") >= "2014-01-01" for trial in trials)
+
+
+def test_a_damaged_state_file_starts_afresh(registry, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "state.json").write_text(json.dumps({"query": 1}))
+    trials, _ = crawl(registry, work)
+    assert len(trials) == 25
+
+
+def test_a_large_study_arrives_whole(registry, study_maker):
+    registry.studies.append(study_maker(99, padding=10 * 2**20))
+    trials, _ = crawl(registry)
+    (large,) = [trial for trial in trials if trial.nct_id == "NCT00000099"]
+    assert len(large.detailed_description) == 10 * 2**20 // 5 * 5

@@ -1,0 +1,144 @@
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trialese.collect.parse import parse_study
+from trialese.collect.parse_v2 import parse_v2
+from trialese.collect.source import RawStudy, StudyError
+from trialese.records import Trial
+
+STUDY = (Path(__file__).parents[1] / "data" / "study_v2.json").read_bytes()
+
+
+def raw(data):
+    return RawStudy("here", "v2", data)
+
+
+def test_every_field_of_a_study():
+    trial, data_date = parse_v2(raw(STUDY))
+    assert data_date == "2024-09-24"
+    assert trial == Trial(
+        nct_id="NCT00000042",
+        nct_id_aliases=("NCT00000041",),
+        org_study_id="HAND-1",
+        brief_title="Warm Socks for Cold Feet",
+        official_title="A Randomized Study of Warm Socks in Adults With Cold Feet",
+        acronym="SOCKS",
+        brief_summary="Do warm socks help?\n\nPeople with cold feet often ask.",
+        detailed_description="Toe temperature \\> 30 °C is the aim.",
+        eligibility_criteria="Inclusion Criteria:\n\n* Age ≥ 18 years\n* Cold feet \\[both\\]"
+        "\n\nExclusion Criteria:\n\n* Warm feet",
+        sex="Female",
+        gender_based=True,
+        gender_description="self-identified",
+        healthy_volunteers=False,
+        minimum_age="18 Years",
+        overall_status="TERMINATED",
+        why_stopped="Slow accrual; wool no longer available",
+        study_type="INTERVENTIONAL",
+        phases=("PHASE1", "PHASE2"),
+        allocation="RANDOMIZED",
+        intervention_model="PARALLEL",
+        primary_purpose="TREATMENT",
+        masking="SINGLE",
+        enrollment=17,
+        conditions=("Cold Feet",),
+        keywords=("socks", "wool"),
+        interventions=("Wool socks", "Cotton socks"),
+        primary_outcomes=("Toe temperature",),
+        lead_sponsor="Hosiery Institute",
+        first_posted="2021-02-17",
+        last_update_posted="2022-09-14",
+        start_date="2021-03",
+        completion_date="2022-08-30",
+    )
+
+
+def test_decoded_json_gives_the_same_trial_as_its_bytes():
+    assert parse_v2(raw(json.loads(STUDY))) == parse_v2(raw(STUDY))
+
+
+def test_a_study_of_nothing_but_its_number_is_a_trial():
+    bare = {"protocolSection": {"identificationModule": {"nctId": "NCT00000001"}}}
+    assert parse_v2(raw(bare)) == (Trial(nct_id="NCT00000001"), None)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "bad_json"),
+        (STUDY[: len(STUDY) // 2], "bad_json"),
+        (b'{"a": 1}', "no_study"),
+        (b"[1, 2]", "wrong_type"),
+        (b'{"protocolSection": {}}', "no_nct_id"),
+        (b'{"protocolSection": {"identificationModule": {"nctId": 7}}}', "wrong_type"),
+        (b'{"protocolSection": {"identificationModule": {"nctId": "7"}}}', "bad_nct_id"),
+        (STUDY.replace(b'"count": 17', b'"count": -17'), "wrong_type"),
+        (STUDY.replace(b'"count": 17', b'"count": 1e400'), "wrong_type"),
+        (STUDY.replace(b'"count": 17', b'"count": 99999999999999999999'), "wrong_type"),
+        (STUDY.replace(b'"FEMALE"', b'"QUEEN"'), "bad_sex"),
+        (STUDY.replace(b"2021-02-17", b"17/2/2021"), "bad_date"),
+        (STUDY.replace(b"Warm Socks for", b"\\ud800 for"), "bad_json"),
+        (STUDY.replace(b"Warm Socks for", b"\xff for"), "bad_json"),
+        (b'{"deep": ' + b"[" * 100_000, "too_deep"),
+    ],
+)
+def test_what_is_no_study_is_refused_with_a_reason(data, reason):
+    with pytest.raises(StudyError, match="here: ") as caught:
+        parse_study(raw(data))
+    assert caught.value.reason == reason
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lone_surrogate_in_decoded_json_is_refused():
+    study = json.loads(STUDY)
+    study["protocolSection"]["identificationModule"]["briefTitle"] = "\ud800"
+    with pytest.raises(StudyError) as caught:
+        parse_study(raw(study))
+    assert caught.value.reason == "not_utf8"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def _places(value, path=()):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, key)
+            yield from _places(inner, (*path, key))
+
+
+PLACES = sorted(_places(json.loads(STUDY)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(PLACES), json_values, st.booleans())
+def test_any_json_in_any_place_gives_a_storable_trial_or_a_reason(place, value, as_bytes):
+    study = json.loads(STUDY)
+    inner = study
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    data = json.dumps(study).encode() if as_bytes else study
+    try:
+        parsed = parse_study(raw(data))
+    except StudyError as error:
+        assert error.reason.isidentifier()
+        assert error.detail
+    else:
+        assert msgspec.msgpack.decode(parsed.packed, type=Trial) == parsed.trial
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_bytes_are_refused_and_never_crash(data):
+    with pytest.raises(StudyError):
+        parse_study(raw(data))

@@ -1,0 +1,126 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trialese.collect.source import StudyError
+from trialese.collect.vocabulary import (
+    choice,
+    data_date_of,
+    iso_date,
+    masking_level,
+    nct_id_of,
+    optional_age,
+    phases_of,
+    sex_of,
+    truth_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("October 12, 2001", "2001-10-12"),
+        ("May 1984", "1984-05"),
+        ("may 3 2020", "2020-05-03"),
+        ("2024-09-24", "2024-09-24"),
+        ("2004-09", "2004-09"),
+        ("1999", "1999"),
+        ("", None),
+        ("  ", None),
+        (None, None),
+    ],
+)
+def test_dates_become_iso_as_exact_as_given(written, expected):
+    assert iso_date(written, "x") == expected
+
+
+@pytest.mark.parametrize("wrong", ["Octember 1, 2001", "2024-13-01", "2024-09-32", "soon", "٢٠٢٤"])
+def test_a_wrong_date_is_refused_with_its_origin(wrong):
+    with pytest.raises(StudyError, match=r"file\.xml") as caught:
+        iso_date(wrong, "file.xml")
+    assert caught.value.reason == "bad_date"
+
+
+@pytest.mark.parametrize(
+    ("legacy", "word"),
+    [
+        ("Active, not recruiting", "ACTIVE_NOT_RECRUITING"),
+        ("Unknown status", "UNKNOWN"),
+        ("Approved for marketing", "APPROVED_FOR_MARKETING"),
+        ("Observational [Patient Registry]", "OBSERVATIONAL"),
+        ("Educational/Counseling/Training", "ECT"),
+        ("Single Group Assignment", "SINGLE_GROUP"),
+        ("Non-Randomized", "NON_RANDOMIZED"),
+        ("N/A", "NA"),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_choices_become_the_words_of_v2(legacy, word):
+    assert choice(legacy) == word
+
+
+@given(st.text())
+def test_a_choice_is_stable(text):
+    word = choice(text)
+    assert word is None or re.fullmatch(r"[A-Z0-9]+(_[A-Z0-9]+)*", word)
+    assert choice(word) == word
+
+
+@pytest.mark.parametrize(
+    ("words", "phases"),
+    [
+        (["Phase 1/Phase 2"], ("PHASE1", "PHASE2")),
+        (["Phase 2|Phase 3"], ("PHASE2", "PHASE3")),
+        (["PHASE4"], ("PHASE4",)),
+        (["N/A"], ("NA",)),
+        (["Not Applicable"], ("NA",)),
+        (["Early Phase 1"], ("EARLY_PHASE1",)),
+        (["Phase 0"], ("EARLY_PHASE1",)),
+        ([""], ()),
+        ([], ()),
+    ],
+)
+def test_phases_are_split_and_renamed(words, phases):
+    assert phases_of(words) == phases
+
+
+def test_masking_drops_who_is_masked():
+    assert masking_level("Double (Participant, Investigator)") == "DOUBLE"
+    assert masking_level("None (Open Label)") == "NONE"
+    assert masking_level("SINGLE (OUTCOMES_ASSESSOR)") == "SINGLE"
+    assert masking_level(None) is None
+
+
+def test_sex_in_the_words_of_all_formats():
+    assert [sex_of(word, "x") for word in ("ALL", "Both", "Female", "MALE", "", None)] == [
+        "All", "All", "Female", "Male", None, None,
+    ]  # fmt: skip
+    with pytest.raises(StudyError, match="Femme"):
+        sex_of("Femme", "x")
+
+
+def test_nct_numbers_are_checked():
+    assert nct_id_of(" nct00000042 ", "x") == "NCT00000042"
+    for wrong, reason in [
+        ("", "no_nct_id"),
+        ("NCT0042", "bad_nct_id"),
+        ("NCT0000004२", "bad_nct_id"),
+    ]:
+        with pytest.raises(StudyError) as caught:
+            nct_id_of(wrong, "x")
+        assert caught.value.reason == reason
+
+
+def test_yes_no_and_ages():
+    assert [truth_of(text) for text in ("Yes", "t", "Accepts Healthy Volunteers")] == [True] * 3
+    assert [truth_of(text) for text in ("No", "f", "false")] == [False] * 3
+    assert [truth_of(text) for text in ("", "maybe", None)] == [None] * 3
+    assert [optional_age(t) for t in ("18 Years", "N/A", None)] == ["18 Years", "", ""]
+
+
+def test_the_date_of_data_is_a_day_or_nothing():
+    assert data_date_of("February 03, 2023") == "2023-02-03"
+    assert [data_date_of(t) for t in ("2023-02", "whenever", "", None)] == [None] * 4
