@@ -28,7 +28,7 @@ def test_default_fields_in_order_under_their_names() -> None:
         "Official title: A Trial of Metformin in Adults With HbA1c > 7.5%\n\n"
         "Summary: Does metformin help?\n\n"
         "Description: Stopped. THE SPONSOR withdrew its funding of the study, in May.\n\n"
-        "Eligibility criteria:\nInclusion Criteria:\n- Age ≥ 18\n- Gender: Female\n"
+        "Eligibility criteria:\n\nInclusion Criteria:\n- Age ≥ 18\n- Gender: Female\n"
         "- No male partners"
     )
 

@@ -14,7 +14,7 @@ import unicodedata
 
 from trialese.corpus.glyphs import GLYPHS, repair_mojibake
 
-__all__ = ["clean_text", "clean_text_published"]
+__all__ = ["clean_text", "clean_text_published", "starts_with_item"]
 
 _ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _MISSPELT = {"gte": "≥", "lte": "≤", "Apos": "'", "nbsp": " "}
@@ -60,6 +60,11 @@ def clean_text_published(text: str) -> str:
     Source: `clean_text` of LoRA_ClinicalBioBert.py in ilaananta/ClinicalTrialBioBert_FineTuned.
     """
     return re.sub(r"[\[\]{}():@#$%^&*]", "", text)
+
+
+def starts_with_item(text: str) -> bool:
+    """Whether the first line of clean text is a list item."""
+    return _as_item(text.split("\n", 1)[0]) is not None
 
 
 def _clean_once(text: str) -> str:

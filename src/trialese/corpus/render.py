@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from trialese.corpus.clean import clean_text, clean_text_published
+from trialese.corpus.clean import clean_text, clean_text_published, starts_with_item
 from trialese.errors import RecipeError
 from trialese.records import Document, Trial
 from trialese.settings import RenderSettings
@@ -79,7 +79,9 @@ def check_fields(settings: RenderSettings) -> None:
 
 def _under_marker(field: str, text: str) -> str:
     name = _MARKERS.get(field) or field.replace("_", " ").capitalize()
-    return f"{name}:{chr(10) if chr(10) in text else ' '}{text}"
+    if "\n" not in text:
+        return f"{name}: {text}"
+    return f"{name}:\n{text}" if starts_with_item(text) else f"{name}:\n\n{text}"
 
 
 def _as_text(value: Any) -> str:
