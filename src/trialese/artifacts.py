@@ -40,7 +40,8 @@ __all__ = [
 
 MANIFEST_NAME = "manifest.json"
 _DISK_REFUSES = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG,
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+    errno.EFBIG,
 }  # fmt: skip
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -65,9 +66,9 @@ def parse_recipe(text: str, *, overrides: Sequence[str] = (), origin: str = "rec
         raise RecipeError(f"{origin}: not valid TOML ({error})") from error
     for override in overrides:
         _apply(tree, override)
-    _refuse_unknown(tree, Recipe, origin, ())
+    resolved = _lay_over(Recipe(), tree, origin)
     try:
-        return msgspec.convert(tree, Recipe)
+        return msgspec.convert(resolved, Recipe)
     except msgspec.ValidationError as error:
         raise RecipeError(f"{origin}: {_plain(error)}") from error
 
@@ -88,9 +89,14 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     tree[parts[-1]] = parsed
 
 
-def _refuse_unknown(
-    tree: Mapping[str, Any], section: type[Section], origin: str, trail: tuple[str, ...]
-) -> None:
+def _lay_over(
+    section: Section, tree: Mapping[str, Any], origin: str, trail: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The section's own values with those of `tree` over them, key by key.
+
+    TOML has no null, so "" unsets what may be None; it has dates, which stand here as text.
+    """
+    merged: dict[str, Any] = msgspec.to_builtins(section)
     known = {field.name: field.type for field in msgspec.structs.fields(section)}
     for key, value in tree.items():
         dotted = ".".join((*trail, key))
@@ -98,11 +104,16 @@ def _refuse_unknown(
             near = difflib.get_close_matches(key, known, n=1)
             cure = f"did you mean {'.'.join((*trail, near[0]))}?" if near else _choices(known)
             raise RecipeError(f"{origin}: unknown key {dotted}; {cure}")
-        kind = known[key]
-        if isinstance(kind, type) and issubclass(kind, Section):
+        below = getattr(section, key)
+        if isinstance(below, Section):
             if not isinstance(value, Mapping):
                 raise RecipeError(f"{origin}: {dotted} is a section; write [{dotted}]")
-            _refuse_unknown(value, kind, origin, (*trail, key))
+            merged[key] = _lay_over(below, value, origin, (*trail, key))
+        elif value == "" and type(None) in get_args(known[key]):
+            merged[key] = None
+        else:
+            merged[key] = value.isoformat() if isinstance(value, date) else value
+    return merged
 
 
 def _choices(known: Mapping[str, Any]) -> str:

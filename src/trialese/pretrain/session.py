@@ -99,7 +99,7 @@ class Session:
                 vocabulary=self.vocabulary,
                 masking=settings.masking,
                 heldouts=self.heldouts("tune"),
-                heldout_every_steps=settings.heldout.every_steps,
+                heldout_every_steps=_heldout_every_steps(settings, plan),
                 heldout_batch_blocks=settings.heldout.batch_blocks,
                 checkpoint_every_steps=settings.checkpoint_every_steps,
                 checkpoint=self.work / f"{name}.safetensors",
@@ -114,6 +114,12 @@ class Session:
     def tokens(self) -> int:
         """Tokens seen by the phase that ran last."""
         return int(self.rows[-1]["tokens"]) if self.rows else 0
+
+
+def _heldout_every_steps(settings: PretrainSettings, plan: Plan) -> int:
+    if settings.heldout.every_epochs is None:
+        return settings.heldout.every_steps
+    return settings.heldout.every_epochs * plan.steps_per_epoch
 
 
 def begin_session(
@@ -140,7 +146,7 @@ def save_model(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, folde
     """Write model and tokenizer so that the Auto classes load them."""
     model.to("cpu").eval().requires_grad_(True)
     with quiet_transformers():
-        model.save_pretrained(folder, safe_serialization=True)
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
