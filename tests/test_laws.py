@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "trialese"
 STAGES = ("collect", "corpus", "pretrain", "tasks", "verdict", "web")
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# The two that know every room: the chain of stages and the command line.
-CONDUCTORS = {"pipeline.py", "cli.py", "__main__.py", "__init__.py"}
+# Those that know every room: the chain of stages, its plan and the command line.
+CONDUCTORS = {"pipeline.py", "plan.py", "cli.py", "__main__.py", "__init__.py"}
 TORCH = {"torch", "transformers", "peft"}
 TORCH_ALLOWED = ("pretrain/", "tasks/classifier.py", "tasks/fitting.py", "tasks/losses.py")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import msgspec
 import typer
 
-from trialese.errors import RecipeError, TrialeseError
+from trialese.errors import TrialeseError
 from trialese.progress import Progress
 from trialese.recipe import Recipe, load_recipe, parse_recipe
 
@@ -180,11 +180,13 @@ def run(
     ] = False,
 ) -> None:
     """All stages of a recipe; finished ones are skipped."""
-    from trialese.pipeline import plan_recipe, run_recipe
+    from trialese.pipeline import run_recipe
 
     tree = load_recipe(recipe, overrides=settings or ())
     if dry_run:
-        print(plan_recipe(tree))
+        from trialese.plan import format_plan, plan_recipe
+
+        print(format_plan(plan_recipe(tree)))
         return
     with _progress() as progress:
         folder = run_recipe(tree, progress=progress, on_stage=_announce)
@@ -255,7 +257,9 @@ def _progress() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+    with Bars(
+        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bars:
         tasks: dict[str, Any] = {}
 
         def draw(what: str, done: int, total: int | None, /) -> None:
