@@ -1,0 +1,85 @@
+"""Label sets from scores: the best cut-off for F1, common to all labels or shrunk towards it.
+
+Arrays in, arrays out. Which split the arrays come from is the caller's business: fitting looks
+at tune to stop, and `verdict.choose_thresholds` refuses anything else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["best_cut", "decide", "f1_averages", "shrunk_cuts"]
+
+_EDGE = 1e-6  # keeps log-odds finite
+
+
+def f1_averages(truth: NDArray[np.bool_], given: NDArray[np.bool_]) -> tuple[float, float]:
+    """(micro-F1, macro-F1) of label sets (rows, labels).
+
+    A label that is neither true nor given anywhere scores 0, as in scikit-learn.
+    """
+    hits = (truth & given).sum(axis=0)
+    sizes = truth.sum(axis=0) + given.sum(axis=0)
+    micro = 2 * hits.sum() / max(1, sizes.sum())
+    return float(micro), float(np.mean(2 * hits / np.maximum(1, sizes)))
+
+
+def decide(
+    scores: NDArray[np.floating[Any]],
+    kind: Literal["multilabel", "multiclass"],
+    cuts: float | NDArray[np.float64] = 0.5,
+) -> NDArray[np.bool_]:
+    """Label sets (rows, labels): scores from the cut-offs up; multiclass: each row's largest."""
+    if kind == "multilabel":
+        return np.asarray(scores >= cuts)
+    return np.asarray(np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None])
+
+
+def shrunk_cuts(
+    scores: NDArray[np.float64], truth: NDArray[np.bool_], *, shrinkage: float
+) -> NDArray[np.float64]:
+    """The cut-off of each label: the best one for its F1, drawn towards the common one.
+
+    The common cut-off is best for micro-F1. A label with n positives keeps n / (n + shrinkage)
+    of its own cut-off, on the scale of log-odds; one without positives gets the common one.
+    """
+    common = best_cut(scores.ravel(), truth.ravel(), near=0.5)
+    own = np.array(
+        [best_cut(scores[:, i], truth[:, i], near=common) for i in range(scores.shape[1])]
+    )
+    positives = truth.sum(axis=0)
+    kept = positives / np.maximum(positives + shrinkage, 1e-12)
+    return _chance(kept * _log_odds(own) + (1 - kept) * _log_odds(np.array(common)))
+
+
+def best_cut(scores: NDArray[np.float64], truth: NDArray[np.bool_], *, near: float) -> float:
+    """The cut-off, halfway between two neighbouring scores, with the highest F1 of `score >= cut`.
+
+    Of equally good ones the nearest to `near`; without any positive `near` itself, because then
+    nothing can be learnt here.
+    """
+    if not truth.any():
+        return near
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    hits = np.cumsum(truth[order])
+    f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + hits[-1])
+    lower = np.append(ranked[1:], 0.0)
+    last_of_equals = np.append(ranked[1:] != ranked[:-1], True)
+    cuts, f1 = ((ranked + lower) / 2)[last_of_equals], f1[last_of_equals]
+    best = cuts[np.isclose(f1, f1.max(), rtol=0, atol=1e-12)]
+    return float(best[np.abs(best - near).argmin()])
+
+
+def _log_odds(chance: NDArray[np.float64]) -> NDArray[np.float64]:
+    inside = np.clip(chance, _EDGE, 1 - _EDGE)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
+
+
+def _chance(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-log_odds)))

@@ -1,0 +1,55 @@
+"""Trials or labelled texts in, Classifier and Predictions out."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trialese.tasks.classifier import Classifier
+    from trialese.tasks.finetune import finetune
+    from trialese.tasks.folds import ExampleSet, build_examples
+    from trialese.tasks.labelled import read_labelled
+    from trialese.tasks.predicting import LabelledText, predict_inputs
+    from trialese.tasks.sex import SEX
+    from trialese.tasks.stop_reasons import STOP_REASONS
+    from trialese.tasks.task import encode_labels, task_named
+
+__all__ = [
+    "SEX",
+    "STOP_REASONS",
+    "Classifier",
+    "ExampleSet",
+    "LabelledText",
+    "build_examples",
+    "encode_labels",
+    "finetune",
+    "predict_inputs",
+    "read_labelled",
+    "task_named",
+]
+
+_HOME_OF = {
+    "SEX": "sex",
+    "STOP_REASONS": "stop_reasons",
+    "Classifier": "classifier",
+    "ExampleSet": "folds",
+    "LabelledText": "predicting",
+    "build_examples": "folds",
+    "encode_labels": "task",
+    "finetune": "finetune",
+    "predict_inputs": "predicting",
+    "read_labelled": "labelled",
+    "task_named": "task",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if home == name:  # the verb `finetune` lives in a module of the same name
+        module = importlib.import_module(f"{__name__}.{home}")
+        globals()[name] = getattr(module, name)
+        return globals()[name]
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -1,0 +1,159 @@
+"""What any model has to beat: the prior, keywords, TF-IDF with logistic regression. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trialese.cutoffs import best_cut, decide, f1_averages
+from trialese.errors import RecipeError
+from trialese.records import Example, Task
+from trialese.tasks.task import encode_labels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["BASELINES", "Baseline", "fit_baseline"]
+
+BASELINES = ("prior", "keywords", "tfidf")
+
+Baseline = Callable[[Sequence[str]], "NDArray[np.float64]"]
+"""Texts in, probabilities (texts, labels) out."""
+
+_REGULARISATION = ((1.0, None), (10.0, None), (1.0, "balanced"), (10.0, "balanced"))
+"""Inverse strength C and class weights, the best pair on tune is kept: a rival deserves what the
+model gets."""
+
+
+def fit_baseline(
+    name: str, task: Task, train: Sequence[Example], tune: Sequence[Example]
+) -> Baseline:
+    """The baseline called `name`, fitted on `train`; `tfidf` chooses its C on `tune`.
+
+    Raises:
+        RecipeError: no such baseline.
+    """
+    if name == "prior":
+        return _prior(task, train)
+    if name == "keywords":
+        return _keywords(task, train)
+    if name == "tfidf":
+        return _tfidf(task, train, tune)
+    raise RecipeError(f"baseline {name!r} is unknown; use one of {', '.join(BASELINES)}")
+
+
+def _prior(task: Task, train: Sequence[Example]) -> Baseline:
+    """Each label's share of the training texts, whatever the text."""
+    shares = encode_labels(task, train).mean(axis=0)
+    return lambda texts: np.tile(shares, (len(texts), 1))
+
+
+def _keywords(task: Task, train: Sequence[Example]) -> Baseline:
+    """Each label's share of the training texts with the same keywords (Laplace's rule).
+
+    Several labels: a label is looked up by whether one of its own words stands in the text. One
+    label: texts are looked up by the label whose words stand most often.
+    """
+    from trialese.tasks.sex import SEX_WORDS
+    from trialese.tasks.stop_reasons import STOP_REASON_WORDS
+
+    words = SEX_WORDS if task.name == "sex" else STOP_REASON_WORDS
+    truth = encode_labels(task, train)  # (texts, labels)
+    hits = _count_words(task, words, [example.text for example in train])
+    if task.kind == "multilabel":
+        share = np.stack(
+            [
+                ((truth & ((hits > 0) == found)).sum(axis=0) + 1)
+                / (((hits > 0) == found).sum(axis=0) + 2)
+                for found in (False, True)
+            ]
+        )  # (2, labels)
+
+        def several(texts: Sequence[str]) -> NDArray[np.float64]:
+            found = (_count_words(task, words, texts) > 0).astype(np.intp)
+            return np.asarray(np.take_along_axis(share, found, axis=0))
+
+        return several
+    cells = hits.argmax(axis=1)
+    table = np.stack(
+        [truth[cells == cell].sum(axis=0) + 1.0 for cell in range(len(task.labels))]
+    )  # (cells, labels)
+    table /= table.sum(axis=1, keepdims=True)
+    return lambda texts: table[_count_words(task, words, texts).argmax(axis=1)]
+
+
+def _count_words(
+    task: Task, words: Mapping[str, Sequence[str]], texts: Sequence[str]
+) -> NDArray[np.int64]:
+    """How often each label's words stand in each text: (texts, labels)."""
+    counts = np.zeros((len(texts), len(task.labels)), np.int64)
+    for column, label in enumerate(task.labels):
+        if label in words:
+            pattern = re.compile("|".join(map(re.escape, words[label])))
+            counts[:, column] = [len(pattern.findall(f" {text.casefold()} ")) for text in texts]
+    return counts
+
+
+def _tfidf(task: Task, train: Sequence[Example], tune: Sequence[Example]) -> Baseline:
+    """TF-IDF of words (1-2) and characters (2-5) + one logistic regression a label."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_union
+
+    long = sum(len(example.text) for example in train) > 2_000_000  # keeps minutes to seconds
+    features = make_union(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if long else 1),
+        TfidfVectorizer(
+            analyzer="char_wb",
+            ngram_range=(3, 4) if long else (2, 5),
+            sublinear_tf=True,
+            min_df=5 if long else 1,
+        ),
+    )
+    matrix = features.fit_transform([example.text for example in train])
+    truth, tune_truth = encode_labels(task, train), encode_labels(task, tune)
+    held = features.transform([example.text for example in tune])
+    best: tuple[float, list[Callable[[object], NDArray[np.float64]]]] | None = None
+    for strength, weights in _REGULARISATION:
+        columns = [
+            _logistic(matrix, truth[:, place], strength, weights)
+            for place in range(len(task.labels))
+        ]
+        score = _tune_score(task, _join(task, [column(held) for column in columns]), tune_truth)
+        if best is None or score > best[0]:
+            best = (score, columns)
+    assert best is not None
+    chosen = best[1]
+
+    def predict(texts: Sequence[str]) -> NDArray[np.float64]:
+        rows = features.transform(list(texts))
+        return _join(task, [column(rows) for column in chosen])
+
+    return predict
+
+
+def _logistic(
+    matrix: object, truth: NDArray[np.bool_], strength: float, weights: str | None
+) -> Callable[[object], NDArray[np.float64]]:
+    from sklearn.linear_model import LogisticRegression
+
+    if truth.all() or not truth.any():  # a label without examples here: nothing to fit
+        constant = float(truth.mean())
+        return lambda rows: np.full(rows.shape[0], constant)  # type: ignore[attr-defined]
+    model = LogisticRegression(C=strength, class_weight=weights, solver="liblinear", random_state=0)
+    model.fit(matrix, truth)
+    return lambda rows: np.asarray(model.predict_proba(rows)[:, 1], np.float64)
+
+
+def _join(task: Task, columns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    scores = np.stack(columns, axis=1)
+    if task.kind == "multiclass":
+        scores = scores / np.maximum(scores.sum(axis=1, keepdims=True), 1e-12)
+    return scores
+
+
+def _tune_score(task: Task, scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
+    cut = best_cut(scores.ravel(), truth.ravel(), near=0.5) if task.kind == "multilabel" else 0.5
+    return sum(f1_averages(truth, decide(scores, task.kind, cut)))

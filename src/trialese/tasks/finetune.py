@@ -1,0 +1,247 @@
+"""One system of one task over seeds and folds: its predictions, and a classifier to use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trialese.artifacts import Draft, as_settings, digest_of, digest_of_file, write_artifact
+from trialese.cutoffs import shrunk_cuts
+from trialese.errors import ArtifactError, RecipeError
+from trialese.predictions import save_predictions
+from trialese.progress import Progress, silent
+from trialese.records import (
+    SPLITS,
+    Example,
+    Manifest,
+    Predictions,
+    Snapshot,
+    Split,
+    Task,
+    Thresholds,
+)
+from trialese.settings import SexSettings, StopReasonsSettings, TasksSettings
+from trialese.tasks.baselines import BASELINES, fit_baseline
+from trialese.tasks.folds import ExampleSet, build_examples, section_of, split_fold
+from trialese.tasks.sex import WITHHELD
+from trialese.tasks.task import encode_labels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trialese.tasks.classifier import Classifier
+
+__all__ = ["finetune"]
+
+logger = logging.getLogger(__name__)
+
+
+def finetune(
+    name: str,
+    system: str,
+    model: Path | None,
+    snapshot: Snapshot | None,
+    settings: TasksSettings,
+    path: Path,
+    *,
+    progress: Progress = silent,
+) -> Manifest:
+    """The manifest of the classifier artifact at `path`: one system of the task called `name`.
+
+    It holds `predictions.parquet`, tune and test of every seed and fold, and for a language
+    model (`model` is the folder of a masked-LM) `model/`: the classifier of the first seed and
+    fold. Baselines know no seed; theirs are fitted once a fold and stand under every seed. All
+    systems get the same examples and folds from the same settings.
+
+    Raises:
+        RecipeError: no such task or baseline, a model missing or one too many.
+        RecordError: examples that cannot be understood, or too few.
+        ArtifactError: no usable model, or the disk refused.
+    """
+    if (system in BASELINES) != (model is None):
+        needs = "takes no model" if system in BASELINES else "needs the folder of a masked-LM"
+        raise RecipeError(f"{name}: system {system!r} {needs}; baselines: {', '.join(BASELINES)}")
+    found = build_examples(name, settings, snapshot)
+    section = section_of(found.task, settings)
+    plain = as_settings(section)
+    if model is None:
+        plain.pop("finetune")
+    inputs = {"examples": found.digest}
+    if model is not None:
+        inputs["model"] = _digest_of_model(model)
+    described = {"task": name, "system": system, "section": plain}
+    with write_artifact(path, kind="classifier", settings=described, inputs=inputs) as draft:
+        draft.counts.update(found.counts)
+        runs = _runs(found, system, model, settings, section, inputs, draft, progress)
+        save_predictions(draft.folder / "predictions.parquet", runs)
+    assert draft.manifest is not None
+    return draft.manifest
+
+
+def _runs(
+    found: ExampleSet,
+    system: str,
+    model: Path | None,
+    settings: TasksSettings,
+    section: StopReasonsSettings | SexSettings,
+    inputs: dict[str, str],
+    draft: Draft,
+    progress: Progress,
+) -> list[Predictions]:
+    """Tune and test predictions of every fold and seed; fills the draft's notes and `model/`."""
+    folds = section.folds if section.run_folds is None else min(section.run_folds, section.folds)
+    fits = [(fold, seed) for fold in range(folds) for seed in section.seeds]
+    runs: list[Predictions] = []
+    logs: list[dict[str, Any]] = []
+    gaps: dict[str, list[str]] = {}
+    predict: Callable[[Sequence[str]], NDArray[np.float64]]
+    for done, (fold, seed) in enumerate(fits):
+        progress(f"{found.task.name}: fits of {system}", done, len(fits))
+        first = seed == section.seeds[0]
+        if first:
+            parts = _parts(found, section, fold)
+            gaps |= _gaps(found.task, parts, fold)
+        if model is not None:
+            classifier, log = _fit(found.task, section, model, parts, seed, progress)
+            logs.append({"fold": fold, "seed": seed, **log})
+            predict = classifier.predict
+        elif first:
+            predict = fit_baseline(system, found.task, parts["train"], parts["tune"])
+        if model is not None or first:
+            scores = {part: predict(_texts(parts[part])) for part in ("tune", "test")}
+        digest = digest_of([inputs, system, fold, seed if model else None])
+        runs += [
+            _predictions(found.task, system, part, seed, fold, parts, scores[part], digest)
+            for part in ("tune", "test")
+        ]
+        if model is not None and done == 0:
+            classifier.thresholds = _thresholds(runs[0], settings.threshold_shrinkage)
+            classifier.save(draft.folder / "model")
+    progress(f"{found.task.name}: fits of {system}", len(fits), len(fits))
+    if logs:
+        draft.notes["fits"] = logs
+    if gaps:
+        draft.notes["labels_without_examples"] = gaps
+    return runs
+
+
+_Parts = dict[Split, list[Example]]
+
+
+def _parts(found: ExampleSet, section: StopReasonsSettings | SexSettings, fold: int) -> _Parts:
+    divided = split_fold(
+        found.examples,
+        folds=section.folds,
+        fold=fold,
+        tune_share=section.tune_share,
+        seed=section.split_seed,
+    )
+    return {split: [e for e in divided if e.split == split] for split in SPLITS}
+
+
+def _gaps(task: Task, parts: _Parts, fold: int) -> dict[str, list[str]]:
+    """The labels that a split of this fold has no example of: told, since F1 is then 0."""
+    gaps = {}
+    for split, members in parts.items():
+        held = {label for example in members for label in example.labels}
+        absent = [label for label in task.labels if label not in held]
+        if absent:
+            gaps[f"fold {fold}, {split}"] = absent
+            logger.warning(
+                "%s: fold %d has no %s example of %s", task.name, fold, split, ", ".join(absent)
+            )
+    return gaps
+
+
+def _fit(
+    task: Task,
+    section: StopReasonsSettings | SexSettings,
+    model: Path,
+    parts: _Parts,
+    seed: int,
+    progress: Progress,
+) -> tuple[Classifier, dict[str, Any]]:
+    from trialese.tasks.classifier import Preprocessing
+    from trialese.tasks.fitting import fit_classifier
+
+    fields = section.fields if isinstance(section, SexSettings) else ()
+    classifier, log = fit_classifier(
+        task,
+        parts["train"],
+        parts["tune"],
+        model,
+        section.finetune,
+        seed=seed,
+        preprocessing=Preprocessing(
+            max_tokens=section.finetune.max_tokens,
+            fields=fields,
+            withhold=WITHHELD if fields else (),
+        ),
+        progress=progress,
+    )
+    return classifier, {
+        "best_epoch": log.best_epoch,
+        "epochs": len(log.losses),
+        "loss": [round(loss, 6) for loss in log.losses],
+        "tune_f1": [[round(micro, 6), round(macro, 6)] for micro, macro in log.tune_scores],
+        "new_pooler": log.new_pooler,
+    }
+
+
+def _texts(examples: Sequence[Example]) -> list[str]:
+    return [example.text for example in examples]
+
+
+def _predictions(
+    task: Task,
+    system: str,
+    split: Split,
+    seed: int,
+    fold: int,
+    parts: _Parts,
+    scores: NDArray[np.float64],
+    digest: str,
+) -> Predictions:
+    """The scores of one split. For test, `trained_on` holds train and tune: weights were fitted
+    on the one and stopped on the other."""
+    members = parts[split]
+    fitted = parts["train"] + (parts["tune"] if split == "test" else [])
+    return Predictions(
+        task=task.name,
+        kind=task.kind,
+        labels=task.labels,
+        system=system,
+        split=split,
+        seed=seed,
+        fold=fold,
+        ids=tuple(example.example_id for example in members),
+        clusters=tuple(example.cluster for example in members),
+        scores=np.clip(scores, 0.0, 1.0),
+        truth=encode_labels(task, members),
+        trained_on=frozenset(example.cluster for example in fitted),
+        model_digest=digest,
+    )
+
+
+def _thresholds(tune: Predictions, shrinkage: float) -> Thresholds:
+    values = np.zeros(len(tune.labels))
+    if tune.kind == "multilabel":
+        values = shrunk_cuts(tune.scores, tune.truth, shrinkage=shrinkage)
+    return Thresholds(
+        labels=tune.labels,
+        values=tuple(float(value) for value in values),
+        chosen_on="tune",
+        chosen_from=frozenset(tune.clusters),
+    )
+
+
+def _digest_of_model(folder: Path) -> str:
+    """sha256 over the names and bytes of the model's files."""
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"{folder}: no model here (no config.json); give a masked-LM folder")
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return digest_of({file.name: digest_of_file(file) for file in files})

@@ -1,0 +1,154 @@
+"""Labelled files in, Examples out: TSV, CSV, JSONL or Parquet, UTF-8.
+
+One column `text` and either `labels` (or `label`), joined by `|`, or one 0/1 column a label as
+in `opentargets/clinical_trial_reason_to_stop`. A column `id` or `nct_id`, where present, names
+the rows; otherwise the row number does.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trialese.errors import RecordError
+from trialese.records import Example, Task
+from trialese.tasks.task import check_example
+
+__all__ = ["read_labelled"]
+
+_TEXT_COLUMNS = ("text", "input", "why_stopped", "stop_reason")
+_LABEL_COLUMNS = ("labels", "label")
+_ID_COLUMNS = ("id", "example_id", "nct_id")
+_BINARY = {
+    "0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "": False,
+}  # fmt: skip
+
+
+def read_labelled(path: Path, task: Task) -> list[Example]:
+    """The examples in a labelled file, in its order; texts are cleaned as the model reads them.
+
+    Raises:
+        RecordError: no such file, an unknown kind of file, a missing column, a malformed row, an
+            empty text, a repeated id, or a label that the task does not know; names the row.
+    """
+    from trialese.corpus import clean_text
+
+    examples: list[Example] = []
+    seen: set[str] = set()
+    for number, row in _read_rows(path):
+        where = f"{path}: row {number}"
+        text = _text_of(row, where)
+        labels = _labels_of(row, task, where)
+        name = next((str(row[key]) for key in _ID_COLUMNS if row.get(key)), f"row-{number:06d}")
+        check_example(task, labels, where)
+        if name in seen:
+            raise RecordError(f"{where}: id {name!r} stands twice; keep one row an id")
+        seen.add(name)
+        cleaned = clean_text(text)
+        if not cleaned:
+            raise RecordError(f"{where}: the text is empty; fill it in or delete the row")
+        examples.append(Example(name, cleaned, labels))
+    if not examples:
+        raise RecordError(f"{path}: no labelled row; give a file with a header and rows")
+    return examples
+
+
+def _text_of(row: Mapping[str, Any], where: str) -> str:
+    column = next((key for key in _TEXT_COLUMNS if key in row), None)
+    if column is None:
+        raise RecordError(f"{where}: no text column; name one {' or '.join(_TEXT_COLUMNS)}")
+    value = row[column]
+    if not isinstance(value, str):
+        raise RecordError(f"{where}: column {column} holds {value!r}, no text; correct the row")
+    return value
+
+
+def _labels_of(row: Mapping[str, Any], task: Task, where: str) -> tuple[str, ...]:
+    column = next((key for key in _LABEL_COLUMNS if key in row), None)
+    if column is not None:
+        value = row[column]
+        parts = value if isinstance(value, list) else str("" if value is None else value).split("|")
+        return tuple(dict.fromkeys(part.strip() for part in map(str, parts) if part.strip()))
+    absent = [label for label in task.labels if label not in row]
+    if absent:
+        raise RecordError(
+            f"{where}: no column `labels`, and of one 0/1 column a label {absent[0]} is missing; "
+            "add the one or the others"
+        )
+    labels = []
+    for label in task.labels:
+        value = _BINARY.get(str("" if row[label] is None else row[label]).strip().lower())
+        if value is None:
+            raise RecordError(f"{where}: {label} is {row[label]!r}; write 0 or 1")
+        if value:
+            labels.append(label)
+    return tuple(labels)
+
+
+def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(number, row) for each row; numbers count data rows from 1."""
+    if not path.is_file():
+        raise RecordError(f"{path}: no such labelled file; check the path")
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return _parquet_rows(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+    if kind in (".tsv", ".csv"):
+        return _table_rows(path, text, "\t" if kind == ".tsv" else ",")
+    if kind in (".jsonl", ".ndjson"):
+        return _json_rows(path, text)
+    raise RecordError(f"{path}: unknown kind of file; give .tsv, .csv, .jsonl or .parquet")
+
+
+def _table_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, None)
+        if header is None or len(set(header)) != len(header):
+            raise RecordError(f"{path}: no header, or a column name twice; name each column once")
+        for number, cells in enumerate(reader, start=1):
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise RecordError(
+                    f"{path}: row {number} has {len(cells)} cells where the header has "
+                    f"{len(header)}; quote cells that hold a separator"
+                )
+            yield number, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise RecordError(
+            f"{path}: line {reader.line_num} is malformed ({error}); quote cells by doubling"
+        ) from error
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RecordError(
+                f"{path}: row {number} is no JSON ({error.msg}); write one object a line"
+            ) from error
+        if not isinstance(row, dict):
+            raise RecordError(f"{path}: row {number} is no JSON object; write one object a line")
+        yield number, row
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise RecordError(f"{path}: no readable Parquet file; make it again") from error
+    yield from enumerate(table.to_pylist(), start=1)

@@ -1,0 +1,59 @@
+"""Which weights learn, and how fast: AdamW groups, frozen layers, the schedule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from trialese.settings import FinetuneSettings
+
+__all__ = ["freeze_layers", "linear_decay", "make_optimiser"]
+
+
+def freeze_layers(model: Any, frozen_layers: int | None) -> None:
+    """Keep the embeddings and the lowest `frozen_layers` layers from learning."""
+    if frozen_layers is None:
+        return
+    for name, parameter in model.named_parameters():
+        layer = re.search(r"layer\.(\d+)\.", name)
+        if "embeddings." in name or (layer and int(layer.group(1)) < frozen_layers):
+            parameter.requires_grad_(False)
+
+
+def make_optimiser(model: Any, settings: FinetuneSettings) -> torch.optim.Optimizer:
+    """AdamW with a rate a layer, a rate for the head, and no decay on biases and norms."""
+    layers = model.config.num_hidden_layers
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if "classifier" in name or "pooler" in name:
+            lr = settings.head_lr
+        else:
+            layer = re.search(r"layer\.(\d+)\.", name)
+            depth = layers - 1 - int(layer.group(1)) if layer else layers
+            lr = settings.lr * settings.layer_decay**depth
+        plain = parameter.ndim < 2 or "LayerNorm" in name
+        groups.setdefault((lr, 0.0 if plain else settings.weight_decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": lr, "weight_decay": decay}
+            for (lr, decay), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def linear_decay(steps: int, warmup_share: float) -> Callable[[int], float]:
+    """The share of the full rate at each step: up in a straight line, then down to 0."""
+    warmup = max(1, round(steps * warmup_share))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return max(0.0, (steps - step) / max(1, steps - warmup))
+
+    return factor
