@@ -1,6 +1,7 @@
 """The sections of a recipe: every setting, its unit and its default, one struct a stage.
 
-A stage is handed its own section and nothing else. Ratios and shares are in [0, 1].
+A stage is handed its own section and nothing else. Ratios and shares are in [0, 1]. In a recipe
+an empty string unsets what may be None.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import msgspec
 __all__ = [
     "BackboneSettings",
     "BlockSettings",
+    "BoilerplateSettings",
     "CollectSettings",
     "CorpusSettings",
     "DedupSettings",
@@ -90,6 +92,19 @@ class FilterSettings(Section, frozen=True, kw_only=True):
     min_letters_share: float = 0.5
 
 
+class BoilerplateSettings(Section, frozen=True, kw_only=True):
+    """Paragraphs that stand in many trials (site contacts, consent formulas)."""
+
+    min_words: int = 8
+    """Shorter lines are headings and short criteria, not boilerplate."""
+    min_documents: int = 50
+    """A paragraph in at least so many documents is counted as boilerplate."""
+    listed: int = 100
+    """So many of the most frequent ones are written to `boilerplate.parquet`."""
+    cap_documents: int | None = None
+    """Keep each paragraph in so many documents (by ascending id) and cut it from the rest."""
+
+
 class DedupSettings(Section, frozen=True, kw_only=True):
     """Exact and near-duplicate clusters (MinHash LSH over word shingles)."""
 
@@ -103,10 +118,16 @@ class DedupSettings(Section, frozen=True, kw_only=True):
 
 
 class SplitSettings(Section, frozen=True, kw_only=True):
-    """Cluster -> split, by hash."""
+    """Cluster -> split: by hash, or the youngest clusters held out."""
 
+    by: Literal["hash", "date"] = "hash"
+    """`date`: a cluster's split follows from the earliest `first_posted` among its trials."""
     tune_share: float = 0.05
     test_share: float = 0.10
+    tune_from: str | None = None
+    """`date` only: clusters first posted from this date on, but before `test_from`, are tune."""
+    test_from: str | None = None
+    """`date` only: clusters first posted from this date on are test."""
     seed: int = 7
 
 
@@ -130,6 +151,7 @@ class CorpusSettings(Section, frozen=True, kw_only=True):
     """Trials first posted on or after this date are *new*, the rest *old*; None: all are new."""
     render: RenderSettings = RenderSettings()
     filters: FilterSettings = FilterSettings()
+    boilerplate: BoilerplateSettings = BoilerplateSettings()
     dedup: DedupSettings = DedupSettings()
     split: SplitSettings = SplitSettings()
     blocks: BlockSettings = BlockSettings()
@@ -172,6 +194,8 @@ class HeldoutSettings(Section, frozen=True, kw_only=True):
     max_blocks: int = 512
     """Of each era and split, at most so many blocks, chosen by hash."""
     every_steps: int = 100
+    every_epochs: int | None = None
+    """Instead of `every_steps`, if given."""
     batch_blocks: int = 32
     seed: int = 7
     """Of the fixed masks and the choice of blocks; runs to be compared must share it."""
@@ -251,8 +275,9 @@ class FinetuneSettings(Section, frozen=True, kw_only=True):
     """How a pooler that the checkpoint lacks starts: tanh of the [CLS] state itself, or random."""
     label_words: bool = False
     """Start each label's weights from the words of its name instead of at random."""
-    loss: Literal["cross-entropy", "focal", "ranking"] = "cross-entropy"
-    """`focal`: Lin et al. 2017, gamma 2; `ranking`: Su et al. 2022 (ZLPR); several-label tasks."""
+    loss: Literal["ranking", "cross-entropy", "focal"] = "ranking"
+    """Of tasks with several labels a text; the others use cross-entropy. `ranking`: Su et al. 2022
+    (ZLPR, arXiv 2208.02955); `focal`: Lin et al. 2017, gamma 2."""
     positive_weight: float = 0.0
     """Exponent on negatives / positives of each label in the loss; 0: every label alike."""
     label_smoothing: float = 0.0
@@ -308,6 +333,8 @@ class TasksSettings(Section, frozen=True, kw_only=True):
     stop_reasons: StopReasonsSettings = StopReasonsSettings()
     sex: SexSettings = SexSettings()
     baselines: tuple[Literal["prior", "keywords", "tfidf"], ...] = ("prior", "keywords", "tfidf")
+    threshold_shrinkage: float = 10.0
+    """For the cut-offs saved with a classifier; see `verdict.threshold_shrinkage`."""
 
 
 class VerdictSettings(Section, frozen=True, kw_only=True):
@@ -318,3 +345,7 @@ class VerdictSettings(Section, frozen=True, kw_only=True):
     seed: int = 7
     threshold_shrinkage: float = 10.0
     """Positives' worth of pull of each label's cut-off towards the common one."""
+    miss_rate: float = 0.1
+    """Promise of the conformal label sets: at most this share of a text's labels is missing."""
+    most_labels: int = 3
+    """A text whose conformal set has more labels is left to a person (multiclass: more than 1)."""

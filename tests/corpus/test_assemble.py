@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from trialese.artifacts import is_complete, verify_files
-from trialese.corpus.assemble import assemble_corpus, build_corpus, era_of
+from trialese.corpus.assemble import assemble_corpus, build_corpus
+from trialese.corpus.intake import era_of
 from trialese.corpus.split import assign_split
 from trialese.corpus.store import open_corpus, read_documents, read_drops, read_stored
 from trialese.errors import ArtifactError, RecipeError
@@ -80,6 +81,45 @@ def test_shuffled_trials_give_equal_bytes(corpus: Corpus, tmp_path: Path) -> Non
     again = assemble_corpus(shuffled, SETTINGS, tmp_path / "corpus")
     assert again.manifest == corpus.manifest
     verify_files(again.path)
+
+
+def test_workers_give_equal_bytes(corpus: Corpus, tmp_path: Path) -> None:
+    """Two processes, and more trials than one chunk holds."""
+    many = [*ALL, *(make_trial(number) for number in range(2000, 2600))]
+    one = assemble_corpus(many, SETTINGS, tmp_path / "one")
+    two = assemble_corpus(many[::-1], SETTINGS, tmp_path / "two", workers=2)
+    assert two.manifest == one.manifest
+    assert two.manifest.counts["documents"] == 661
+
+
+def test_a_worker_that_dies_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ArtifactError, match="a worker process ended early"):
+        assemble_corpus(TRIALS, SETTINGS, tmp_path / "corpus", workers=2)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_by_date_a_whole_cluster_goes_by_its_first_trial(tmp_path: Path) -> None:
+    split = SplitSettings(by="date", tune_from="2022-01-01", test_from="2023-01-01")
+    trials = [
+        make_trial(1, first_posted="2021-12-31"),
+        make_trial(2, first_posted="2022-01-01"),
+        make_trial(3, first_posted="2023-05-01"),
+        make_trial(4, first_posted=None),
+        make_trial(5, first_posted="2024-01-01"),
+        make_trial(5, nct_id="NCT00000900", first_posted="2020-01-01", acronym="COPY"),
+    ]
+    corpus = assemble_corpus(trials, CorpusSettings(split=split), tmp_path / "corpus")
+    splits = {row.nct_id: row.split for row in read_stored(corpus)}
+    assert splits == {
+        "NCT00000001": "train",
+        "NCT00000002": "tune",
+        "NCT00000003": "test",
+        "NCT00000004": "train",
+        "NCT00000005": "train",  # its copy was there in 2020
+    }
 
 
 def test_more_trials_move_none_of_the_old_ones(corpus: Corpus, tmp_path: Path) -> None:

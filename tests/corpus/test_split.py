@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from trialese.corpus.split import assign_fold, assign_split
+from trialese.corpus.split import assign_fold, assign_split, check_split
+from trialese.errors import RecipeError
 from trialese.settings import SplitSettings
 
 CLUSTERS = [f"NCT{number:08d}" for number in range(20_000)]
@@ -51,3 +52,27 @@ def test_another_process_agrees() -> None:
 def test_no_folds_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         assign_fold("c", folds=0, seed=1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SplitSettings(tune_share=0.5, test_share=0.5),
+        SplitSettings(tune_share=-0.1),
+        SplitSettings(by="date"),
+        SplitSettings(test_from="2024-01-01"),
+        SplitSettings(by="date", tune_from="2024-02-01", test_from="2024-01-01"),
+    ],
+)
+def test_settings_that_make_no_split_are_refused(settings: SplitSettings) -> None:
+    with pytest.raises(RecipeError, match=r"corpus\.split: "):
+        check_split(settings)
+
+
+@pytest.mark.parametrize(
+    ("posted", "split"),
+    [(None, "train"), ("2023-12-31", "train"), ("2024-01-01", "test"), ("2024-01", "train")],
+)
+def test_by_date_without_a_tune_date(posted: str | None, split: str) -> None:
+    settings = SplitSettings(by="date", test_from="2024-01-01")
+    assert assign_split("c", settings, first_posted=posted) == split

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
     from trialese.settings import DedupSettings
 
-__all__ = ["Fingerprint", "Fingerprinter", "band_shape", "jaccard", "normalise"]
+__all__ = [
+    "Fingerprint",
+    "Fingerprinter",
+    "band_shape",
+    "jaccard",
+    "normalise",
+    "paragraph_hash",
+    "paragraph_keys",
+]
 
 _WORD = re.compile(r"\w+")
 _CACHED_WORDS = 1_000_000
@@ -36,8 +44,29 @@ def normalise(text: str) -> str:
 
     Punctuation does not count, unless there is nothing else: "?" stays "?".
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = _fold(text)
     return " ".join(_WORD.findall(folded)) or " ".join(folded.split())
+
+
+def paragraph_keys(text: str) -> list[str]:
+    """For each line of `text` its words as in `normalise`; "" for a line without any."""
+    return [" ".join(_WORD.findall(line)) for line in _fold(text).split("\n")]
+
+
+def paragraph_hash(key: str) -> int:
+    """64 bits that name a paragraph by its words."""
+    return _hash64(key)
+
+
+def _fold(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def _hash64(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def band_shape(jaccard: float, permutations: int) -> tuple[int, int]:
@@ -81,11 +110,14 @@ class Fingerprinter:
         self._shape = band_shape(settings.jaccard, settings.permutations)
         model = MinHash(num_perm=self._count, seed=settings.seed, scheme="affine32")
         self._permutations = model.permutations
-        self._words: dict[str, int] = {}
+        self._words = _WordHashes()
 
     def __call__(self, text: str) -> Fingerprint:
         """The fingerprint of `text`."""
-        key = normalise(text)
+        return self.of_key(normalise(text))
+
+    def of_key(self, key: str) -> Fingerprint:
+        """The fingerprint of a text that is normalised already."""
         exact = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:16]
         if not self._near:
             return Fingerprint(exact, np.empty(0, np.uint32), np.empty(0, np.uint64))
@@ -94,7 +126,7 @@ class Fingerprinter:
 
     def _shingles(self, words: list[str]) -> NDArray[np.uint32]:
         """A text shorter than one shingle is a single one, so it only equals its own copies."""
-        hashes = np.fromiter(map(self._hash_of, words), np.uint64, len(words))
+        hashes = np.fromiter(map(self._words.__getitem__, words), np.uint64, len(words))
         width = max(1, min(self._width, len(words)))
         mixed = np.zeros(max(0, len(words) - width + 1), np.uint64)
         for place in range(width):
@@ -102,24 +134,15 @@ class Fingerprinter:
         mixed = (mixed ^ (mixed >> np.uint64(33))) * _MIX
         return np.unique((mixed >> np.uint64(32)).astype(np.uint32))
 
-    def _hash_of(self, word: str) -> int:
-        known = self._words.get(word)
-        if known is None:
-            if len(self._words) >= _CACHED_WORDS:
-                self._words.clear()
-            digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            known = self._words[word] = int.from_bytes(digest, "little")
-        return known
-
     def _bands(self, shingles: NDArray[np.uint32]) -> NDArray[np.uint64]:
         bands, rows = self._shape
         sketch = MinHash(
             num_perm=self._count,
             permutations=self._permutations,
             scheme="affine32",
-            hashfunc=_as_is,
+            hashfunc=int,
         )
-        sketch.update_batch(shingles)
+        sketch.update_batch(shingles.tolist())
         values = sketch.hashvalues[: bands * rows].reshape(bands, rows).astype(np.uint64)
         mixed = np.zeros(bands, np.uint64)
         for row in range(rows):
@@ -128,5 +151,11 @@ class Fingerprinter:
         return mixed
 
 
-def _as_is(value: int) -> int:
-    return value
+class _WordHashes(dict[str, int]):
+    """Hash of each word, computed once; forgets everything when it has grown too large."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= _CACHED_WORDS:
+            self.clear()
+        known = self[word] = _hash64(word)
+        return known

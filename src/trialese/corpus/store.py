@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trialese.artifacts import read_manifest
+from trialese.corpus.boilerplate import Boilerplate
 from trialese.errors import ArtifactError
 from trialese.records import Corpus, Document, Drop, Split
 
@@ -21,9 +22,11 @@ __all__ = [
     "Era",
     "StoredDocument",
     "open_corpus",
+    "read_boilerplate",
     "read_documents",
     "read_drops",
     "read_stored",
+    "write_boilerplate",
     "write_documents",
     "write_drops",
 ]
@@ -32,6 +35,7 @@ Era = Literal["old", "new"]
 
 _DOCUMENTS = "documents.parquet"
 _DROPS = "drops.parquet"
+_BOILERPLATE = "boilerplate.parquet"
 _GROUP_ROWS = 4096
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("nct_id", "cluster", "split", "era", "first_posted", "text")]
@@ -84,11 +88,12 @@ def read_stored(corpus: Corpus, *, text: bool = True) -> Iterator[StoredDocument
 
 def read_drops(corpus: Corpus) -> list[Drop]:
     """What was removed and why, by ascending id."""
-    try:
-        rows = pq.read_table(corpus.path / _DROPS).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(corpus.path / _DROPS, error) from error
-    return [Drop(row["nct_id"], row["reason"]) for row in rows]
+    return [Drop(**row) for row in _rows(corpus.path / _DROPS)]
+
+
+def read_boilerplate(corpus: Corpus) -> list[Boilerplate]:
+    """The paragraphs that stand in most documents, most frequent first."""
+    return [Boilerplate(**row) for row in _rows(corpus.path / _BOILERPLATE)]
 
 
 def write_documents(folder: Path, documents: Iterable[StoredDocument]) -> dict[str, Any]:
@@ -112,6 +117,23 @@ def write_drops(folder: Path, drops: Sequence[Drop]) -> None:
         "reason": pa.array([drop.reason for drop in drops], pa.string()),
     }
     pq.write_table(pa.table(columns), folder / _DROPS, compression="zstd")
+
+
+def write_boilerplate(folder: Path, paragraphs: Sequence[Boilerplate]) -> None:
+    """Write `boilerplate.parquet` under `folder`."""
+    columns = {
+        "documents": pa.array([paragraph.documents for paragraph in paragraphs], pa.int64()),
+        "text": pa.array([paragraph.text for paragraph in paragraphs], pa.string()),
+    }
+    pq.write_table(pa.table(columns), folder / _BOILERPLATE, compression="zstd")
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+    return rows
 
 
 def _table(rows: Sequence[StoredDocument]) -> pa.Table:
