@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trialese.collect import merge
-from trialese.collect.merge import TRIAL_COLUMNS, TrialSorter
+from trialese.collect.merge import TRIAL_COLUMNS, RunWriter, TrialMerger
 from trialese.collect.parse import Parsed
 from trialese.records import Trial
 
@@ -16,14 +16,16 @@ def parsed(trial):
     return Parsed(trial, None, msgspec.msgpack.encode(trial))
 
 
-def sort(trials, folder):
-    sorter = TrialSorter(folder / "runs")
+def sort(trials, folder, *, prefix="run"):
+    runs = RunWriter(folder, prefix)
     for trial in trials:
-        sorter.add(parsed(trial))
+        runs.add(parsed(trial))
+    runs.flush()
+    merger = TrialMerger(folder)
+    merger.adopt(runs.runs, runs.renamed)
     path = folder / "trials.parquet"
-    assert sorter.write(path) == pq.read_metadata(path).num_rows
-    assert not (folder / "runs").exists()
-    return path, sorter
+    assert merger.write(path) == pq.read_metadata(path).num_rows
+    return path, merger
 
 
 def stored(path):

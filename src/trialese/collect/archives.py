@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
-import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +16,11 @@ from typing import IO, Any, cast
 from trialese.collect.documents import read_json, read_xml
 from trialese.collect.source import RawStudy, Reject, SourceFacts
 from trialese.collect.tables import read_csv
+from trialese.collect.zipped import Chunk, read_chunk, read_large, safe_entries, split_entries
 from trialese.errors import RecordError
 from trialese.progress import Progress, silent
 
-__all__ = ["FilesSource", "read_raw", "read_stream"]
-
-MAX_RATIO = 200
-"""Registry records deflate about 5 : 1; an entry beyond this ratio is made to fill a memory."""
-RATIO_FREE_BYTES = 16 * 2**20
-
-log = logging.getLogger(__name__)
+__all__ = ["FilesSource", "is_zip", "read_raw", "read_stream"]
 
 
 class FilesSource:
@@ -44,8 +37,18 @@ class FilesSource:
         self.total: int | None = None
 
     def studies(self) -> Iterator[RawStudy | Reject]:
+        for part in self.parts():
+            yield from read_chunk(part, read_stream) if isinstance(part, Chunk) else part
+
+    def parts(self) -> Iterator[Chunk | Iterator[RawStudy | Reject]]:
+        """The same studies in parts: chunks of archives, which can be read in any process, and
+        streams, which cannot.
+
+        Raises:
+            RecordError: a file as a whole cannot be read.
+        """
         for path in self.paths:
-            yield from read_raw(path)
+            yield from _parts(path)
 
     def facts(self) -> SourceFacts:
         return SourceFacts(name="files", notes={"paths": [path.name for path in self.paths]})
@@ -63,22 +66,45 @@ def read_raw(path: Path) -> Iterator[RawStudy | Reject]:
     Raises:
         RecordError: the file as a whole cannot be read: truncated, encrypted, of no known kind.
     """
+    for part in _parts(path):
+        yield from read_chunk(part, read_stream) if isinstance(part, Chunk) else part
+
+
+def _parts(path: Path) -> Iterator[Chunk | Iterator[RawStudy | Reject]]:
     if path.is_dir():
         for child in sorted(path.rglob("*")):
             if child.is_file() and not child.name.startswith("."):
-                yield from read_raw(child)
+                yield from _parts(child)
         return
+    if is_zip(path):
+        chunks, large = split_entries(path, safe_entries(path))
+        yield from chunks
+        yield read_large(path, large, read_stream)
+    else:
+        yield _read_file(path)
+
+
+def _read_file(path: Path) -> Iterator[RawStudy | Reject]:
     try:
         with path.open("rb") as file:
-            if file.read(4) in (b"PK\x03\x04", b"PK\x05\x06"):
-                yield from _read_zip(path)
-            else:
-                file.seek(0)
-                yield from read_stream(file, path.name)
-    except FileNotFoundError as error:
-        raise RecordError(f"{path}: no such file") from error
+            yield from read_stream(file, path.name)
     except (EOFError, zlib.error, OSError) as error:
         raise RecordError(f"{path}: truncated or damaged ({error}); download it again") from error
+
+
+def is_zip(path: Path) -> bool:
+    """Whether the file begins as a zip does.
+
+    Raises:
+        RecordError: it cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    except FileNotFoundError as error:
+        raise RecordError(f"{path}: no such file; check the name") from error
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_stream(stream: IO[bytes], origin: str) -> Iterator[RawStudy | Reject]:
@@ -115,63 +141,3 @@ def _read_plain(stream: io.BufferedReader, origin: str) -> Iterator[RawStudy | R
         raise RecordError(f"{origin}: empty; download it again")
     else:
         yield from read_csv(stream, origin)
-
-
-def _read_zip(path: Path) -> Iterator[RawStudy | Reject]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = safe_entries(archive, path)
-            for entry in entries:
-                yield from _read_entry(archive, entry, f"{path.name}:{entry.filename}")
-    except zipfile.BadZipFile as error:
-        raise RecordError(
-            f"{path}: truncated or damaged zip ({error}); download it again"
-        ) from error
-
-
-def _read_entry(
-    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, origin: str
-) -> Iterator[RawStudy | Reject]:
-    """One entry's studies; a damaged or foreign entry is a reject, the rest is still read."""
-    try:
-        with archive.open(entry) as stream:
-            yield from read_stream(stream, origin)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        yield Reject(origin=origin, reason="damaged_entry", detail=f"{error}")
-    except NotImplementedError as error:
-        yield Reject(origin=origin, reason="unknown_compression", detail=f"{error}")
-    except RecordError as error:
-        yield Reject(origin=origin, reason="no_study", detail=f"{error}")
-
-
-def safe_entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
-    """The entries that are files, after checks that the archive is what it claims to be.
-
-    Raises:
-        RecordError: an entry outside the archive's folder, a name twice, encryption, entries that
-            overlap, or one that would unpack beyond reason.
-    """
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    names: set[str] = set()
-    end = 0
-    for entry in sorted(entries, key=lambda entry: entry.header_offset):
-        name = entry.filename
-        parts = name.replace("\\", "/").split("/")
-        complaint = None
-        if name.startswith(("/", "\\")) or ".." in parts or parts[0].endswith(":"):
-            complaint = "points outside the archive's folder"
-        elif name in names:
-            complaint = "stands twice in the archive"
-        elif entry.flag_bits & 0x1:
-            complaint = "is encrypted"
-        elif entry.header_offset < end:
-            complaint = "overlaps another"
-        elif (
-            entry.file_size > RATIO_FREE_BYTES and entry.file_size > MAX_RATIO * entry.compress_size
-        ):
-            complaint = f"would unpack to {entry.file_size:,} bytes from {entry.compress_size:,}"
-        if complaint:
-            raise RecordError(f"{path}: entry {name[:80]!r} {complaint}; not read")
-        names.add(name)
-        end = entry.header_offset + entry.compress_size
-    return entries

@@ -8,7 +8,6 @@ the same records always give the same bytes.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +20,12 @@ import pyarrow.parquet as pq
 from trialese.collect.parse import Parsed
 from trialese.records import Trial
 
-__all__ = ["ROW_GROUP_TRIALS", "TRIAL_COLUMNS", "TrialSorter"]
+__all__ = ["ROW_GROUP_TRIALS", "TRIAL_COLUMNS", "RunWriter", "TrialMerger"]
 
 ROW_GROUP_TRIALS = 2_000
 RUN_TRIALS = 20_000
 RUN_BYTES = 96 * 2**20
-BATCH_TRIALS = 500
+BATCH_TRIALS = 250
 _KEPT_WORDS = ["sex", "overall_status", "study_type", "allocation", "intervention_model",
                "primary_purpose", "masking", "phases.list.element"]  # fmt: skip
 
@@ -58,33 +57,63 @@ _NEWEST_FIRST = [
 ]
 
 
-class TrialSorter:
-    """Takes trials one at a time, then writes them sorted; `folder` holds the runs meanwhile."""
+class RunWriter:
+    """Takes trials one at a time and spills them as sorted runs `folder`/`prefix`-0, ..."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prefix: str) -> None:
         self._folder = folder
-        folder.mkdir(parents=True)
+        self._prefix = prefix
         self._held: list[Parsed] = []
         self._held_bytes = 0
-        self._runs: list[Path] = []
-        self._renamed: dict[str, str] = {}  # alias -> the id that lists it
-        self.duplicates = 0
-        """Records dropped because a newer (or an identical) one of the same study was there."""
-        self.aliases = 0
-        """Records dropped because their id is an obsolete alias of another study here."""
+        self.runs: list[str] = []
+        """Names of the runs, complete once `flush` has been called."""
+        self.renamed: dict[str, str] = {}
+        """Alias -> the id that lists it."""
 
     def add(self, parsed: Parsed) -> None:
         """Take one trial."""
         self._held.append(parsed)
         self._held_bytes += len(parsed.packed)
         for alias in parsed.trial.nct_id_aliases:
-            self._renamed[alias] = parsed.trial.nct_id
+            self.renamed[alias] = parsed.trial.nct_id
         if len(self._held) >= RUN_TRIALS or self._held_bytes >= RUN_BYTES:
-            self._spill()
+            self.flush()
+
+    def flush(self) -> None:
+        """Spill what is held."""
+        if not self._held:
+            return
+        table = _table_of(self._held)
+        table = table.take(pc.sort_indices(table, sort_keys=_NEWEST_FIRST))
+        name = f"{self._prefix}-{len(self.runs)}.arrow"
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with pa.ipc.new_file(self._folder / name, _RUN_COLUMNS, options=options) as writer:
+            writer.write_table(table, max_chunksize=BATCH_TRIALS)
+        self.runs.append(name)
+        self._held, self._held_bytes = [], 0
+
+
+class TrialMerger:
+    """Sorted runs in `folder` -> one sorted Parquet file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._runs: list[str] = []
+        self._renamed: dict[str, str] = {}
+        self.duplicates = 0
+        """Records dropped because a newer (or an identical) one of the same study was there."""
+        self.aliases = 0
+        """Records dropped because their id is an obsolete alias of another study here."""
+
+    def adopt(self, runs: list[str], renamed: dict[str, str]) -> None:
+        """Take what a `RunWriter` made."""
+        self._runs.extend(runs)
+        for alias, owner in renamed.items():
+            # Of several owners the smallest, so that the order of the runs does not show.
+            self._renamed[alias] = min(owner, self._renamed.get(alias, owner))
 
     def write(self, path: Path) -> int:
         """How many trials stand in the Parquet file written at `path`, sorted by NCT id."""
-        self._spill()
         written = 0
         with pq.ParquetWriter(
             path, _COLUMNS, compression="zstd", use_dictionary=_KEPT_WORDS
@@ -92,47 +121,23 @@ class TrialSorter:
             for table in _in_groups(self._merged()):
                 writer.write_table(table, row_group_size=ROW_GROUP_TRIALS)
                 written += table.num_rows
-        shutil.rmtree(self._folder)
         return written
-
-    def _spill(self) -> None:
-        if not self._held:
-            return
-        table = _table_of(self._held)
-        table = table.take(pc.sort_indices(table, sort_keys=_NEWEST_FIRST))
-        path = self._folder / f"run-{len(self._runs):05d}.arrow"
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with pa.ipc.new_file(path, _RUN_COLUMNS, options=options) as writer:
-            writer.write_table(table, max_chunksize=BATCH_TRIALS)
-        self._runs.append(path)
-        self._held, self._held_bytes = [], 0
 
     def _merged(self) -> Iterator[pa.Table]:
         """Tables in order, each study in one of them only and once."""
-        readers = [_batches(path) for path in self._runs]
-        held: list[pa.Table] = [next(reader) for reader in readers]
-        ended = [False] * len(readers)
-        while any(table.num_rows for table in held):
+        heads = [_Head(self._folder / name) for name in sorted(self._runs)]
+        while heads:
             # Up to the frontier, all runs have shown everything that they hold.
-            live = [i for i, done in enumerate(ended) if not done]
-            last = {i: held[i]["nct_id"][-1].as_py() for i in live}
-            frontier = min(last.values(), default=None)
-            ready = []
-            for i, table in enumerate(held):
-                rows = table.num_rows
-                if frontier is not None:
-                    rows = pc.sum(pc.less(table["nct_id"], frontier), min_count=0).as_py()
-                ready.append(table.slice(0, rows))
-                held[i] = table.slice(rows)
-            for i in live:
-                if last[i] == frontier:
-                    more = next(readers[i], None)
-                    ended[i] = more is None
-                    if more is not None:
-                        held[i] = pa.concat_tables([held[i], more])
-            table = self._deduplicated(pa.concat_tables(ready))
-            if table.num_rows:
-                yield table
+            frontier = min((head.last for head in heads if not head.ended), default=None)
+            ready = [head.take_below(frontier) for head in heads if head.reaches(frontier)]
+            for head in heads:
+                if not head.ended and head.last == frontier:
+                    head.read_on()
+            heads = [head for head in heads if not head.ended or head.table.num_rows]
+            if ready:
+                table = self._deduplicated(pa.concat_tables(ready))
+                if table.num_rows:
+                    yield table
 
     def _deduplicated(self, table: pa.Table) -> pa.Table:
         table = table.take(pc.sort_indices(table, sort_keys=_NEWEST_FIRST))
@@ -148,6 +153,44 @@ class TrialSorter:
                 keep.append(row)
             previous = nct_id
         return table.take(pa.array(keep, pa.int64())).select(_COLUMNS.names)
+
+
+class _Head:
+    """A run that is being merged: the rows that are read and not yet taken."""
+
+    def __init__(self, path: Path) -> None:
+        self._batches = _batches(path)
+        self.table: pa.Table = next(self._batches)
+        self.ended = False
+        self._mark()
+
+    def reaches(self, frontier: str | None) -> bool:
+        """Whether some row held is below the frontier (None: above everything)."""
+        return self.table.num_rows > 0 and (frontier is None or self.first < frontier)
+
+    def take_below(self, frontier: str | None) -> pa.Table:
+        """The rows below the frontier, which are then no longer held."""
+        rows = self.table.num_rows
+        if frontier is not None:
+            rows = pc.sum(pc.less(self.table["nct_id"], frontier)).as_py()
+        taken, self.table = self.table.slice(0, rows), self.table.slice(rows)
+        self._mark()
+        return taken
+
+    def read_on(self) -> None:
+        """Hold one batch more, or be marked as ended."""
+        more = next(self._batches, None)
+        if more is None:
+            self.ended = True
+        else:
+            self.table = pa.concat_tables([self.table, more])
+            self._mark()
+
+    def _mark(self) -> None:
+        ids = self.table["nct_id"]
+        if len(ids):
+            self.first: str = ids[0].as_py()
+            self.last: str = ids[-1].as_py()
 
 
 def _table_of(held: list[Parsed]) -> pa.Table:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,23 +17,23 @@ from trialese.artifacts import (
     work_folder,
     write_artifact,
 )
-from trialese.collect.archives import FilesSource, read_raw
+from trialese.collect.archives import FilesSource, read_raw, read_stream
 from trialese.collect.parse import parse_study
 from trialese.collect.source import (
-    ATTRIBUTION,
-    SYNTHETIC_NOTICE,
     RawStudy,
     Reject,
     Source,
     StudyError,
 )
+from trialese.collect.zipped import Chunk, read_chunk
 from trialese.errors import ArtifactError, RecordError
 from trialese.progress import Progress, silent
 from trialese.records import Snapshot, Trial
 from trialese.settings import CollectSettings
 
 if TYPE_CHECKING:
-    from trialese.collect.merge import TrialSorter
+    from trialese.collect.intake import Tally
+    from trialese.collect.merge import TrialMerger
 
 __all__ = [
     "REJECTS_NAME",
@@ -48,7 +49,8 @@ __all__ = [
 
 TRIALS_NAME = "trials.parquet"
 REJECTS_NAME = "rejects.jsonl"
-_REPORT_EVERY = 1_000
+PARALLEL_ENTRIES = 8_000
+"""Below so many entries of archives, starting processes costs more than it saves."""
 _READ_TRIALS = 500
 
 
@@ -106,86 +108,70 @@ def collect_snapshot(
     with write_artifact(
         path, kind="snapshot", settings=as_settings(settings), inputs=inputs
     ) as draft:
-        from trialese.collect.merge import TrialSorter
+        from trialese.collect.merge import TrialMerger
 
-        sorter = TrialSorter(draft.folder / ".runs")
-        tally = _sort_all(source, sorter, progress)
-        draft.counts["trials"] = sorter.write(draft.folder / TRIALS_NAME)
-        draft.counts["duplicates"] = sorter.duplicates
-        draft.counts["aliases"] = sorter.aliases
-        tally.into(draft.counts, draft.notes)
+        runs_folder = draft.folder / ".runs"
+        runs_folder.mkdir()
+        merger = TrialMerger(runs_folder)
+        tally = _take_in_all(source, merger, runs_folder, progress)
+        tally.refuse_nothing_but_rejects()
+        draft.counts["trials"] = merger.write(draft.folder / TRIALS_NAME)
+        draft.counts["duplicates"] = merger.duplicates
+        draft.counts["aliases"] = merger.aliases
+        draft.counts.update(tally.counts())
         facts = source.facts()
-        draft.notes["source"] = facts.name
-        draft.notes["data_timestamp"] = facts.data_timestamp or tally.newest_data
-        draft.notes.update(facts.notes)
+        draft.notes.update(
+            {"source": facts.name, "data_timestamp": None, **tally.notes(), **facts.notes}
+        )
+        if facts.data_timestamp:
+            draft.notes["data_timestamp"] = facts.data_timestamp
         encoded = msgspec.json.Encoder().encode_lines(sorted(tally.rejects))
         (draft.folder / REJECTS_NAME).write_bytes(encoded)
+        shutil.rmtree(runs_folder)
     source.close()
     return open_snapshot(path)
 
 
-class _Tally:
-    """Counts over all records of a source."""
+def _take_in_all(source: Source, merger: TrialMerger, folder: Path, progress: Progress) -> Tally:
+    """The tally of all records of the source, whose runs go to the merger.
 
-    def __init__(self) -> None:
-        self.records = 0
-        self.formats: Counter[str] = Counter()
-        self.rejects: list[Reject] = []
-        self.synthetic = 0
-        self.newest_data: str | None = None
-        self.oldest_data: str | None = None
+    Large archives are read by as many processes as there are cores; what comes out is the same.
+    """
+    from trialese.collect.intake import Tally, take_in
+    from trialese.collect.merge import RunWriter
+    from trialese.collect.workers import Job, run_jobs
 
-    def saw_data_of(self, date: str) -> None:
-        self.newest_data = max(self.newest_data or date, date)
-        self.oldest_data = min(self.oldest_data or date, date)
-
-    def into(self, counts: dict[str, Any], notes: dict[str, Any]) -> None:
-        counts["records"] = self.records
-        counts["formats"] = dict(sorted(self.formats.items()))
-        counts["rejects"] = dict(sorted(Counter(r.reason for r in self.rejects).items()))
-        counts["synthetic"] = self.synthetic
-        if self.oldest_data != self.newest_data:
-            notes["oldest_data_timestamp"] = self.oldest_data
-        notes["synthetic"] = self.synthetic > 0
-        parsed = self.records - len(self.rejects)
-        if parsed > self.synthetic:
-            notes["attribution"] = ATTRIBUTION
-        if self.synthetic:
-            notes["synthetic_notice"] = SYNTHETIC_NOTICE
-        if self.formats.get("csv"):
-            notes["csv"] = (
-                "the website's CSV holds no eligibility criteria, no detailed description, "
-                "no keywords and no reason for stopping"
-            )
-
-
-def _sort_all(source: Source, sorter: TrialSorter, progress: Progress) -> _Tally:
-    tally = _Tally()
-    for item in source.studies():
-        tally.records += 1
-        if tally.records % _REPORT_EVERY == 0:
-            progress("records", tally.records, source.total)
-        if isinstance(item, Reject):
-            tally.rejects.append(item)
-            continue
-        try:
-            parsed = parse_study(item)
-        except StudyError as bad:
-            tally.rejects.append(bad.reject())
-            continue
-        tally.formats[item.format] += 1
-        tally.synthetic += parsed.trial.synthetic
-        if parsed.data_date:
-            tally.saw_data_of(parsed.data_date)
-        sorter.add(parsed)
+    tally = Tally()
+    streams: list[Iterator[RawStudy | Reject]] = []
+    chunks: list[Chunk] = []
+    if isinstance(source, FilesSource):
+        for part in source.parts():
+            chunks.append(part) if isinstance(part, Chunk) else streams.append(part)
+        processes = os.cpu_count() or 1
+        if processes == 1 or sum(len(chunk.entries) for chunk in chunks) < PARALLEL_ENTRIES:
+            streams.extend(read_chunk(chunk, read_stream) for chunk in chunks)
+            chunks = []
+        jobs = [
+            Job(chunk, str(folder), f"chunk{number:05d}") for number, chunk in enumerate(chunks)
+        ]
+        total = sum(len(chunk.entries) for chunk in chunks)
+        for done in run_jobs(jobs, processes=processes):
+            tally.add(done.tally)
+            merger.adopt(done.runs, done.renamed)
+            progress("records", tally.records, total if not streams else None)
+    else:
+        streams.append(source.studies())
+    runs = RunWriter(folder, "stream")
+    for stream in streams:
+        tally.add(take_in(stream, runs, told=_telling(progress, tally.records, source.total)))
+    runs.flush()
+    merger.adopt(runs.runs, runs.renamed)
     progress("records", tally.records, tally.records)
-    if tally.rejects and len(tally.rejects) == tally.records:
-        first = min(tally.rejects)
-        raise RecordError(
-            f"{first.origin}: {first.detail or first.reason} "
-            f"(all {tally.records:,} records were refused)"
-        )
     return tally
+
+
+def _telling(progress: Progress, before: int, total: int | None) -> Callable[[int], None]:
+    return lambda records: progress("records", before + records, total)
 
 
 def open_snapshot(path: Path) -> Snapshot:
