@@ -127,6 +127,12 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ArtifactError(f"{folder}: no fast tokenizer (tokenizer.json or vocab.txt) here")
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        # without its files, transformers silently makes a tokenizer of special tokens only
+        raise ArtifactError(
+            f"{folder}: no vocabulary here (tokenizer.json or vocab.txt); "
+            "set pretrain.backbone.tokenizer to where it is"
+        )
     if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
         raise ArtifactError(f"{folder}: the tokenizer lacks [MASK] or [PAD]; choose another")
     tokenizer.backend_tokenizer.no_truncation()

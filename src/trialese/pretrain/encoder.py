@@ -147,8 +147,8 @@ class MaskedEncoder:
             x = head.transform(x)
         if self._decoder is None:
             return F.linear(x.float(), head.decoder.weight, head.decoder.bias)
-        scores = _apply_frozen(x.to(self._dtype), self._decoder)
-        return scores.float() + head.decoder.bias
+        scores = _apply_frozen(x.to(self._dtype), self._decoder).float()
+        return torch.add(scores, head.decoder.bias)
 
 
 class _Norm:

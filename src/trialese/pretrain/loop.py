@@ -63,10 +63,11 @@ def train(model: nn.Module, phase: Phase, *, progress: Progress = silent) -> lis
                 state.rows.append(_train_row(phase, state))
             if batch.step % phase.heldout_every_steps == 0 or last:
                 state.rows += step.measure(batch.step, int(state.running["seen"]))
-            if batch.step % phase.checkpoint_every_steps == 0 or last or interrupted():
+            stop = interrupted()  # asked once: a step that is stopped after is always saved
+            if batch.step % phase.checkpoint_every_steps == 0 or last or stop:
                 _save(phase, state, named, step.optimiser)
             progress(f"pretrain: {phase.name} steps", batch.step, plan.steps)
-            if interrupted() and not last:
+            if stop and not last:
                 raise KeyboardInterrupt(
                     f"stopped after step {batch.step} of {plan.steps} ({phase.name}); "
                     "run the same command again to go on from there"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,7 @@ def attach_lora(
         use_dora=settings.dora,
         task_type=None,
     )
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # peft still asks transformers for a name that transformers 5 deprecates
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    with torch.random.fork_rng(devices=[]), _quiet_peft():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 
@@ -82,7 +82,8 @@ def save_lora(model: PeftModel, folder: Path, *, backbone: str, revision: str | 
     """Write the adapter (safetensors and adapter_config.json) under `folder`."""
     config = model.peft_config["default"]
     config.base_model_name_or_path, config.revision = backbone, revision
-    model.save_pretrained(folder, safe_serialization=True)
+    # told to look for itself, peft asks the hub whether the vocabulary has grown
+    model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's card is a form not filled in
 
 
@@ -95,7 +96,16 @@ def load_lora(model: BertForMaskedLM, folder: Path) -> PeftModel:
     if not (folder / "adapter_config.json").is_file():
         raise ArtifactError(f"{folder}: no adapter_config.json, so this is no adapter folder")
     try:
-        return PeftModel.from_pretrained(model, folder)
+        with _quiet_peft():
+            return PeftModel.from_pretrained(model, folder)
     except Exception as error:  # peft raises whatever its parsers and torch do
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(f"{folder}: the adapter does not fit this model ({reason})") from error
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Without the warning that peft asks transformers for a name which version 5 deprecates."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield

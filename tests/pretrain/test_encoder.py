@@ -1,0 +1,147 @@
+"""Our forward pass against transformers' and peft's: scores and gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from trialese.pretrain.backbone import load_masked_lm
+from trialese.pretrain.encoder import MaskedEncoder, no_dropout, seeded_dropout
+from trialese.pretrain.lora import attach_lora
+from trialese.settings import LoraSettings
+
+BLOCKS, TOKENS = 3, 20
+
+
+@pytest.fixture
+def case() -> dict[str, torch.Tensor]:
+    """Ids with some padding, positions, targets."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randint(5, 140, (BLOCKS, TOKENS), generator=generator)
+    inputs[1, 15:] = 0
+    positions = torch.tensor([[1, 3, 9], [0, 7, 14], [2, 18, 19]])
+    targets = torch.randint(5, 140, (9,), generator=generator)
+    return {"inputs": inputs, "attended": inputs != 0, "positions": positions, "targets": targets}
+
+
+def adapted(folder: Path, **lora: Any) -> torch.nn.Module:
+    """The toy with LoRA whose B is not 0, head trained along."""
+    model, _ = load_masked_lm(folder)
+    model.requires_grad_(False)
+    settings = LoraSettings(**{"rank": 4, "alpha": 8, **lora})
+    wrapped = attach_lora(model, settings, train_head=True, seed=3)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, value in wrapped.named_parameters():
+            if "lora_B" in name:
+                value.normal_(0, 0.1, generator=generator)
+    return wrapped
+
+
+def stock_logits(model: torch.nn.Module, case: dict[str, torch.Tensor]) -> torch.Tensor:
+    """transformers' scores at the positions asked for."""
+    model.eval()
+    scores = model(input_ids=case["inputs"], attention_mask=case["attended"].long()).logits
+    return scores[torch.arange(BLOCKS)[:, None], case["positions"]].flatten(0, 1)
+
+
+def our_logits(encoder: MaskedEncoder, case: dict[str, torch.Tensor], **more: Any) -> torch.Tensor:
+    """Our scores at the positions asked for."""
+    return encoder.logits(case["inputs"], case["attended"], case["positions"], **more)
+
+
+@pytest.mark.parametrize("packed_rows", [None, 60])
+@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {},
+        {"targets": ("query", "value")},
+        {"rslora": True},
+        {"dora": True},
+        {"targets": ("dense",)},
+    ],
+)
+def test_scores_and_gradients_equal_the_stock_model(
+    tiny_backbone, case, packed_rows, explicit, lora
+):
+    model = adapted(tiny_backbone, **lora)
+    trained = [value for value in model.parameters() if value.requires_grad]
+    encoder = MaskedEncoder(model, packed_rows=packed_rows, explicit_attention=explicit)
+    stock, ours = stock_logits(model, case), our_logits(encoder, case)
+    torch.testing.assert_close(ours, stock, atol=2e-6, rtol=1e-5)
+    expected = torch.autograd.grad(functional.cross_entropy(stock, case["targets"]), trained)
+    found = torch.autograd.grad(functional.cross_entropy(ours, case["targets"]), trained)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-7, rtol=1e-4)
+
+
+def test_all_weights_trained_equal_the_stock_model(tiny_backbone, case):
+    model, _ = load_masked_lm(tiny_backbone)
+    model.requires_grad_(True)
+    trained = list(model.parameters())
+    stock, ours = stock_logits(model, case), our_logits(MaskedEncoder(model), case)
+    torch.testing.assert_close(ours, stock, atol=2e-6, rtol=1e-5)
+    expected = torch.autograd.grad(functional.cross_entropy(stock, case["targets"]), trained)
+    found = torch.autograd.grad(functional.cross_entropy(ours, case["targets"]), trained)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_kept_rows_and_unpadded_blocks(tiny_backbone, case):
+    encoder = MaskedEncoder(load_masked_lm(tiny_backbone)[0])
+    every = our_logits(encoder, case)
+    kept = torch.tensor([0, 4, 8])
+    torch.testing.assert_close(our_logits(encoder, case, kept=kept), every[kept])
+    case["inputs"][1, 15:] = 7
+    case["attended"] = case["inputs"] != 0
+    with_mask = our_logits(encoder, case)
+    case["attended"] = None
+    torch.testing.assert_close(our_logits(encoder, case), with_mask)
+
+
+def test_bf16_is_close_and_its_gradients_point_the_same_way(tiny_backbone, case):
+    model = adapted(tiny_backbone)
+    trained = [value for value in model.parameters() if value.requires_grad]
+    grads = []
+    for dtype in (torch.float32, torch.bfloat16):
+        scores = our_logits(MaskedEncoder(model, dtype=dtype), case)
+        assert scores.dtype == torch.float32
+        loss = functional.cross_entropy(scores, case["targets"])
+        flat = [g.flatten() for g in torch.autograd.grad(loss, trained)]
+        grads.append((loss.item(), torch.cat(flat)))
+    assert grads[0][0] == pytest.approx(grads[1][0], abs=5e-3)
+    assert all(g.dtype == torch.float32 for _, g in grads)
+    assert functional.cosine_similarity(grads[0][1], grads[1][1], dim=0) > 0.995
+
+
+def test_dropout_is_a_function_of_its_generator_and_right_on_average(tiny_backbone, case):
+    model = adapted(tiny_backbone, dropout=0.25)
+    encoder = MaskedEncoder(model, dropout=0.1)
+    generator = torch.Generator()
+
+    def scores(seed: int) -> torch.Tensor:
+        return our_logits(encoder, case, drop=seeded_dropout(generator.manual_seed(seed))).detach()
+
+    assert torch.equal(scores(5), scores(5))
+    assert not torch.equal(scores(5), scores(6))
+    state = torch.random.get_rng_state()
+    scores(7)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    x = torch.ones(400, 1000)
+    dropped = seeded_dropout(generator)(x, 0.1)
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.005)
+    assert (dropped == 0).float().mean().item() == pytest.approx(26 / 256, abs=0.003)
+    assert no_dropout(x, 0.5) is x
+
+
+def test_with_lora_dropout_the_measured_model_is_the_undropped_one(tiny_backbone, case):
+    model = adapted(tiny_backbone, dropout=0.25)
+    encoder = MaskedEncoder(model)
+    torch.testing.assert_close(our_logits(encoder, case), stock_logits(model, case))
+    dropped = our_logits(encoder, case, drop=seeded_dropout(torch.Generator().manual_seed(0)))
+    assert (dropped - stock_logits(model, case)).abs().max() > 1e-3
