@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trialese.verdict.bootstrap import cluster_sums, interval, resampled_sums, two_sided_p
+from trialese.verdict.bootstrap import cluster_sums, interval, resampled_sums
 
 
 def draw(sums: np.ndarray, resamples: int, seed: int = 1) -> np.ndarray:
@@ -48,11 +48,3 @@ def test_portions_do_not_depend_on_how_many_resamples_fit(monkeypatch: pytest.Mo
 def test_interval_of_a_known_distribution() -> None:
     found = interval(0.5, np.linspace(0, 1, 1001), confidence=0.9)
     assert (found.point, found.low, found.high) == (0.5, 0.05, 0.95)
-
-
-@pytest.mark.parametrize(
-    ("draws", "expected"),
-    [([1.0] * 99, 2 / 100), ([-1.0] * 99, 2 / 100), ([0.0] * 99, 1.0), ([-1.0, 1.0] * 50, 1.0)],
-)
-def test_two_sided_p(draws: list[float], expected: float) -> None:
-    assert two_sided_p(np.array(draws)) == pytest.approx(expected)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 
 from trialese.errors import LeakageError
@@ -74,35 +73,3 @@ def test_undeclared_training_texts(runs: Runs, changed: Callable[..., Prediction
     found = finding(judge({**runs, "keywords": words}, QUICK).audits, "declared")
     assert found.passed
     assert found.finding == "keywords declared none"
-
-
-def test_constant_scores(runs: Runs, changed: Callable[..., Predictions]) -> None:
-    assert finding(judge(runs, QUICK).audits, "vary").finding == "constant: prior"
-    flat = [changed(run, scores=np.full(run.scores.shape, 0.3)) for run in runs["base"]]
-    found = finding(judge({**runs, "base": flat}, QUICK).audits, "vary")
-    assert not found.passed
-    assert "base" in found.finding
-
-
-def test_empty_label_is_named(runs: Runs, changed: Callable[..., Predictions]) -> None:
-    def without(run: Predictions) -> Predictions:
-        truth = run.truth.copy()
-        truth[:, 3] = False
-        return changed(run, truth=truth)
-
-    verdict = judge({s: [without(r) for r in given] for s, given in runs.items()}, QUICK)
-    found = finding(verdict.audits, "every label")
-    assert not found.passed
-    assert found.finding.startswith("no test text has Endpoint_Met")
-    assert verdict.scores[0].labels[3].support == 0
-
-
-def test_contradictory_labels_are_counted(runs: Runs) -> None:
-    clusters: dict[str, set[bytes]] = {}
-    for run in runs["base"][1::2]:
-        for cluster, row in zip(run.clusters, run.truth, strict=True):
-            clusters.setdefault(cluster, set()).add(row.tobytes())
-    torn = sum(len(rows) > 1 for rows in clusters.values())
-    assert torn > 0
-    found = finding(judge(runs, QUICK).audits, "same labels")
-    assert found.finding.startswith(f"{torn} of {len(clusters)} clusters")

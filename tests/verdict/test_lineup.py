@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from trialese.errors import RecordError
@@ -67,3 +68,17 @@ def test_empty_test(runs: Runs, changed: Callable[..., Predictions]) -> None:
     empty = changed(test, ids=(), clusters=(), scores=test.scores[:0], truth=test.truth[:0])
     with pytest.raises(RecordError, match="test of seed 1, fold 0 is empty"):
         line_up({**runs, "base": [tune, empty, *others]})
+
+
+def test_fold_of_a_single_class_or_without_labels(
+    runs: Runs, made: Callable[..., Runs], changed: Callable[..., Predictions]
+) -> None:
+    tune, test, *others = runs["base"]
+    without = changed(test, truth=np.zeros_like(test.truth))
+    with pytest.raises(RecordError, match="fold 0 holds no label at all; use fewer folds"):
+        line_up({**runs, "base": [tune, without, *others]})
+    sex = made(task="sex", kind="multiclass", labels=("All", "Female", "Male"))
+    tune, test, *others = sex["base"]
+    rows = np.tile([False, True, False], (len(test.ids), 1))
+    with pytest.raises(RecordError, match="fold 0 holds only Female, so nothing can be told"):
+        line_up({**sex, "base": [tune, changed(test, truth=rows), *others]})

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trialese.records import Interval
 
-__all__ = ["cluster_sums", "interval", "resampled_sums", "two_sided_p"]
+__all__ = ["cluster_sums", "interval", "resampled_sums"]
 
 Floats = NDArray[np.float64]
 
@@ -58,12 +58,3 @@ def interval(point: float, draws: Floats, *, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(*(round(float(value), 10) + 0.0 for value in (point, low, high)))
-
-
-def two_sided_p(draws: Floats) -> float:
-    """The two-sided bootstrap p-value of "the difference is 0": twice the smaller tail.
-
-    One is added to both counts so that it is never 0 (Davison & Hinkley 1997, section 4.2).
-    """
-    smaller = min((draws <= 0).sum(), (draws >= 0).sum())
-    return float(min(1.0, 2 * (smaller + 1) / (len(draws) + 1)))

@@ -1,28 +1,25 @@
-"""Audits: what could make a score better than it deserves, looked for and reported."""
+"""Audits of overlap: was anything judged that had been trained on, or tuned on?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from trialese.errors import LeakageError
 from trialese.records import Audit, Thresholds
 from trialese.verdict.lineup import Lineup, Round
 
-__all__ = ["audit", "count_overlap"]
+__all__ = ["audit_overlap", "count_overlap"]
 
 Chosen = Mapping[tuple[str, int, int], Thresholds]
 """Thresholds by system, seed and fold."""
 
 _SHOWN = 3
-_SUSPICIOUS_SUPPORT = 20
 
 
-def audit(
+def audit_overlap(
     lineup: Lineup, thresholds: Chosen, *, allow_overlap: bool = False
 ) -> tuple[tuple[Audit, ...], int]:
-    """All audits, and how many test rows (counted once a round) overlap with training or tune.
+    """Audits of overlap, and how many test rows (once a round) overlap with training or tune.
 
     Raises:
         LeakageError: there is such an overlap, and it was not explicitly allowed. The message
@@ -74,9 +71,6 @@ def audit(
             finding=f"{len(divided)} divided" + (f", such as {_some(divided)}" if divided else ""),
         ),
         _undeclared(lineup),
-        _constant(lineup),
-        _empty_labels(lineup),
-        _contradictory(lineup),
     ]
     return tuple(audits), leaked
 
@@ -132,43 +126,6 @@ def _undeclared(lineup: Lineup) -> Audit:
     models = [system for system in silent if system in lineup.models]
     finding = f"{', '.join(silent)} declared none" if silent else "every system declared them"
     return Audit(name="training texts are declared", passed=not models, finding=finding)
-
-
-def _constant(lineup: Lineup) -> Audit:
-    """A system that gives every text the same scores has learnt nothing but the prior."""
-    flat = [
-        system
-        for system in lineup.systems
-        if all(np.ptp(each.test[system].scores, axis=0).max() == 0.0 for each in lineup.rounds)
-    ]
-    unexpected = [system for system in flat if system != "prior"]
-    finding = f"constant: {', '.join(flat)}" if flat else "no system's scores are constant"
-    return Audit(name="scores vary from text to text", passed=not unexpected, finding=finding)
-
-
-def _empty_labels(lineup: Lineup) -> Audit:
-    totals = sum(each.truth.sum(axis=0) for each in lineup.rounds)
-    empty = [label for label, total in zip(lineup.labels, totals, strict=True) if total == 0]
-    finding = (
-        f"no test text has {', '.join(empty)}; F1 counts as 0 and lowers the macro average"
-        if empty
-        else f"the rarest label has {int(min(totals) / len(lineup.seeds))} test texts"
-    )
-    return Audit(name="every label occurs in test", passed=not empty, finding=finding)
-
-
-def _contradictory(lineup: Lineup) -> Audit:
-    """Near-identical texts with different labels bound what any classifier can reach."""
-    truths: dict[str, set[bytes]] = {}
-    for each in lineup.rounds:
-        for cluster, row in zip(each.clusters, each.truth, strict=True):
-            truths.setdefault(cluster, set()).add(row.tobytes())
-    torn = {cluster for cluster, found in truths.items() if len(found) > 1}
-    return Audit(
-        name="near-identical texts have the same labels",
-        passed=not torn,
-        finding=f"{len(torn):,} of {len(truths):,} clusters hold texts with different labels",
-    )
 
 
 def _some(names: Sequence[str] | set[str]) -> str:

@@ -76,7 +76,7 @@ def line_up(runs: Mapping[str, Sequence[Predictions]]) -> Lineup:
     Raises:
         RecordError: fewer than two systems, a missing tune or test run, a run twice, a text
             tested in two folds of one seed, or systems that differ in task, labels, rounds,
-            rows or truth.
+            rows or truth; a test fold that is empty, of one class or without any label.
     """
     if len(runs) < 2:
         known = ", ".join(runs) or "nothing"
@@ -121,11 +121,23 @@ def _by_round(system: str, given: Sequence[Predictions]) -> _Halves:
                     f"{system}: no {split} predictions of seed {seed}, fold {fold}; "
                     "a verdict needs both, so fit that fold again"
                 )
-        if not halves["test"].ids:
-            raise RecordError(f"{system}: the test of seed {seed}, fold {fold} is empty")
+        _refuse_pointless(halves["test"], f"{system}: the test of seed {seed}, fold {fold}")
     if not found:
         raise RecordError(f"{system}: no predictions; fit it or leave it out")
     return found
+
+
+def _refuse_pointless(test: Predictions, name: str) -> None:
+    """Nothing can be told of a fold without rows, or where every row has the same answer."""
+    cure = "use fewer folds or more texts"
+    totals = test.truth.sum(axis=0).tolist()
+    held = [label for label, total in zip(test.labels, totals, strict=True) if total]
+    if not test.ids:
+        raise RecordError(f"{name} is empty; {cure}")
+    if test.kind == "multiclass" and len(held) < 2 <= len(test.labels):
+        raise RecordError(f"{name} holds only {held[0]}, so nothing can be told apart; {cure}")
+    if not held:
+        raise RecordError(f"{name} holds no label at all; {cure}")
 
 
 def _keys(sorted_in: Mapping[str, _Halves]) -> set[_Key]:

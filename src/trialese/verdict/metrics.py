@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 AVERAGES = ("micro", "macro", "weighted", "samples")
-_TAIL = 6  # samples precision, recall, F1; share of right cells; all cells right; squared error
+_TAIL = 6  # samples precision, recall, F1; share of right cells; all cells right; rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,8 @@ class Measures:
     averages: dict[str, tuple[Floats, Floats, Floats]]
     """Precision, recall and F1 by the name of the average, each (...)."""
     extra: dict[str, Floats]
-    """`label_accuracy` (share of right row-label cells), `subset_accuracy` (rows with every label
-    right; plain accuracy for a multiclass task) and `brier` (mean squared error of a cell's
-    probability, Brier 1950), each (...)."""
+    """`label_accuracy` (share of right row-label cells) and `subset_accuracy` (rows with every
+    label right; plain accuracy for a multiclass task), each (...)."""
 
 
 def decide(
@@ -54,12 +53,12 @@ def decide(
     return predicted
 
 
-def row_figures(predicted: Bools, truth: Bools, scores: Floats) -> Floats:
-    """Figures of each row, (rows, 3 x labels + 7), whose sums are what `measure` takes.
+def row_figures(predicted: Bools, truth: Bools) -> Floats:
+    """Figures of each row, (rows, 3 x labels + 6), whose sums are what `measure` takes.
 
     Columns: true positives, false positives and false negatives of each label; the row's own
-    precision, recall and F1; its share of right cells; whether all are right; its mean squared
-    error; and 1, which counts rows.
+    precision, recall and F1; its share of right cells; whether all are right; and 1, which
+    counts rows.
     """
     true_positive = predicted & truth
     hits, chosen, meant = (a.sum(axis=1) for a in (true_positive, predicted, truth))
@@ -69,7 +68,6 @@ def row_figures(predicted: Bools, truth: Bools, scores: Floats) -> Floats:
         _ratio(2 * hits, chosen + meant),
         (predicted == truth).mean(axis=1),
         (predicted == truth).all(axis=1),
-        ((scores - truth) ** 2).mean(axis=1),
         np.ones(len(truth)),
     )
     return np.column_stack(
@@ -78,8 +76,8 @@ def row_figures(predicted: Bools, truth: Bools, scores: Floats) -> Floats:
 
 
 def measure(sums: Floats) -> Measures:
-    """All metrics from sums of `row_figures`, shape (..., 3 x labels + 7), possibly weighted."""
-    labels = (sums.shape[-1] - _TAIL - 1) // 3
+    """All metrics from sums of `row_figures`, shape (..., 3 x labels + 6), possibly weighted."""
+    labels = (sums.shape[-1] - _TAIL) // 3
     tp, fp, fn = (sums[..., i * labels : (i + 1) * labels] for i in range(3))
     *tail, rows = np.moveaxis(sums[..., 3 * labels :], -1, 0)
     precision, recall, f1 = (
@@ -110,11 +108,7 @@ def measure(sums: Floats) -> Measures:
             ),
             "samples": (samples[0], samples[1], samples[2]),
         },
-        extra={
-            "label_accuracy": samples[3],
-            "subset_accuracy": samples[4],
-            "brier": samples[5],
-        },
+        extra={"label_accuracy": samples[3], "subset_accuracy": samples[4]},
     )
 
 

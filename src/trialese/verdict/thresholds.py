@@ -23,7 +23,7 @@ def choose_thresholds(predictions: Predictions, settings: VerdictSettings) -> Th
 
     Raises:
         LeakageError: the predictions are not of the tune split.
-        RecordError: there are no rows to choose a multilabel task's cut-offs on.
+        RecordError: a multilabel task's tune split has no rows, or none with a label.
     """
     if predictions.split != "tune":
         raise LeakageError(
@@ -31,9 +31,10 @@ def choose_thresholds(predictions: Predictions, settings: VerdictSettings) -> Th
             f"{predictions.split}; choose them on tune"
         )
     values = np.zeros(len(predictions.labels))
-    if predictions.kind == "multilabel" and not predictions.ids:
+    if predictions.kind == "multilabel" and not predictions.truth.any():
+        lack = "holds no label" if predictions.ids else "is empty"
         raise RecordError(
-            f"thresholds of {predictions.system} on {predictions.task}: tune is empty "
+            f"thresholds of {predictions.system} on {predictions.task}: tune {lack} "
             f"(seed {predictions.seed}, fold {predictions.fold}); raise tune_share"
         )
     if predictions.kind == "multilabel":

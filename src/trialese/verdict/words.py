@@ -18,6 +18,13 @@ METRICS = {
     "label_accuracy": "accuracy over labels",
     "subset_accuracy": "all labels right",
     "brier": "Brier score",
+    "ece": "calibration error",
+    "brier_cooled": "Brier score after temperature",
+    "ece_cooled": "calibration error after temperature",
+    "set_recall": "share of a text's labels in its set",
+    "set_labels": "labels in a set",
+    "abstained": "share of texts left to a person",
+    "answered_f1": "micro-F1 of the other texts",
 }
 """How a figure is called in print."""
 

@@ -1,0 +1,137 @@
+"""Whether a score of 0.8 means 80 %: Brier score, calibration error, temperature, reliability.
+
+A multilabel task makes one forecast a row and label; a multiclass task one a row, the highest
+score against whether that label is right (Guo et al. 2017).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Reliability",
+    "calibration_figures",
+    "cool",
+    "fit_temperature",
+    "measure_calibration",
+    "reliability",
+]
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Kind = Literal["multilabel", "multiclass"]
+
+BINS = 15
+_EDGE = 1e-7
+_COLDEST, _HOTTEST = 0.05, 20.0
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Of the forecasts in each bin of equal width: how many, their mean, and how many were true."""
+
+    count: NDArray[np.int64]  # (bins,)
+    forecast: Floats  # (bins,), mean score; 0 in an empty bin
+    share: Floats  # (bins,), share that came true; 0 in an empty bin
+
+
+def fit_temperature(scores: Floats, truth: Bools, *, kind: Kind) -> float:
+    """The temperature that gives the scores the lowest log loss; 1 leaves them as they are.
+
+    Above 1 the system was too sure of itself. For tune rows only. Without any row, 1. The search
+    is a golden section over the logarithm of the temperature, from 0.05 to 20.
+    """
+    if not len(scores):
+        return 1.0
+
+    def loss(log_temperature: float) -> float:
+        cooled = cool(scores, float(np.exp(log_temperature)), kind=kind)
+        if kind == "multiclass":
+            return float(-np.log(np.clip(cooled[truth], _EDGE, None)).mean())
+        right = np.clip(np.where(truth, cooled, 1 - cooled), _EDGE, None)
+        return float(-np.log(right).mean())
+
+    low, high = float(np.log(_COLDEST)), float(np.log(_HOTTEST))
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    loss_left, loss_right = loss(left), loss(right)
+    while high - low > 1e-4:
+        if loss_left <= loss_right:
+            high, right, loss_right = right, left, loss_left
+            left = high - _GOLDEN * (high - low)
+            loss_left = loss(left)
+        else:
+            low, left, loss_left = left, right, loss_right
+            right = low + _GOLDEN * (high - low)
+            loss_right = loss(right)
+    return float(np.exp((low + high) / 2))
+
+
+def cool(scores: Floats, temperature: float, *, kind: Kind) -> Floats:
+    """The scores with their log-odds (multilabel) or log-probabilities divided by `temperature`.
+
+    The order of scores, and so every decision by rank, stays.
+    """
+    inside = np.clip(scores, _EDGE, 1 - _EDGE)
+    if kind == "multilabel":
+        log_odds = np.log(inside) - np.log1p(-inside)
+        return np.asarray(1 / (1 + np.exp(-log_odds / temperature)))
+    logits = np.log(inside) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def calibration_figures(scores: Floats, truth: Bools, *, kind: Kind) -> Floats:
+    """Figures of each row, (rows, 17), whose sums are what `measure_calibration` takes.
+
+    Columns: mean squared error of the row's scores; in each of 15 bins the sum of forecast minus
+    outcome, divided by the number of forecasts a row; and 1, which counts rows.
+    """
+    forecast, outcome = _forecasts(scores, truth, kind)  # (rows, forecasts a row)
+    bins = _bin(forecast)
+    gaps = np.zeros((len(scores), BINS))
+    error = (forecast - outcome) / forecast.shape[1]
+    np.add.at(gaps, (np.arange(len(scores))[:, None], bins), error)
+    squared = ((scores - truth) ** 2).mean(axis=1)
+    return np.column_stack([squared, gaps, np.ones(len(scores))])
+
+
+def measure_calibration(sums: Floats) -> tuple[Floats, Floats]:
+    """Brier score and expected calibration error from sums of `calibration_figures`, each (...).
+
+    Brier (1950): the mean squared error of a score. Calibration error (Naeini et al. 2015): the
+    gap between mean forecast and share that came true, weighted by the forecasts in each bin.
+    """
+    rows = np.maximum(sums[..., -1], 1e-12)
+    return sums[..., 0] / rows, np.abs(sums[..., 1:-1]).sum(axis=-1) / rows
+
+
+def reliability(scores: Floats, truth: Bools, *, kind: Kind) -> Reliability:
+    """The reliability diagram's points."""
+    forecast, outcome = (part.ravel() for part in _forecasts(scores, truth, kind))
+    bins = _bin(forecast)
+    count = np.bincount(bins, minlength=BINS)
+    kept = np.maximum(count, 1)
+    return Reliability(
+        count=count,
+        forecast=np.bincount(bins, forecast, BINS) / kept,
+        share=np.bincount(bins, outcome, BINS) / kept,
+    )
+
+
+def _forecasts(scores: Floats, truth: Bools, kind: Kind) -> tuple[Floats, Floats]:
+    if kind == "multilabel":
+        return scores, truth.astype(np.float64)
+    best = scores.argmax(axis=1)[:, None]
+    return (
+        np.take_along_axis(scores, best, axis=1),
+        np.take_along_axis(truth, best, axis=1).astype(np.float64),
+    )
+
+
+def _bin(forecast: Floats) -> NDArray[np.int64]:
+    return np.minimum((forecast * BINS).astype(np.int64), BINS - 1)
