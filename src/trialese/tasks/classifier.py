@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from trialese.errors import ArtifactError
 from trialese.progress import Progress, silent
@@ -217,7 +218,7 @@ class Classifier:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(
                     folder, local_files_only=True
                 )
-        except (msgspec.DecodeError, OSError, ValueError, RuntimeError) as error:
+        except (msgspec.DecodeError, OSError, ValueError, RuntimeError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0]
             raise ArtifactError(f"{folder}: damaged classifier ({first}); fit it again") from error
         if model.config.num_labels != len(saved.labels):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from trialese.cutoffs import best_cut, decide, f1_averages
 from trialese.errors import ArtifactError, RecordError
@@ -107,7 +110,7 @@ def _new_classifier(
                 output_loading_info=True,
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise ArtifactError(f"{folder}: cannot make a classifier of it ({first})") from error
     missing = sorted(loading["missing_keys"])
@@ -117,6 +120,10 @@ def _new_classifier(
             f"{folder}: {len(foreign)} weights are missing, such as {foreign[0]}; "
             "give a masked-LM or encoder of a known architecture"
         )
+    positions = model.config.max_position_embeddings
+    preprocessing = msgspec.structs.replace(
+        preprocessing, max_tokens=min(preprocessing.max_tokens, positions)
+    )
     log = FitLog(new_pooler=any("pooler" in name for name in missing))
     if log.new_pooler and settings.pooler == "identity":
         dense = model.bert.pooler.dense
@@ -255,15 +262,15 @@ def _with_lora(model: Any, settings: FinetuneSettings) -> Any:
     targets: str | list[str] = list(lora.targets)
     if lora.targets == ("all-linear",):
         targets = r".*\.encoder\.layer\..*\.(query|key|value|dense)"
-    return peft.get_peft_model(
-        model,
-        peft.LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            modules_to_save=["pooler", "classifier"],
-            use_rslora=lora.rslora,
-            use_dora=lora.dora,
-        ),
+    how = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        modules_to_save=["pooler", "classifier"],
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
     )
+    with warnings.catch_warnings():  # peft asks transformers for a property that was renamed
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return peft.get_peft_model(model, how)

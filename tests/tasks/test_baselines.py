@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trialese.errors import RecipeError
+from trialese.records import Example, Task
+from trialese.tasks import SEX, STOP_REASONS, encode_labels
+from trialese.tasks.baselines import fit_baseline
+
+
+def stop_rows() -> list[Example]:
+    rows = []
+    for row in range(40):
+        if row % 2:
+            rows.append(
+                Example(f"{row}", f"slow accrual at site {row}", ("Insufficient_Enrollment",))
+            )
+        else:
+            rows.append(Example(f"{row}", f"covid outbreak number {row}", ("Covid19",)))
+    return rows
+
+
+def test_prior_gives_the_training_shares() -> None:
+    rows = stop_rows()
+    predict = fit_baseline("prior", STOP_REASONS, rows, rows)
+    scores = predict(["anything", "else"])
+    np.testing.assert_allclose(scores, np.tile(encode_labels(STOP_REASONS, rows).mean(0), (2, 1)))
+
+
+def test_keywords_follow_laplace_within_the_keyword_cell() -> None:
+    rows = stop_rows()
+    scores = fit_baseline("keywords", STOP_REASONS, rows, rows)(["COVID", "nothing here"])
+    column = STOP_REASONS.labels.index("Covid19")
+    assert scores[0, column] == pytest.approx((20 + 1) / (20 + 2))
+    assert scores[1, column] == pytest.approx((0 + 1) / (20 + 2))
+
+
+def test_keywords_of_one_label_tasks_sum_to_one() -> None:
+    rows = [
+        Example(f"{i}", text, (label,))
+        for i, (text, label) in enumerate(
+            [("women with ovarian cancer", "Female"), ("prostate cancer", "Male"), ("gout", "All")]
+            * 9
+        )
+    ]
+    scores = fit_baseline("keywords", SEX, rows, rows)(["pregnant women", "prostate", "asthma"])
+    np.testing.assert_allclose(scores.sum(axis=1), 1.0)
+    assert [SEX.labels[i] for i in scores.argmax(axis=1)] == ["Female", "Male", "All"]
+
+
+@pytest.mark.parametrize("task", [STOP_REASONS, SEX])
+def test_tfidf_learns_and_never_sees_a_label_without_examples(task: Task) -> None:
+    if task is SEX:
+        rows = [
+            Example(f"{i}", text + f" {i}", (label,))
+            for i, (text, label) in enumerate([("men only", "Male"), ("women only", "Female")] * 12)
+        ]
+    else:
+        rows = stop_rows()
+    predict = fit_baseline("tfidf", task, rows, rows[:10])
+    scores = predict([row.text for row in rows])
+    truth = encode_labels(task, rows)
+    seen = truth.any(axis=0)
+    assert (scores.argmax(axis=1) == truth.argmax(axis=1)).all()
+    np.testing.assert_array_equal(scores[:, ~seen], 0.0)
+
+
+def test_unknown_baseline() -> None:
+    with pytest.raises(RecipeError, match="'oracle' is unknown; use one of prior, keywords, tfidf"):
+        fit_baseline("oracle", SEX, [], [])

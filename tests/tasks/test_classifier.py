@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trialese.errors import ArtifactError
+from trialese.records import Example, Task, Thresholds
+from trialese.settings import FinetuneSettings
+from trialese.tasks import Classifier, encode_labels
+from trialese.tasks.classifier import Preprocessing, length_sorted_batches
+
+QUICK = FinetuneSettings(
+    epochs=1, lr=1e-3, batch_texts=8, max_tokens=48, dropout=0.1, precision="fp32"
+)
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_backbone: Path) -> Classifier:
+    task = Task("toy", ("Enrollment", "Money", "Science"), "multilabel")
+    rows = [
+        Example(str(row), text, (label,))
+        for row, (text, label) in enumerate(
+            [("slow accrual", "Enrollment"), ("funding", "Money"), ("futility", "Science")] * 8
+        )
+    ]
+    classifier = Classifier.fit(task, rows, rows[:6], tiny_backbone, QUICK, seed=3)
+    classifier.thresholds = Thresholds(
+        labels=task.labels, values=(0.2, 0.3, 0.4), chosen_on="tune", chosen_from=frozenset("ab")
+    )
+    return classifier
+
+
+TEXTS = [
+    "low recruitment",
+    "the trial of the drug in women was stopped: lack of funding and slow accrual of patients",
+    "x",
+    "covid pandemic " * 12,
+    "",
+]
+
+
+def test_a_batch_scores_as_each_text_alone(fitted: Classifier) -> None:
+    together = fitted.predict(TEXTS)
+    alone = np.concatenate([fitted.predict([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-5, rtol=0)
+    assert together.shape == (5, 3)
+
+
+def test_the_folder_is_plain_hugging_face(fitted: Classifier, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "model")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert type(model).__name__ == "BertForSequenceClassification"
+    assert model.config.problem_type == "multi_label_classification"
+    assert model.config.id2label == {0: "Enrollment", 1: "Money", 2: "Science"}
+    with torch.inference_mode():
+        logits = model.eval()(**tokenizer(TEXTS[:1], return_tensors="pt")).logits
+    np.testing.assert_allclose(
+        torch.sigmoid(logits).numpy(), fitted.predict(TEXTS[:1]), atol=1e-6, rtol=0
+    )
+    names = {file.suffix for file in (tmp_path / "model").iterdir()}
+    assert names <= {".json", ".safetensors", ".txt"}
+
+
+def test_save_and_load_are_the_identity(fitted: Classifier, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "model")
+    loaded = Classifier.load(tmp_path / "model")
+    assert loaded.task == fitted.task
+    assert loaded.preprocessing == fitted.preprocessing
+    assert loaded.thresholds is not None and fitted.thresholds is not None
+    assert loaded.thresholds.values == fitted.thresholds.values
+    np.testing.assert_array_equal(loaded.predict(TEXTS), fitted.predict(TEXTS))
+    with pytest.raises(ArtifactError, match="something stands there already"):
+        fitted.save(tmp_path / "model")
+
+
+def test_one_label_scores_sum_to_one(tiny_backbone: Path) -> None:
+    task = Task("sexes", ("All", "Female", "Male"), "multiclass")
+    rows = [
+        Example(str(i), text, (label,))
+        for i, (text, label) in enumerate(
+            [("women", "Female"), ("men", "Male"), ("adults", "All")] * 6
+        )
+    ]
+    classifier = Classifier.fit(task, rows, rows[:3], tiny_backbone, QUICK, seed=1)
+    np.testing.assert_allclose(classifier.predict(TEXTS).sum(axis=1), 1.0, atol=1e-6)
+    assert classifier.model.config.problem_type == "single_label_classification"
+
+
+def test_no_text_gives_no_row(fitted: Classifier) -> None:
+    assert fitted.predict([]).shape == (0, 3)
+
+
+def test_training_and_use_clean_alike(fitted: Classifier) -> None:
+    np.testing.assert_array_equal(
+        fitted.predict(["slow\r\n accrual  \\>"]), fitted.predict(["slow accrual >"])
+    )
+
+
+@pytest.mark.parametrize("damage", ["nothing", "no task", "json", "weights", "labels"])
+def test_what_is_no_classifier_is_refused(
+    fitted: Classifier, tmp_path: Path, damage: str, tiny_backbone: Path
+) -> None:
+    folder = tmp_path / "model"
+    if damage == "no task":
+        folder = tiny_backbone
+    elif damage != "nothing":
+        fitted.save(folder)
+    if damage == "json":
+        (folder / "preprocessing.json").write_text("{")
+    if damage == "weights":
+        (folder / "model.safetensors").write_bytes(b"0" * 100)
+    if damage == "labels":
+        saved = json.loads((folder / "preprocessing.json").read_text())
+        saved["labels"] = saved["labels"][:2]
+        (folder / "preprocessing.json").write_text(json.dumps(saved))
+    with pytest.raises(ArtifactError) as caught:
+        Classifier.load(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+@given(st.lists(st.integers(1, 90), max_size=60), st.integers(1, 16), st.integers(1, 400))
+def test_batches_hold_every_row_once_within_the_budget(
+    lengths: list[int], batch_texts: int, batch_tokens: int
+) -> None:
+    batches = length_sorted_batches(lengths, batch_texts, batch_tokens)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) <= batch_texts
+        padded = len(batch) * max(lengths[row] for row in batch)
+        assert padded <= batch_tokens or len(batch) == 1
+
+
+def test_truth_and_scores_share_columns(fitted: Classifier) -> None:
+    row = Example("1", "slow accrual", ("Money",))
+    assert encode_labels(fitted.task, [row]).shape == fitted.predict([row.text]).shape
+
+
+def test_preprocessing_can_leave_texts_alone() -> None:
+    assert Preprocessing(max_tokens=8, cleaning="none").clean(" a\\> ") == " a\\> "
+    assert Preprocessing(max_tokens=8).clean(" a\\> ") == "a>"

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trialese.artifacts import read_manifest, verify_files
+from trialese.errors import ArtifactError, RecipeError
+from trialese.predictions import load_predictions
+from trialese.records import Predictions
+from trialese.settings import FinetuneSettings, StopReasonsSettings, TasksSettings, VerdictSettings
+from trialese.tasks import Classifier, build_examples, finetune
+from trialese.verdict import choose_thresholds, judge
+
+FITTING = FinetuneSettings(epochs=1, lr=1e-3, max_tokens=32, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> TasksSettings:
+    kinds = {
+        "Insufficient_Enrollment": "slow accrual at site number",
+        "Business_Administrative": "lack of funding from sponsor number",
+        "Covid19": "stopped in the covid wave number",
+    }
+    lines = [
+        f"{text} {('alpha', 'beta', 'gamma', 'delta', 'eta')[row % 5]} {row}\t{label}"
+        for row in range(24)
+        for label, text in kinds.items()
+    ]
+    path = tmp_path_factory.mktemp("labelled") / "a.tsv"
+    path.write_text("text\tlabels\n" + "\n".join(lines) + "\n")
+    section = StopReasonsSettings(
+        labelled=str(path), folds=3, run_folds=2, tune_share=0.3, seeds=(1, 2), finetune=FITTING
+    )
+    return TasksSettings(stop_reasons=section)
+
+
+@pytest.fixture(scope="module")
+def artifacts(
+    recipe: TasksSettings, tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("runs")
+    for system in ("base", "tfidf", "prior"):
+        model = tiny_backbone if system == "base" else None
+        finetune("stop-reasons", system, model, None, recipe, home / system)
+    return {system: home / system for system in ("base", "tfidf", "prior")}
+
+
+def by_round(path: Path) -> dict[tuple[int, int, str], Predictions]:
+    runs = load_predictions(path / "predictions.parquet")
+    return {(run.seed, run.fold, run.split): run for run in runs}
+
+
+def test_every_system_has_the_same_rounds_rows_and_truth(artifacts: dict[str, Path]) -> None:
+    base, tfidf = by_round(artifacts["base"]), by_round(artifacts["tfidf"])
+    assert (
+        set(base)
+        == set(tfidf)
+        == {(seed, fold, split) for seed in (1, 2) for fold in (0, 1) for split in ("tune", "test")}
+    )
+    for key, run in base.items():
+        assert run.ids == tfidf[key].ids and run.clusters == tfidf[key].clusters
+        np.testing.assert_array_equal(run.truth, tfidf[key].truth)
+
+
+def test_trained_on_holds_train_and_for_test_tune_too(
+    artifacts: dict[str, Path], recipe: TasksSettings
+) -> None:
+    everything = {e.cluster for e in build_examples("stop-reasons", recipe, None).examples}
+    for system in ("base", "tfidf"):
+        runs = by_round(artifacts[system])
+        tune, test = runs[1, 0, "tune"], runs[1, 0, "test"]
+        assert test.trained_on == everything - set(test.clusters)
+        assert tune.trained_on == test.trained_on - set(tune.clusters)
+
+
+def test_the_saved_classifier_is_that_of_the_first_round(artifacts: dict[str, Path]) -> None:
+    classifier = Classifier.load(artifacts["base"])
+    run = by_round(artifacts["base"])[1, 0, "tune"]
+    assert classifier.thresholds is not None
+    assert classifier.thresholds.values == pytest.approx(
+        choose_thresholds(run, VerdictSettings()).values
+    )
+    assert not (artifacts["tfidf"] / "model").exists()
+
+
+def test_a_verdict_can_be_judged_from_the_files(artifacts: dict[str, Path]) -> None:
+    runs = {
+        system: load_predictions(path / "predictions.parquet") for system, path in artifacts.items()
+    }
+    verdict = judge(runs, VerdictSettings(resamples=20))
+    scores = {score.system: score.averages["micro"].f1.point for score in verdict.scores}
+    assert scores["tfidf"] > 0.9 > scores["prior"]
+    assert verdict.rows == sum(
+        len(run.ids) for run in runs["prior"] if run.split == "test" and run.seed == 1
+    )
+
+
+def test_manifests_tell_what_went_in_and_what_lacks(artifacts: dict[str, Path]) -> None:
+    manifest = read_manifest(artifacts["base"], kind="classifier")
+    verify_files(artifacts["base"])
+    assert manifest.counts["examples"] == 72
+    assert set(manifest.inputs) == {"examples", "model"}
+    assert [fit["seed"] for fit in manifest.notes["fits"]] == [1, 2, 1, 2]
+    assert "Success" in manifest.notes["labels_without_examples"]["fold 0, test"]
+    prior = read_manifest(artifacts["prior"], kind="classifier")
+    assert prior.inputs["examples"] == manifest.inputs["examples"]
+    assert "finetune" not in prior.settings["section"]
+
+
+def test_equal_input_gives_equal_bytes(
+    artifacts: dict[str, Path], recipe: TasksSettings, tmp_path: Path
+) -> None:
+    again = finetune("stop-reasons", "tfidf", None, None, recipe, tmp_path / "again")
+    assert again.digest == read_manifest(artifacts["tfidf"]).digest
+
+
+def test_systems_and_models_must_go_together(
+    recipe: TasksSettings, tiny_backbone: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="'adapted' needs the folder of a masked-LM"):
+        finetune("stop-reasons", "adapted", None, None, recipe, tmp_path / "x")
+    with pytest.raises(RecipeError, match="'tfidf' takes no model"):
+        finetune("stop-reasons", "tfidf", tiny_backbone, None, recipe, tmp_path / "x")
+    with pytest.raises(ArtifactError, match="no model here"):
+        finetune("stop-reasons", "base", tmp_path, None, recipe, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
