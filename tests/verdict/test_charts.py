@@ -13,6 +13,7 @@ from trialese.verdict.charts import (
     label_strips,
     learning_panels,
     make_axis,
+    reliability_panel,
 )
 from trialese.verdict.judgement import judge
 
@@ -93,3 +94,17 @@ def test_learning_curves_by_run_and_era_without_the_noisy_train_rows() -> None:
 
 def test_no_curves_no_panels() -> None:
     assert learning_panels([]) == []
+
+
+def test_reliability_panel_leaves_out_thin_bins(runs: Runs) -> None:
+    notes = judge(runs, QUICK).notes["reliability"]["base"]
+    panel = reliability_panel("base", notes)
+    diagonal, given, cooled = panel.curves
+    assert diagonal.points == ((0.0, 100.0), (100.0, 0.0))
+    bins = notes["as_given"]
+    kept = [n for n, count in enumerate(bins["count"]) if count >= 10]
+    assert len(given.points) == len(kept) < 16
+    assert given.points[0] == pytest.approx(
+        (100 * bins["forecast"][kept[0]], 100 - 100 * bins["share"][kept[0]]), abs=1e-2
+    )
+    assert cooled.name == f"after temperature {notes['temperature_median']:.2f}"

@@ -184,6 +184,20 @@ def test_banners_for_synthetic_data_and_for_allowed_overlap(
     assert "Synthetic data" not in branded
 
 
+def test_page_shows_what_is_taken_for_what(tmp_path: Path, verdicts: list[Verdict]) -> None:
+    reasons, sex = verdicts
+    text = " ".join(" ".join(page_of(write_report(tmp_path / "v", verdicts)).text).split())
+    matrix = reasons.notes["confusions"]["adapted"]
+    most = max((n, -i, -j) for i, row in enumerate(matrix) for j, n in enumerate(row))
+    true, predicted = (reasons.labels[-place].replace("_", "_ ") for place in most[1:])
+    assert f"{true} {predicted} {most[0]:g}" in text
+    right = sex.notes["confusions"]["adapted"][0][0]
+    share = 100 * right / sum(sex.notes["confusions"]["adapted"][0])
+    assert f"{right:g} {share:.1f} %" in text
+    (found,) = sex.notes["mcnemar"]["adapted - base"]
+    assert f"right on {found['only']} texts, only the second on {found['rival_only']}" in text
+
+
 def test_what_comes_from_data_is_escaped(tmp_path: Path, made: Callable[..., Runs]) -> None:
     verdict = judge(made(labels=("<b>&amp;", "x_y", "c")), QUICK)
     context = {

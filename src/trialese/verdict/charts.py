@@ -25,7 +25,11 @@ __all__ = [
     "label_strips",
     "learning_panels",
     "make_axis",
+    "reliability_panel",
 ]
+
+LEAST_FORECASTS = 10
+"""Bins with fewer are left out of the reliability diagram."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +214,32 @@ def _panel(
         first, last = own[0][measure], own[-1][measure]
         sentences.append(f"{name}: {first:.4f} at the start, {last:.4f} at the end")
     return Panel(f"{title}: {stage}", "; ".join(sentences), across, up, unit, tuple(curves))
+
+
+def reliability_panel(system: str, notes: Mapping[str, Any]) -> Panel:
+    """Share that came true against forecast, as given and after the temperature; see `judge`."""
+    axis = Axis(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), 1)
+    curves = [Curve("a forecast that keeps its word", "diagonal", ((0.0, 100.0), (100.0, 0.0)))]
+    temperature = f"after temperature {notes['temperature_median']:.2f}"
+    sentences = []
+    for key, name, look in (("as_given", "as given", "base"), ("cooled", temperature, "adapted")):
+        bins = notes[key]
+        filled = [n for n, count in enumerate(bins["count"]) if count >= LEAST_FORECASTS]
+        points = tuple(
+            (axis.share(bins["forecast"][n]), round(100 - axis.share(bins["share"][n]), 3))
+            for n in filled
+        )
+        curves.append(Curve(name, look, points))
+        said = [f"{bins['forecast'][n]:.2f} came true {bins['share'][n]:.2f}" for n in filled]
+        sentences.append(f"{name}: forecasts of {', '.join(said)}")
+    return Panel(
+        f"{system}: share that came true",
+        "; ".join(sentences),
+        axis,
+        axis,
+        "forecast",
+        tuple(curves),
+    )
 
 
 def _progress_key(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, float]:

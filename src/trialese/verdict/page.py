@@ -9,7 +9,13 @@ from typing import Any
 import msgspec
 
 from trialese.records import Difference, Scores, Verdict
-from trialese.verdict.charts import difference_strips, label_strips, learning_panels
+from trialese.verdict.charts import (
+    LEAST_FORECASTS,
+    difference_strips,
+    label_strips,
+    learning_panels,
+    reliability_panel,
+)
 from trialese.verdict.lineup import BASELINES
 from trialese.verdict.words import METRICS, summarise
 
@@ -20,6 +26,7 @@ ATTRIBUTION = (
     "It may not be current, and the Library does not endorse this work."
 )
 _SHOWN_ELSEWHERE = ("attribution", "recipe", "synthetic")
+_CONFUSIONS_SHOWN = 12
 _FIRST_FACTS = ("source", "data_timestamp")
 
 
@@ -79,8 +86,50 @@ def _task(verdict: Verdict) -> dict[str, Any]:
         "shown": list(zip(systems, shown, strict=True)),
         "differences": list(_groups(verdict)),
         "table": [_rows(verdict.scores, averages=False), _rows(verdict.scores, averages=True)],
+        "reliability": [
+            reliability_panel(name, verdict.notes["reliability"][name])
+            for name in systems
+            if name not in BASELINES
+        ],
+        "least_forecasts": LEAST_FORECASTS,
+        "confusions": _confusions(verdict),
+        "matrix": _matrix(verdict),
+        "mcnemar": verdict.notes["mcnemar"],
         "lacking": f"Not judged: {', '.join(lacking)}." if lacking else "",
     }
+
+
+def _confusions(verdict: Verdict) -> list[dict[str, Any]]:
+    """What the leader of a multilabel task took for what, most often first, and its rivals."""
+    if verdict.kind == "multiclass":
+        return []
+    matrices = verdict.notes["confusions"]
+    shown = [scores.system for scores in verdict.scores][:3]
+    pairs = [
+        (-count, row, column)
+        for row, counts in enumerate(matrices[shown[0]])
+        for column, count in enumerate(counts)
+        if count > 0
+    ]
+    return [
+        {
+            "true": verdict.labels[row],
+            "predicted": verdict.labels[column],
+            "texts": {system: matrices[system][row][column] for system in shown},
+        }
+        for _, row, column in sorted(pairs)[:_CONFUSIONS_SHOWN]
+    ]
+
+
+def _matrix(verdict: Verdict) -> list[dict[str, Any]]:
+    """The leader's confusion matrix on a multiclass task: counts and their share of the row."""
+    if verdict.kind == "multilabel":
+        return []
+    counts = verdict.notes["confusions"][verdict.scores[0].system]
+    return [
+        {"label": label, "cells": [{"texts": n, "share": n / max(sum(row), 1)} for n in row]}
+        for label, row in zip(verdict.labels, counts, strict=True)
+    ]
 
 
 def _groups(verdict: Verdict) -> Iterator[dict[str, Any]]:
