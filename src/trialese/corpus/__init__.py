@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from trialese.corpus.clean import clean_text
     from trialese.corpus.dedup import cluster_texts
     from trialese.corpus.fingerprint import normalise
+    from trialese.corpus.leakage import leakage_table
     from trialese.corpus.packing import pack_blocks
     from trialese.corpus.render import render_document
     from trialese.corpus.split import assign_fold, assign_split
@@ -27,6 +28,7 @@ __all__ = [
     "build_corpus",
     "clean_text",
     "cluster_texts",
+    "leakage_table",
     "normalise",
     "open_blocks",
     "open_corpus",
@@ -43,6 +45,7 @@ _HOME_OF = {
     "build_corpus": "assemble",
     "clean_text": "clean",
     "cluster_texts": "dedup",
+    "leakage_table": "leakage",
     "normalise": "fingerprint",
     "open_blocks": "blocks",
     "open_corpus": "store",
