@@ -16,6 +16,7 @@ __all__ = [
     "BoilerplateSettings",
     "CollectSettings",
     "CorpusSettings",
+    "DeclaredTaskSettings",
     "DedupSettings",
     "FilterSettings",
     "FinetuneSettings",
@@ -315,6 +316,11 @@ class SexSettings(Section, frozen=True, kw_only=True):
         "brief_summary",
         "eligibility_criteria",
     )
+    without_sex_words: bool = False
+    """Leave out every sentence that says women, men, pregnant, ...: what then remains is inference
+    from the disease. For the input ablation."""
+    labelled: str | None = None
+    """Labelled file, such as `Kira-Asimov/gender_clinical_trial`; None: labels from the trials."""
     max_trials: int | None = None
     """At most so many trials, chosen by hash of their ids; None: all."""
     dedup: DedupSettings = DedupSettings()
@@ -326,12 +332,42 @@ class SexSettings(Section, frozen=True, kw_only=True):
     finetune: FinetuneSettings = FinetuneSettings(epochs=3, patience=1)
 
 
+class DeclaredTaskSettings(Section, frozen=True, kw_only=True):
+    """A task of your own, from a field of the trials or from a labelled file."""
+
+    name: str
+    labels: tuple[str, ...]
+    kind: Literal["multilabel", "multiclass"]
+    description: str = ""
+    field: str | None = None
+    """The field of `Trial` that holds the label; withheld from the text. True is "Yes"."""
+    labelled: str | None = None
+    fields: tuple[str, ...] = (
+        "brief_title",
+        "official_title",
+        "brief_summary",
+        "eligibility_criteria",
+    )
+    """What of a trial is read."""
+    withhold: tuple[str, ...] = ()
+    """Further fields that give the answer away."""
+    dedup: DedupSettings = DedupSettings()
+    folds: int = 5
+    run_folds: int | None = None
+    tune_share: float = 0.15
+    split_seed: int = 7
+    seeds: tuple[int, ...] = (1,)
+    finetune: FinetuneSettings = FinetuneSettings()
+
+
 class TasksSettings(Section, frozen=True, kw_only=True):
     """Classifiers, base and adapted, with their baselines."""
 
     names: tuple[str, ...] = ("stop-reasons", "sex")
     stop_reasons: StopReasonsSettings = StopReasonsSettings()
     sex: SexSettings = SexSettings()
+    declared: tuple[DeclaredTaskSettings, ...] = ()
+    """`[[tasks.declared]]`; its name goes into `names` to be run."""
     baselines: tuple[Literal["prior", "keywords", "tfidf"], ...] = ("prior", "keywords", "tfidf")
     threshold_shrinkage: float = 10.0
     """For the cut-offs saved with a classifier; see `verdict.threshold_shrinkage`."""

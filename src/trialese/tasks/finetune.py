@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from trialese.artifacts import Draft, as_settings, digest_of, digest_of_file, write_artifact
@@ -24,9 +25,9 @@ from trialese.records import (
     Task,
     Thresholds,
 )
-from trialese.settings import SexSettings, StopReasonsSettings, TasksSettings
+from trialese.settings import DeclaredTaskSettings, SexSettings, TasksSettings
 from trialese.tasks.baselines import BASELINES, fit_baseline
-from trialese.tasks.folds import ExampleSet, build_examples, section_of, split_fold
+from trialese.tasks.folds import ExampleSet, TaskSection, build_examples, section_of, split_fold
 from trialese.tasks.sex import WITHHELD
 from trialese.tasks.task import encode_labels
 
@@ -87,7 +88,7 @@ def _runs(
     system: str,
     model: Path | None,
     settings: TasksSettings,
-    section: StopReasonsSettings | SexSettings,
+    section: TaskSection,
     inputs: dict[str, str],
     draft: Draft,
     progress: Progress,
@@ -132,7 +133,7 @@ def _runs(
 _Parts = dict[Split, list[Example]]
 
 
-def _parts(found: ExampleSet, section: StopReasonsSettings | SexSettings, fold: int) -> _Parts:
+def _parts(found: ExampleSet, section: TaskSection, fold: int) -> _Parts:
     divided = split_fold(
         found.examples,
         folds=section.folds,
@@ -159,7 +160,7 @@ def _gaps(task: Task, parts: _Parts, fold: int) -> dict[str, list[str]]:
 
 def _fit(
     task: Task,
-    section: StopReasonsSettings | SexSettings,
+    section: TaskSection,
     model: Path,
     parts: _Parts,
     seed: int,
@@ -168,7 +169,15 @@ def _fit(
     from trialese.tasks.classifier import Preprocessing
     from trialese.tasks.fitting import fit_classifier
 
-    fields = section.fields if isinstance(section, SexSettings) else ()
+    preprocessing = Preprocessing(max_tokens=section.finetune.max_tokens)
+    if isinstance(section, SexSettings):
+        preprocessing = msgspec.structs.replace(
+            preprocessing, fields=section.fields, withhold=WITHHELD
+        )
+    elif isinstance(section, DeclaredTaskSettings) and section.field is not None:
+        preprocessing = msgspec.structs.replace(
+            preprocessing, fields=section.fields, withhold=(section.field, *section.withhold)
+        )
     classifier, log = fit_classifier(
         task,
         parts["train"],
@@ -176,11 +185,7 @@ def _fit(
         model,
         section.finetune,
         seed=seed,
-        preprocessing=Preprocessing(
-            max_tokens=section.finetune.max_tokens,
-            fields=fields,
-            withhold=WITHHELD if fields else (),
-        ),
+        preprocessing=preprocessing,
         progress=progress,
     )
     return classifier, {

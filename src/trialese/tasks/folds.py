@@ -12,15 +12,28 @@ from trialese.corpus import assign_fold, assign_split
 from trialese.errors import RecipeError, RecordError
 from trialese.records import Example, Snapshot, Split, Task
 from trialese.settings import (
+    DeclaredTaskSettings,
     DedupSettings,
     SexSettings,
     SplitSettings,
     StopReasonsSettings,
     TasksSettings,
 )
+from trialese.tasks import sex, stop_reasons
+from trialese.tasks.fields import examples_of_declared
+from trialese.tasks.labelled import read_labelled
 from trialese.tasks.task import task_named
 
-__all__ = ["ExampleSet", "build_examples", "gather_examples", "section_of", "split_fold"]
+__all__ = [
+    "ExampleSet",
+    "TaskSection",
+    "build_examples",
+    "gather_examples",
+    "section_of",
+    "split_fold",
+]
+
+TaskSection = StopReasonsSettings | SexSettings | DeclaredTaskSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +72,33 @@ def build_examples(name: str, settings: TasksSettings, snapshot: Snapshot | None
         RecipeError: no such task, or nothing given to take its examples from.
         RecordError: a labelled row that cannot be understood, or no example at all.
     """
-    task = task_named(name)
+    task = task_named(name, settings)
     section = section_of(task, settings)
+    if isinstance(section, SexSettings):
+        task = sex.task_for(section)
     dropped: dict[str, int] = {}
-    if isinstance(section, StopReasonsSettings) and section.labelled is not None:
-        from trialese.tasks.labelled import read_labelled
-
+    if section.labelled is not None:
         examples = read_labelled(Path(section.labelled), task)
     elif snapshot is None:
         raise RecipeError(f"{name}: no snapshot to take examples from; give --snapshot")
     else:
         from trialese.collect import read_trials
-        from trialese.tasks import sex, stop_reasons
 
+        trials = read_trials(snapshot)
         if isinstance(section, SexSettings):
-            task = sex.task_for(section)
-            examples = sex.examples_of_trials(read_trials(snapshot), section, dropped)
+            examples = sex.examples_of_trials(trials, section, dropped)
+        elif isinstance(section, StopReasonsSettings):
+            examples = stop_reasons.examples_of_trials(trials, dropped)
         else:
-            examples = stop_reasons.examples_of_trials(read_trials(snapshot), dropped)
+            examples = examples_of_declared(trials, section, dropped)
     return gather_examples(task, examples, section.dedup, dropped)
 
 
-def section_of(task: Task, settings: TasksSettings) -> StopReasonsSettings | SexSettings:
+def section_of(task: Task, settings: TasksSettings) -> TaskSection:
     """The task's section of the recipe."""
+    declared = {section.name: section for section in settings.declared}
+    if task.name in declared:
+        return declared[task.name]
     return settings.sex if task.name == "sex" else settings.stop_reasons
 
 

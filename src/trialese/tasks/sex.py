@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
+import re
 from collections.abc import Iterable
 
 from trialese.records import Example, Task, Trial
 from trialese.settings import RenderSettings, SexSettings
+from trialese.tasks.fields import examples_of_field
 
-__all__ = ["SEX", "SEX_WORDS", "WITHHELD", "examples_of_trials", "render_settings", "task_for"]
+__all__ = [
+    "SEX",
+    "SEX_WORDS",
+    "WITHHELD",
+    "cut_sex_words",
+    "examples_of_trials",
+    "render_settings",
+    "task_for",
+]
 
 SEX = Task(
     name="sex",
@@ -33,6 +41,14 @@ SEX_WORDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """For the `keywords` baseline: the label whose words stand most often, else All."""
 
+_SENTENCE = re.compile(r"(?<=[.!?;])\s+")
+_SAYS_SEX = re.compile(
+    r"\b(?:wom[ae]n|m[ae]n|fe?males?|males?|girls?|boys?|ladies|gentlemen|mothers?|fathers?|"
+    r"maternal|paternal|pregnan\w*|lactat\w*|nursing|breast-?feeding|contracepti\w*|"
+    r"child-?bearing|gender|sex|sexes|her|his|she|he)\b",
+    re.IGNORECASE,
+)
+
 
 def task_for(settings: SexSettings) -> Task:
     """The task, with the label "None" for trials without the field if the recipe says so."""
@@ -46,45 +62,31 @@ def render_settings(settings: SexSettings) -> RenderSettings:
     return RenderSettings(fields=settings.fields, withhold=WITHHELD)
 
 
+def cut_sex_words(text: str) -> str:
+    """The text without the sentences and lines that say women, men, pregnant, ..."""
+    lines = []
+    for line in text.split("\n"):
+        kept = [part for part in _SENTENCE.split(line) if not _SAYS_SEX.search(part)]
+        if kept or not line.strip():
+            lines.append(" ".join(kept))
+    return "\n".join(lines).strip()
+
+
 def examples_of_trials(
     trials: Iterable[Trial], settings: SexSettings, dropped: dict[str, int]
 ) -> list[Example]:
     """One example a trial: its rendered text and its sex, ordered by nct_id.
 
-    Trials without the field are dropped or labelled "None" as the settings say; with
-    `max_trials`, those with the smallest hashes of their ids are kept. `dropped` counts by reason.
+    Trials without the field are dropped or labelled "None" as the settings say; see
+    `fields.examples_of_field`.
     """
-    from trialese.corpus import render_document
-
-    render = render_settings(settings)
-
-    def usable() -> Iterable[Example]:
-        for trial in trials:
-            if trial.sex is None and settings.missing == "drop":
-                dropped["no_sex"] = dropped.get("no_sex", 0) + 1
-                continue
-            text = render_document(trial, render).text
-            if not text:
-                dropped["no_text"] = dropped.get("no_text", 0) + 1
-                continue
-            yield Example(trial.nct_id, text, (trial.sex or "None",))
-
-    if settings.max_trials is None:
-        chosen = list(usable())
-    else:
-        seen = 0
-
-        def counted() -> Iterable[tuple[str, str, Example]]:
-            nonlocal seen
-            for example in usable():
-                seen += 1
-                yield _hash(example.example_id), example.example_id, example
-
-        chosen = [entry[2] for entry in heapq.nsmallest(settings.max_trials, counted())]
-        if seen > len(chosen):
-            dropped["beyond_max_trials"] = seen - len(chosen)
-    return sorted(chosen, key=lambda example: example.example_id)
-
-
-def _hash(nct_id: str) -> str:
-    return hashlib.sha256(f"sex|{nct_id}".encode()).hexdigest()
+    return examples_of_field(
+        trials,
+        task_for(settings),
+        "sex",
+        render_settings(settings),
+        dropped,
+        missing_label="None" if settings.missing == "label" else None,
+        edit=cut_sex_words if settings.without_sex_words else str,
+        max_trials=settings.max_trials,
+    )
