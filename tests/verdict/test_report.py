@@ -67,7 +67,17 @@ def page_of(path: Path) -> Page:
 def test_folder_is_an_artifact_that_reads_back(tmp_path: Path, verdicts: list[Verdict]) -> None:
     path = write_report(tmp_path / "verdict", verdicts, curves=ROWS, inputs={"base": "d" * 64})
     manifest = read_manifest(path, kind="verdict")
-    assert set(manifest.files) == {"report.html", "verdict.json", "verdict.md"}
+    assert set(manifest.files) == {
+        "report.html",
+        "verdict.json",
+        "verdict.md",
+        "cards/data.md",
+        *(
+            f"cards/{task}-{system}/README.md"
+            for task in ("stop-reasons", "sex")
+            for system in ("adapted", "base")
+        ),
+    }
     assert manifest.inputs == {"base": "d" * 64}
     assert manifest.notes["signatures"] == [verdict.signature for verdict in verdicts]
     verify_files(path)

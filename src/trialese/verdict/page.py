@@ -16,18 +16,13 @@ from trialese.verdict.charts import (
     learning_panels,
     reliability_panel,
 )
+from trialese.verdict.facts import attribution_of, list_facts
 from trialese.verdict.lineup import BASELINES
 from trialese.verdict.words import METRICS, summarise
 
-__all__ = ["ATTRIBUTION", "render_page"]
+__all__ = ["render_page"]
 
-ATTRIBUTION = (
-    "Registry text: courtesy of the U.S. National Library of Medicine (ClinicalTrials.gov). "
-    "It may not be current, and the Library does not endorse this work."
-)
-_SHOWN_ELSEWHERE = ("attribution", "recipe", "synthetic")
 _CONFUSIONS_SHOWN = 12
-_FIRST_FACTS = ("source", "data_timestamp")
 
 
 def render_page(
@@ -54,15 +49,14 @@ def render_page(
         "verdict": verdicts[0].notes["settings"],
         "recipe": context.get("recipe", "not given: these predictions were judged on their own"),
     }
-    attribution = context.get("attribution") or ("" if synthetic else ATTRIBUTION)
     return environment.get_template("report.html.jinja").render(
         tasks=[_task(verdict) for verdict in verdicts],
         panels=learning_panels(curves),
-        facts=list(_facts(context)),
+        facts=list(list_facts(context)),
         settings=msgspec.json.format(msgspec.json.encode(settings, order="sorted")).decode(),
         synthetic=synthetic,
         branded=any("|OVERLAP=" in verdict.signature for verdict in verdicts),
-        attribution=attribution,
+        attribution=attribution_of(context),
         metrics=METRICS,
         version=__version__,
     )
@@ -192,26 +186,3 @@ def _rows(scores: Sequence[Scores], *, averages: bool) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _facts(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The data card's lines: every fact of the context, nested names joined by a comma."""
-    if not context:
-        yield "source", "not given: these predictions were judged on their own"
-    if "synthetic" in context:
-        yield "synthetic", "yes, made up by a generator" if context["synthetic"] else "no"
-    first = [name for name in _FIRST_FACTS if name in context]
-    for name in [*first, *(n for n in context if n not in (*_SHOWN_ELSEWHERE, *_FIRST_FACTS))]:
-        yield from _flattened(name.replace("_", " "), context[name])
-
-
-def _flattened(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flattened(f"{name}, {str(key).replace('_', ' ')}", inner)
-    elif isinstance(value, (list, tuple)):
-        yield name, ", ".join(map(str, value)) or "none"
-    elif isinstance(value, int) and not isinstance(value, bool):
-        yield name, f"{value:,}"
-    else:
-        yield name, "not known" if value is None else str(value)

@@ -11,6 +11,8 @@ import msgspec
 from trialese.artifacts import read_manifest, write_artifact
 from trialese.errors import ArtifactError, RecordError
 from trialese.records import Verdict
+from trialese.verdict.card import format_data_card, format_model_card
+from trialese.verdict.lineup import BASELINES
 from trialese.verdict.page import render_page
 from trialese.verdict.words import format_markdown
 
@@ -34,7 +36,7 @@ def write_report(
     context: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
 ) -> Path:
-    """`path`, now an artifact with `verdict.json`, `verdict.md` and `report.html`.
+    """`path`, now an artifact: `verdict.json`, `verdict.md`, `report.html` and `cards/`.
 
     Args:
         path: the folder to make.
@@ -60,9 +62,23 @@ def write_report(
         (draft.folder / "verdict.md").write_text(format_markdown(verdicts), encoding="utf-8")
         page = render_page(verdicts, curves=curves, context=context)
         (draft.folder / "report.html").write_text(page, encoding="utf-8")
+        _write_cards(draft.folder / "cards", verdicts, context)
         draft.counts.update(tasks=len(verdicts), texts=sum(verdict.rows for verdict in verdicts))
         draft.notes.update(signatures=[verdict.signature for verdict in verdicts])
     return path
+
+
+def _write_cards(folder: Path, verdicts: Sequence[Verdict], context: Mapping[str, Any]) -> None:
+    """`data.md`, and for each task's models a README.md to lay into their folders."""
+    folder.mkdir()
+    (folder / "data.md").write_text(format_data_card(verdicts, context), encoding="utf-8")
+    for verdict in verdicts:
+        for system in (scores.system for scores in verdict.scores):
+            if system not in BASELINES:
+                home = folder / f"{verdict.task}-{system}"
+                home.mkdir()
+                card = format_model_card(verdict, system, context=context)
+                (home / "README.md").write_text(card, encoding="utf-8")
 
 
 def load_verdicts(path: Path) -> list[Verdict]:

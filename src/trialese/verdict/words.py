@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from trialese.records import Difference, Interval, Scores, Verdict
 from trialese.verdict.lineup import BASELINES
 
-__all__ = ["METRICS", "format_markdown", "format_table", "in_brackets", "signed", "summarise"]
+__all__ = [
+    "METRICS",
+    "classification_report",
+    "format_markdown",
+    "format_table",
+    "in_brackets",
+    "signed",
+    "summarise",
+]
 
 METRICS = {
     "micro-f1": "micro-F1",
@@ -139,7 +147,7 @@ def _markdown(verdict: Verdict) -> Iterator[str]:
     yield f"{summarise(verdict)}\n"
     yield f"{_setting(verdict)}; {_level(verdict)} intervals. Signature: `{verdict.signature}`\n"
     for scores in verdict.scores:
-        yield from _classification_report(scores, verdict)
+        yield from classification_report(scores, verdict)
     yield "## Paired differences\n"
     yield "| system | rival | figure | difference | interval | p | conclusion |"
     yield "|---|---|---|--:|---|--:|---|"
@@ -156,7 +164,7 @@ def _markdown(verdict: Verdict) -> Iterator[str]:
     yield ""
 
 
-def _classification_report(scores: Scores, verdict: Verdict) -> Iterator[str]:
+def classification_report(scores: Scores, verdict: Verdict) -> Iterator[str]:
     """The prior art's table: scikit-learn's classification report, four decimals, intervals."""
     yield f"## {scores.system}\n"
     yield f"| | precision | recall | f1-score | {_level(verdict)} interval | support |"
