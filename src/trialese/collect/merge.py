@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -83,8 +84,7 @@ class RunWriter:
         """Spill what is held."""
         if not self._held:
             return
-        table = _table_of(self._held)
-        table = table.take(pc.sort_indices(table, sort_keys=_NEWEST_FIRST))
+        table = _sorted(_table_of(self._held))
         name = f"{self._prefix}-{len(self.runs)}.arrow"
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with pa.ipc.new_file(self._folder / name, _RUN_COLUMNS, options=options) as writer:
@@ -140,7 +140,7 @@ class TrialMerger:
                     yield table
 
     def _deduplicated(self, table: pa.Table) -> pa.Table:
-        table = table.take(pc.sort_indices(table, sort_keys=_NEWEST_FIRST))
+        table = _sorted(table)
         keep = []
         previous = None
         for row, nct_id in enumerate(table["nct_id"].to_pylist()):
@@ -152,7 +152,9 @@ class TrialMerger:
             else:
                 keep.append(row)
             previous = nct_id
-        return table.take(pa.array(keep, pa.int64())).select(_COLUMNS.names)
+        if len(keep) < table.num_rows:
+            table = table.take(pa.array(keep, pa.int64()))
+        return table.select(_COLUMNS.names)
 
 
 class _Head:
@@ -194,15 +196,23 @@ class _Head:
 
 
 def _table_of(held: list[Parsed]) -> pa.Table:
-    trials = [parsed.trial for parsed in held]
+    rows = [msgspec.structs.astuple(parsed.trial) for parsed in held]
     columns = [
-        pa.array([getattr(trial, field.name) for trial in trials], field.type)
-        for field in TRIAL_COLUMNS
+        pa.array(column, field.type)
+        for column, field in zip(zip(*rows, strict=True), TRIAL_COLUMNS, strict=True)
     ]
     digests = [hashlib.blake2b(parsed.packed, digest_size=16).hexdigest() for parsed in held]
     columns.append(pa.array(digests, pa.string()))
     columns.append(pa.array([len(parsed.packed) for parsed in held], pa.int64()))
     return pa.table(columns, schema=_RUN_COLUMNS)
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    """The rows by NCT id, of one study the newest first; no copy where they stand so already."""
+    order = pc.sort_indices(table, sort_keys=_NEWEST_FIRST)
+    if order.equals(pa.array(range(len(order)), order.type)):
+        return table
+    return table.take(order)
 
 
 def _batches(path: Path) -> Iterator[pa.Table]:

@@ -120,10 +120,10 @@ def _told(settings: SampleSettings, rng: random.Random) -> dict[str, Any]:
         "contactsLocationsModule": {"locations": _locations(rng)},
     }
     return {
-        "synthetic": True,
-        "syntheticStopReasons": list(labels),
         "protocolSection": protocol,
         "hasResults": False,
+        "synthetic": True,
+        "syntheticStopReasons": list(labels),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
 import zipfile
 import zlib
@@ -30,6 +31,7 @@ WHOLE_BYTES = 32 * 2**20
 CHUNK_ENTRIES = 4_000
 CHUNK_BYTES = 128 * 2**20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+_LIKELY_EXTRA_BYTES = 64
 _PLAIN_STUDY = b'{"protocolSection"'
 
 Reader = Callable[[IO[bytes], str], Iterator[RawStudy | Reject]]
@@ -137,11 +139,11 @@ def read_chunk(chunk: Chunk, read: Reader) -> Iterator[RawStudy | Reject]:
     A damaged or foreign entry is a reject; the rest is still read.
     """
     folder = Path(chunk.path).name
-    with Path(chunk.path).open("rb") as file:
+    with Path(chunk.path).open("rb", buffering=0) as file:
         for entry in chunk.entries:
             origin = f"{folder}:{entry.name}"
             try:
-                data = _unpacked(file, entry)
+                data = _unpacked(file.fileno(), entry)
                 # The usual entry is one study, written without line breaks: no need to look twice.
                 if data.startswith(_PLAIN_STUDY) and b"\n{" not in data:
                     yield RawStudy(origin, "v2", data)
@@ -168,22 +170,24 @@ def _streamed(
         yield Reject(origin=origin, reason="no_study", detail=f"{error}")
 
 
-def _unpacked(file: IO[bytes], entry: Entry) -> bytes:
+def _unpacked(file: int, entry: Entry) -> bytes:
     """The entry's bytes, never more than its directory says, checked against its checksum.
 
-    Layout: PKWARE's APPNOTE.TXT, 4.3.7.
+    Layout: PKWARE's APPNOTE.TXT, 4.3.7. One read takes header and data.
     """
-    file.seek(entry.offset)
-    header = file.read(_LOCAL_HEADER.size)
-    if len(header) < _LOCAL_HEADER.size:
+    likely = _LOCAL_HEADER.size + len(entry.name) + _LIKELY_EXTRA_BYTES + entry.packed_bytes
+    record = os.pread(file, likely, entry.offset)
+    if len(record) < _LOCAL_HEADER.size:
         raise zipfile.BadZipFile("no local header")
-    signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
+    signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack_from(record)
     if signature != b"PK\x03\x04":
         raise zipfile.BadZipFile("no local header")
-    file.seek(name_bytes + extra_bytes, io.SEEK_CUR)
-    packed = file.read(entry.packed_bytes)
+    start = _LOCAL_HEADER.size + name_bytes + extra_bytes
+    if start + entry.packed_bytes > len(record):
+        record = os.pread(file, start + entry.packed_bytes, entry.offset)
+    packed = memoryview(record)[start : start + entry.packed_bytes]
     if entry.method == zipfile.ZIP_STORED:
-        data = packed
+        data = bytes(packed)
     elif entry.method == zipfile.ZIP_DEFLATED:
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, entry.plain_bytes + 1)
     else:
