@@ -109,8 +109,7 @@ def load_optimiser(
         }
         if kinds:
             optimiser.state[parameter] = {
-                kind: value.to(parameter.device) if kind != "step" else value
-                for kind, value in kinds.items()
+                kind: value.to(parameter.device) for kind, value in kinds.items()
             }
 
 

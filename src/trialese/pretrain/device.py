@@ -36,7 +36,7 @@ def choose_compute(settings: PretrainSettings) -> Compute:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     bf16 = settings.precision == "bf16"
     if settings.precision == "auto":
-        bf16 = torch.cuda.is_bf16_supported() if name == "cuda" else _cpu_has_bf16()
+        bf16 = torch.cuda.is_bf16_supported() if name == "cuda" else cpu_has_bf16()
     dtype = torch.bfloat16 if bf16 else torch.float32
     # oneDNN packs bf16 weights only for AVX-512 (avx512bw, vl and dq)
     can_pack = name == "cpu" and (not bf16 or torch.cpu._is_avx512_supported())
@@ -72,5 +72,6 @@ def keep_freed_memory() -> bool:
     return all([mallopt(parameter, value) == 1 for parameter, value in asked])
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (AVX-512 BF16 or AMX)."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from trialese.pretrain.linear import Drop, FrozenWeight, LinearGroup
+from trialese.pretrain.linear import Drop, FrozenWeight, LinearGroup, apply_frozen
 
 __all__ = ["MaskedEncoder", "no_dropout", "seeded_dropout"]
 
@@ -46,7 +46,8 @@ class MaskedEncoder:
     """A masked-LM (with or without LoRA) as `logits(inputs, attended, positions)`.
 
     It reads the model's parameters as they are now: build it after attaching LoRA, and anew
-    after frozen weights have changed.
+    after frozen weights have changed. `plain` writes the same sums as ordinary operations, for
+    torch.compile to fuse.
     """
 
     def __init__(
@@ -57,14 +58,15 @@ class MaskedEncoder:
         dropout: float = 0.0,
         packed_rows: int | None = None,
         explicit_attention: bool = True,
+        plain: bool = False,
     ) -> None:
         wrapped: Any = model
         base = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
         self._bert, self._head = base.bert, base.cls.predictions
         self._heads: int = base.config.num_attention_heads
         self._dtype, self._dropout = dtype, dropout
-        self._explicit = explicit_attention
-        options: Any = {"dtype": dtype, "packed_rows": packed_rows}
+        self._explicit, self._plain = explicit_attention, plain
+        options: Any = {"dtype": dtype, "packed_rows": packed_rows, "plain": plain}
         layers = list(self._bert.encoder.layer)
         self._layers = [_Layer(layer, options, last=layer is layers[-1]) for layer in layers]
         decoder = self._head.decoder
@@ -147,7 +149,10 @@ class MaskedEncoder:
             x = head.transform(x)
         if self._decoder is None:
             return F.linear(x.float(), head.decoder.weight, head.decoder.bias)
-        scores = _apply_frozen(x.to(self._dtype), self._decoder).float()
+        if self._plain:
+            scores = self._decoder.apply(x.to(self._dtype)).float()
+        else:
+            scores = apply_frozen(x.to(self._dtype), self._decoder).float()
         return torch.add(scores, head.decoder.bias)
 
 
@@ -191,21 +196,3 @@ class _Layer:
             q = self._projections[0](wanted, drop)
             k, v = torch.split(self._projections[1](x, drop), self._hidden, dim=-1)
         return q, k, v
-
-
-class _Frozen(torch.autograd.Function):
-    """x W^T for a frozen W: a gradient for x only."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, frozen: FrozenWeight) -> Tensor:
-        ctx.frozen = frozen
-        return frozen.apply(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return ctx.frozen.apply_transposed(gradients[0]), None
-
-
-def _apply_frozen(x: Tensor, frozen: FrozenWeight) -> Tensor:
-    scores: Tensor = _Frozen.apply(x, frozen)  # type: ignore[no-untyped-call]
-    return scores

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-__all__ = ["FrozenWeight", "LinearGroup"]
+__all__ = ["FrozenWeight", "LinearGroup", "apply_frozen"]
 
 Drop = Callable[[Tensor, float], Tensor]
 
@@ -26,25 +26,26 @@ class FrozenWeight:
     def __init__(
         self, weight: Tensor, bias: Tensor | None, *, dtype: torch.dtype, packed_rows: int | None
     ) -> None:
-        self.weight = weight.detach().to(dtype)
+        weight = weight.detach().to(dtype)
         self.bias = None if bias is None else bias.detach().to(dtype)
-        self._forward: Any = None
-        self._backward: Any = None
-        if packed_rows is not None:
-            pack = torch.ops.mkldnn._reorder_linear_weight
-            self._forward = pack(self.weight.contiguous(), packed_rows)
-            self._backward = pack(self.weight.t().contiguous(), packed_rows)
+        self._weight: Tensor | None = None
+        if packed_rows is None:
+            self._weight = weight
+        else:
+            pack: Any = torch.ops.mkldnn._reorder_linear_weight
+            self._forward = pack(weight.contiguous(), packed_rows)
+            self._backward = pack(weight.t().contiguous(), packed_rows)
 
     def apply(self, x: Tensor) -> Tensor:
         """x W^T + b, as (rows, outputs)."""
-        if self._forward is None:
-            return F.linear(x, self.weight, self.bias)
+        if self._weight is not None:
+            return F.linear(x, self._weight, self.bias)
         return _pointwise(x, self._forward, self.bias)
 
     def apply_transposed(self, gradient: Tensor) -> Tensor:
         """g W, as (rows, inputs)."""
-        if self._backward is None:
-            return gradient @ self.weight
+        if self._weight is not None:
+            return gradient @ self._weight
         return _pointwise(gradient.contiguous(), self._backward, None)
 
 
@@ -111,6 +112,25 @@ class _FrozenWithLora(torch.autograd.Function):
         return gx, None, None, *ab
 
 
+class _Frozen(torch.autograd.Function):
+    """x W^T for a frozen W: a gradient for x only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, frozen: FrozenWeight) -> Tensor:
+        ctx.frozen = frozen
+        return frozen.apply(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return ctx.frozen.apply_transposed(gradients[0]), None
+
+
+def apply_frozen(x: Tensor, frozen: FrozenWeight) -> Tensor:
+    """x W^T + b for a frozen W, with a gradient for x."""
+    y: Tensor = _Frozen.apply(x, frozen)  # type: ignore[no-untyped-call]
+    return y
+
+
 class LinearGroup:
     """Linear layers (plain or with LoRA) that read the same input, applied together.
 
@@ -118,10 +138,15 @@ class LinearGroup:
     """
 
     def __init__(
-        self, layers: Sequence[nn.Module], *, dtype: torch.dtype, packed_rows: int | None
+        self,
+        layers: Sequence[nn.Module],
+        *,
+        dtype: torch.dtype,
+        packed_rows: int | None,
+        plain: bool = False,
     ) -> None:
         self._layers: list[Any] = list(layers)
-        self._dtype = dtype
+        self._dtype, self._plain = dtype, plain
         self.sizes = [layer.weight.shape[0] for layer in self._layers]
         self._frozen: FrozenWeight | None = None
         if all(_is_plain(layer) for layer in self._layers):
@@ -135,12 +160,15 @@ class LinearGroup:
     def __call__(self, x: Tensor, drop: Drop) -> Tensor:
         """(rows, inputs) -> (rows, outputs of all layers side by side)."""
         if self._frozen is None:
-            return torch.cat([layer(x) for layer in self._layers], dim=-1).to(self._dtype)
+            with torch.autocast(x.device.type, self._dtype, enabled=x.dtype != torch.float32):
+                return torch.cat([layer(x) for layer in self._layers], dim=-1).to(self._dtype)
         rate = self._lora_dropout if self._branches else 0.0
-        if rate == 0.0:
+        if rate == 0.0 and not self._plain:
             y: Tensor = _FrozenWithLora.apply(x, self._frozen, self._branches, *self._ab)  # type: ignore[no-untyped-call]
             return y
-        y = _FrozenWithLora.apply(x, self._frozen, ())  # type: ignore[no-untyped-call]
+        y = self._frozen.apply(x) if self._plain else apply_frozen(x, self._frozen)
+        if not self._branches:
+            return y
         parts = list(torch.split(y, self.sizes, dim=-1))
         starts = [sum(self.sizes[:index]) for index in range(len(self.sizes))]
         for index, branch in enumerate(self._branches):

@@ -7,13 +7,16 @@ run that was killed and resumed ends in the same bits (on CPU, with the same num
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trialese.errors import RecipeError
 from trialese.pretrain import workers
+from trialese.pretrain.batches import Phase, ready_batches
 from trialese.pretrain.checkpoint import (
     Checkpoint,
     dump_optimiser,
@@ -22,7 +25,7 @@ from trialese.pretrain.checkpoint import (
     write_checkpoint,
 )
 from trialese.pretrain.interrupt import note_interrupts
-from trialese.pretrain.step import Phase, Step
+from trialese.pretrain.step import Step
 from trialese.progress import Progress, silent
 
 __all__ = ["train"]
@@ -51,25 +54,29 @@ def train(model: nn.Module, phase: Phase, *, progress: Progress = silent) -> lis
         load_optimiser(step.optimiser, named, state.optimiser)
     if state.step == 0:
         state.rows += step.measure(0, 0)
+    loss_sum = torch.tensor(state.running["loss"], dtype=torch.float64, device=compute.device)
     with note_interrupts() as interrupted:
-        for batch in plan.batches(after_step=state.step):
-            if plan.begins_cycle(batch.step) and batch.step > 1:
+        for ready in ready_batches(phase, after_step=state.step):
+            number = state.step = ready.batch.step
+            if plan.begins_cycle(number) and number > 1:
                 step.restart_optimiser()
-            loss, tokens = step.take(batch)
-            state.step = batch.step
-            _add(state, loss, tokens, len(batch.block_ids) * phase.blocks.ids.shape[1])
-            last = batch.step == plan.steps
-            if batch.step % TRAIN_ROW_STEPS == 0 or last:
-                state.rows.append(_train_row(phase, state))
-            if batch.step % phase.heldout_every_steps == 0 or last:
-                state.rows += step.measure(batch.step, int(state.running["seen"]))
+            loss_sum += step.take(ready)
+            state.running["masked"] += ready.masked_tokens
+            state.running["seen"] += ready.tokens
+            last = number == plan.steps
+            if number % TRAIN_ROW_STEPS == 0 or last:
+                state.rows.append(_train_row(phase, state, _checked(loss_sum, phase, number)))
+                loss_sum.zero_()
+            if number % phase.heldout_every_steps == 0 or last:
+                state.rows += step.measure(number, int(state.running["seen"]))
             stop = interrupted()  # asked once: a step that is stopped after is always saved
-            if batch.step % phase.checkpoint_every_steps == 0 or last or stop:
+            if number % phase.checkpoint_every_steps == 0 or last or stop:
+                state.running["loss"] = _checked(loss_sum, phase, number)
                 _save(phase, state, named, step.optimiser)
-            progress(f"pretrain: {phase.name} steps", batch.step, plan.steps)
+            progress(f"pretrain: {phase.name} steps", number, plan.steps)
             if stop and not last:
                 raise KeyboardInterrupt(
-                    f"stopped after step {batch.step} of {plan.steps} ({phase.name}); "
+                    f"stopped after step {number} of {plan.steps} ({phase.name}); "
                     "run the same command again to go on from there"
                 )
     return state.rows
@@ -95,15 +102,21 @@ def _save(
     write_checkpoint(phase.checkpoint, state)
 
 
-def _add(state: Checkpoint, loss: float, masked: int, seen: int) -> None:
-    for name, value in (("loss", loss), ("masked", masked), ("seen", seen)):
-        state.running[name] = state.running[name] + value
+def _checked(loss_sum: Tensor, phase: Phase, step: int) -> float:
+    """The sum as a number; waits for the device, and refuses one that is not finite."""
+    value = float(loss_sum)
+    if not math.isfinite(value):
+        raise RecipeError(
+            f"pretrain, {phase.name} phase: the loss is not finite at step {step}; "
+            f"lower its lr ({phase.plan.phase.lr:g}) or set pretrain.precision to fp32"
+        )
+    return value
 
 
-def _train_row(phase: Phase, state: Checkpoint) -> dict[str, Any]:
+def _train_row(phase: Phase, state: Checkpoint, loss_sum: float) -> dict[str, Any]:
     masked = int(state.running["masked"])
-    loss = state.running["loss"] / max(1, masked)
-    state.running["loss"] = state.running["masked"] = 0.0
+    loss = loss_sum / max(1, masked)
+    state.running["masked"] = 0.0
     return {
         "phase": phase.name,
         "step": state.step,

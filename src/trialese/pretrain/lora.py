@@ -39,6 +39,8 @@ def attach_lora(
     Raises:
         RecipeError: a target names no linear layer of the encoder.
     """
+    if settings.dora and settings.dropout > 0:
+        raise RecipeError("pretrain.lora: dropout does not go with dora; set one of them to 0")
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -51,7 +53,7 @@ def attach_lora(
     )
     with torch.random.fork_rng(devices=[]), _quiet_peft():
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        return get_peft_model(model, config).eval()
 
 
 def target_pattern(model: BertForMaskedLM, targets: tuple[str, ...]) -> str:

@@ -15,6 +15,7 @@ from trialese.artifacts import Draft, artifact_key, work_folder
 from trialese.corpus import open_blocks
 from trialese.pretrain import workers
 from trialese.pretrain.backbone import quiet_transformers
+from trialese.pretrain.batches import Phase
 from trialese.pretrain.checkpoint import open_work
 from trialese.pretrain.curves import draw_curve, write_events, write_rows
 from trialese.pretrain.device import Compute, choose_compute
@@ -23,7 +24,6 @@ from trialese.pretrain.heldout import HeldoutSet, fix_masks, measure_all, save_m
 from trialese.pretrain.loop import train
 from trialese.pretrain.masking import Vocabulary
 from trialese.pretrain.schedule import Plan
-from trialese.pretrain.step import Phase
 from trialese.progress import Progress
 from trialese.records import Split, TokenBlocks
 from trialese.settings import PhaseSettings, PretrainSettings

@@ -3,53 +3,22 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trialese.errors import RecipeError
 from trialese.pretrain import workers
-from trialese.pretrain.device import Compute
+from trialese.pretrain.batches import Phase, ReadyBatch
 from trialese.pretrain.encoder import MaskedEncoder, no_dropout, seeded_dropout
-from trialese.pretrain.heldout import HeldoutSet, measure_all
-from trialese.pretrain.masking import MaskedBlocks, Vocabulary, mask_blocks
-from trialese.pretrain.schedule import OLD_OFFSET, Batch, Plan
-from trialese.records import TokenBlocks
-from trialese.settings import MaskingSettings
+from trialese.pretrain.heldout import measure_all
 
-__all__ = ["Phase", "Step"]
+__all__ = ["Step"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phase:
-    """Everything that one run of the loop is given, besides the model."""
-
-    name: str
-    """Shown in rows and progress: head, base or adapt."""
-    plan: Plan
-    blocks: TokenBlocks
-    old_blocks: TokenBlocks | None
-    vocabulary: Vocabulary
-    masking: MaskingSettings
-    heldouts: Sequence[HeldoutSet]
-    heldout_every_steps: int
-    heldout_batch_blocks: int
-    checkpoint_every_steps: int
-    checkpoint: Path | None
-    """File to resume from and to write to."""
-    compute: Compute
-    dropout: float = 0.0
-    compile: bool = False
 
 
 class Step:
@@ -65,48 +34,42 @@ class Step:
             dropout=phase.dropout,
             packed_rows=rows if compute.packed else None,
             explicit_attention=compute.explicit_attention,
+            plain=phase.compile,
         )
         self._loss = _loss_of(self._encoder)
         if phase.compile:
-            self._loss = torch.compile(self._loss, dynamic=True)
+            self._loss = torch.compile(self._loss)
         self._dropping = _any_dropout(model, phase.dropout)
         self._generator = torch.Generator(device=compute.device)
+        self._drop = seeded_dropout(self._generator) if self._dropping else no_dropout
         self.optimiser = _new_optimiser(phase, named)
 
     def restart_optimiser(self) -> None:
         """Begin AdamW anew, as the prior art does every few epochs."""
         self.optimiser = _new_optimiser(self._phase, self._named)
 
-    def take(self, batch: Batch) -> tuple[float, int]:
-        """Sum of the losses over all masked tokens of the batch, and their number; one update."""
-        phase = self._phase
-        size = phase.plan.phase.batch_blocks
-        parts = [batch.block_ids[i : i + size] for i in range(0, len(batch.block_ids), size)]
-        masked = [_mask(phase, ids, batch.epoch) for ids in parts]
-        tokens = max(1, sum(part.masked_tokens for part in masked))
+    def take(self, ready: ReadyBatch) -> Tensor:
+        """Sum of the losses over the batch's masked tokens, a scalar on the device; one update.
+
+        Nothing here waits for the device, so that it is never short of work.
+        """
+        phase, step = self._phase, ready.batch.step
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=phase.compute.device)
-        for micro, part in enumerate(masked):
-            share = workers.own_share(part)
-            if not len(share.inputs):
-                continue
-            self._generator.manual_seed(self._dropout_seed(batch.step, micro))
-            loss = self._loss(**self._tensors(share), drop=self._drop())
-            (loss / tokens).backward()  # type: ignore[no-untyped-call]
+        for micro, part in enumerate(ready.parts):
+            if self._dropping:
+                self._generator.manual_seed(self._dropout_seed(step, micro))
+            moved = {name: self._move(value) for name, value in part.items()}
+            loss = self._loss(**moved, drop=self._drop)
+            (loss / ready.masked_tokens).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         workers.sum_gradients(list(self._named.values()))
-        loss_sum = workers.sum_of(total)
-        if not math.isfinite(loss_sum):
-            raise RecipeError(
-                f"pretrain, {phase.name} phase: the loss is not finite at step {batch.step}; "
-                f"lower its lr ({phase.plan.phase.lr:g}) or set pretrain.precision to fp32"
-            )
         if phase.plan.phase.gradient_clip > 0:
             nn.utils.clip_grad_norm_(self._named.values(), phase.plan.phase.gradient_clip)
         for group in self.optimiser.param_groups:
-            group["lr"] = phase.plan.learning_rate(batch.step)
+            group["lr"] = phase.plan.learning_rate(step)
         self.optimiser.step()
-        return loss_sum, tokens
+        return workers.sum_of(total)
 
     def measure(self, step: int, seen: int) -> list[dict[str, Any]]:
         """Rows of the held-out sets."""
@@ -125,29 +88,14 @@ class Step:
             )
         return [about | row for row in rows]
 
-    def _tensors(self, part: MaskedBlocks) -> dict[str, Tensor | None]:
-        device = self._phase.compute.device
-
-        def put(array: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(array).to(device, non_blocking=True)
-
-        kept = part.valid.flatten().nonzero()[0]
-        return {
-            "inputs": put(part.inputs),
-            "attended": None if part.attended.all() else put(part.attended),
-            "positions": put(part.positions),
-            "kept": put(kept),
-            "targets": put(part.targets.flatten()[kept]),
-        }
+    def _move(self, value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.to(self._phase.compute.device, non_blocking=True)
 
     def _dropout_seed(self, step: int, micro: int) -> int:
         sequence = np.random.SeedSequence(
             (self._phase.plan.seed, step, micro, workers.rank(), len(self._phase.name))
         )
         return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-    def _drop(self) -> Any:
-        return seeded_dropout(self._generator) if self._dropping else no_dropout
 
 
 def _loss_of(encoder: MaskedEncoder) -> Callable[..., Tensor]:
@@ -156,29 +104,6 @@ def _loss_of(encoder: MaskedEncoder) -> Callable[..., Tensor]:
         return F.cross_entropy(logits, targets, reduction="sum")
 
     return loss
-
-
-def _mask(phase: Phase, block_ids: NDArray[np.int64], epoch: int) -> MaskedBlocks:
-    """The blocks of one micro-batch, new and replayed, with tokens hidden."""
-    old = block_ids >= OLD_OFFSET
-    rows = np.where(old, block_ids - OLD_OFFSET, block_ids)
-    length = phase.blocks.ids.shape[1]
-    ids = np.empty((len(rows), length), dtype=np.int64)
-    special = np.empty((len(rows), length), dtype=bool)
-    for chosen, blocks in ((~old, phase.blocks), (old, phase.old_blocks)):
-        if blocks is not None and chosen.any():
-            ids[chosen] = blocks.ids[rows[chosen]]
-            special[chosen] = blocks.special[rows[chosen]]
-    return mask_blocks(
-        ids,
-        special,
-        block_ids,
-        phase.vocabulary,
-        ratio=phase.masking.ratio,
-        whole_word=phase.masking.whole_word,
-        seed=phase.plan.seed,
-        epoch=epoch,
-    )
 
 
 def _new_optimiser(phase: Phase, named: Mapping[str, Tensor]) -> torch.optim.AdamW:

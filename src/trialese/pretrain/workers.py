@@ -53,8 +53,8 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
         parameter.grad = part.view_as(parameter)
 
 
-def sum_of(value: Tensor) -> float:
-    """The sum of a scalar over processes."""
+def sum_of(value: Tensor) -> Tensor:
+    """The sum of a tensor over processes, in place."""
     if world_size() > 1:
         dist.all_reduce(value)
-    return float(value)
+    return value

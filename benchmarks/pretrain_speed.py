@@ -1,0 +1,314 @@
+"""Tokens per second of a masked-LM LoRA training step: ours and two rivals, in one run.
+
+A: the prior art's way, stock `Trainer` + peft + `DataCollatorForLanguageModeling`, fp32,
+   dropout 0.1.   B: the same with `bf16=True`.   Ours: `trialese.pretrain`'s own step.
+Same random weights and shape, same blocks, same masking rate, same LoRA. Variants take turns in
+one process (so one allocator serves all); a round is a few steps of each. Peak memory is that of
+a process of its own for each variant. Useful work counts the products that a step cannot do
+without (frozen weights get no gradient, the head sees hidden tokens only), as a share of this
+machine's own best matrix rate.
+
+    python benchmarks/pretrain_speed.py                                   # BERT-base, 128
+    python benchmarks/pretrain_speed.py --shape minilm --block-tokens 512
+    python benchmarks/pretrain_speed.py --device cuda --batch-blocks 256
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForMaskedLM
+from transformers.utils import logging as transformers_logging
+
+from trialese.pretrain.batches import Phase, make_ready
+from trialese.pretrain.device import choose_compute, cpu_has_bf16
+from trialese.pretrain.estimate import Shape, flops_per_token
+from trialese.pretrain.lora import attach_lora
+from trialese.pretrain.masking import Vocabulary
+from trialese.pretrain.schedule import Plan
+from trialese.pretrain.step import Step
+from trialese.records import TokenBlocks
+from trialese.settings import LoraSettings, MaskingSettings, PhaseSettings, PretrainSettings
+
+SHAPES = {
+    "bert-base": Shape(768, 3072, 12, 28996),
+    "minilm": Shape(384, 1536, 6, 30522),
+    "toy": Shape(64, 128, 2, 1000),
+}
+MASK_ID, CLS_ID, SEP_ID = 103, 101, 102
+VARIANTS = {
+    "A stock fp32": {},
+    "B stock bf16": {},
+    "ours": {},
+    "ours fp32": {"precision": "fp32"},
+    "ours dropout 0.1": {"backbone_dropout": 0.1},
+    "ours unpacked": {"packed_weights": False},
+    "ours compiled": {"compile": True},
+}
+
+
+def make_model(shape: Shape) -> BertForMaskedLM:
+    """Random weights of the shape, the same every time."""
+    torch.manual_seed(0)
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=shape.vocab_size,
+            hidden_size=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            num_hidden_layers=shape.num_hidden_layers,
+            num_attention_heads=max(2, shape.hidden_size // 64),
+        )
+    )
+
+
+def make_blocks(shape: Shape, count: int, block_tokens: int) -> TokenBlocks:
+    """Random ids in which every block begins with [CLS] and ends with [SEP]."""
+    generator = np.random.default_rng(0)
+    low = min(1000, shape.vocab_size // 2)
+    ids = generator.integers(low, shape.vocab_size, (count, block_tokens)).astype(np.uint16)
+    ids[:, 0], ids[:, -1] = CLS_ID, SEP_ID
+    special = np.zeros(ids.shape, dtype=bool)
+    special[:, [0, -1]] = True
+    return TokenBlocks(ids, special, np.zeros(count, np.int64), ("NCT0",), 0, "")
+
+
+def ours(arguments: argparse.Namespace, **changes: Any) -> Callable[[int], float]:
+    """A function that takes so many steps of ours and returns their seconds."""
+    shape = SHAPES[arguments.shape]
+    blocks = make_blocks(shape, arguments.batch_blocks * 8, arguments.block_tokens)
+    settings = PretrainSettings(device=arguments.device, **changes)
+    model = make_model(shape)
+    model.requires_grad_(False)
+    wrapped = attach_lora(model, lora_settings(arguments), train_head=False, seed=0)
+    compute = choose_compute(settings)
+    wrapped.to(compute.device)
+    phase = PhaseSettings(epochs=1000, batch_blocks=arguments.batch_blocks, lr=1e-4)
+    ordinary = np.arange(min(1000, shape.vocab_size // 2), shape.vocab_size)
+    vocabulary = Vocabulary(MASK_ID, 0, ordinary, np.zeros(shape.vocab_size, bool))
+    made = Phase(
+        name="adapt", plan=Plan(phase, len(blocks.ids), 0, 0.0, seed=0), blocks=blocks,
+        old_blocks=None, vocabulary=vocabulary, masking=MaskingSettings(ratio=arguments.ratio),
+        heldouts=[], heldout_every_steps=10**9, heldout_batch_blocks=1,
+        checkpoint_every_steps=10**9, checkpoint=None, compute=compute,
+        dropout=settings.backbone_dropout, compile=settings.compile,
+    )  # fmt: skip
+    named = {name: value for name, value in wrapped.named_parameters() if value.requires_grad}
+    step = Step(wrapped, made, named)
+    batches = made.plan.batches()
+
+    def run(count: int) -> float:
+        wait(compute.device)
+        start = time.perf_counter()
+        for _ in range(count):
+            step.take(make_ready(made, next(batches)))
+        wait(compute.device)
+        return time.perf_counter() - start
+
+    return run
+
+
+def stock(arguments: argparse.Namespace, *, bf16: bool) -> Callable[[int], float]:
+    """The same for `Trainer`: seconds from the end of its first step to the end of its last."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import (
+        DataCollatorForLanguageModeling,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+    shape = SHAPES[arguments.shape]
+    blocks = make_blocks(shape, arguments.batch_blocks * 8, arguments.block_tokens)
+    lora = lora_settings(arguments)
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0 if arguments.rank > 1 else 0.1,
+        target_modules=["query", "value"] if lora.targets != ("all-linear",) else "all-linear",
+    )  # fmt: skip
+    model = get_peft_model(make_model(shape), config)
+    rows = [{"input_ids": row.tolist()} for row in blocks.ids]
+    collator = DataCollatorForLanguageModeling(
+        toy_tokenizer(shape.vocab_size), mlm_probability=arguments.ratio
+    )
+    device = torch.device(arguments.device)
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            wait(device)
+            ends.append(time.perf_counter())
+
+    def run(count: int) -> float:
+        ends.clear()
+        with tempfile.TemporaryDirectory() as folder:
+            options = TrainingArguments(
+                folder, max_steps=count + 1, per_device_train_batch_size=arguments.batch_blocks,
+                use_cpu=device.type == "cpu", bf16=bf16, report_to=[], save_strategy="no",
+                logging_strategy="no", disable_tqdm=True, learning_rate=1e-4,
+            )  # fmt: skip
+            Trainer(
+                model, options, data_collator=collator, train_dataset=rows, callbacks=[Clock()]
+            ).train()
+        return ends[-1] - ends[0]
+
+    return run
+
+
+def toy_tokenizer(size: int) -> Any:
+    """A tokenizer that knows the special ids; nothing is tokenised here."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    names = {0: "[PAD]", 100: "[UNK]", CLS_ID: "[CLS]", SEP_ID: "[SEP]", MASK_ID: "[MASK]"}
+    vocabulary = {names.get(i, f"t{i}"): i for i in range(size)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]")),
+        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]",
+    )  # fmt: skip
+
+
+def lora_settings(arguments: argparse.Namespace) -> LoraSettings:
+    """The prior art's adapter for rank 1, else ours: all linear layers."""
+    if arguments.rank == 1:
+        return LoraSettings(rank=1, alpha=1, targets=("query", "value"))
+    return LoraSettings(rank=arguments.rank, alpha=2 * arguments.rank)
+
+
+def build(name: str, arguments: argparse.Namespace) -> Callable[[int], float]:
+    """The runner of a variant."""
+    if name[0] in "AB":
+        return stock(arguments, bf16=name[0] == "B")
+    return ours(arguments, **VARIANTS[name])
+
+
+def matrix_rate(device: torch.device) -> dict[str, float]:
+    """GFLOP/s of this machine's best large product in fp32 and bf16, packed or not."""
+    best: dict[str, float] = {}
+    pointwise = torch.ops.mkldnn._linear_pointwise
+    for dtype in (torch.float32, torch.bfloat16):
+        slow = device.type == "cpu" and dtype != torch.float32 and not cpu_has_bf16()
+        size = 8192 if device.type == "cuda" else 256 if slow else 1536
+        a = torch.randn(size, size, device=device, dtype=dtype)
+        products: list[Callable[[], Any]] = [lambda a=a: a @ a]
+        can_pack = dtype == torch.float32 or torch.cpu._is_avx512_supported()
+        if device.type == "cpu" and torch.backends.mkldnn.is_available() and can_pack:
+            packed = torch.ops.mkldnn._reorder_linear_weight(a, size)
+            products.append(lambda a=a, p=packed: pointwise(a, p, None, "none", [], ""))
+        for product in products:
+            for _ in range(4):
+                wait(device)
+                start = time.perf_counter()
+                product()
+                wait(device)
+                rate = 2 * size**3 / (time.perf_counter() - start) / 1e9
+                name = str(dtype).removeprefix("torch.")
+                best[name] = max(best.get(name, 0.0), rate)
+    return best
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done everything asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def number_format(name: str, arguments: argparse.Namespace) -> str:
+    """In which format a variant multiplies: float32 or bfloat16."""
+    if name[0] in "AB":
+        return "bfloat16" if name[0] == "B" else "float32"
+    settings = PretrainSettings(device=arguments.device, **VARIANTS[name])
+    return str(choose_compute(settings).dtype).removeprefix("torch.")
+
+
+def peak_bytes(name: str, argv: list[str]) -> int:
+    """Peak resident (CPU) or allocated (CUDA) bytes of a process that runs one variant."""
+    command = [sys.executable, __file__, *argv, "--only-memory", name]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="bert-base")
+    parser.add_argument("--block-tokens", type=int, default=128)
+    parser.add_argument("--batch-blocks", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=1, help="1: prior art's; more: all linear")
+    parser.add_argument("--ratio", type=float, default=0.15)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2, help="steps of each variant a round")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--variants", default="A stock fp32,B stock bf16,ours,ours fp32,"
+                        "ours dropout 0.1")  # fmt: skip
+    parser.add_argument("--memory", action="store_true", help="measure peak memory as well")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only-memory", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    transformers_logging.set_verbosity_error()
+    device = torch.device(arguments.device)
+    if arguments.only_memory:
+        build(arguments.only_memory, arguments)(2)
+        if device.type == "cuda":
+            print(torch.cuda.max_memory_allocated())
+        else:
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return
+    names = [name.strip() for name in arguments.variants.split(",")]
+    rates = matrix_rate(device)
+    runners = {name: build(name, arguments) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for runner in runners.values():
+        runner(2)
+    for _ in range(arguments.rounds):
+        for name, runner in runners.items():
+            seconds[name].append(runner(arguments.steps) / arguments.steps)
+    tokens = arguments.batch_blocks * arguments.block_tokens
+    settings = PretrainSettings(
+        masking=MaskingSettings(ratio=arguments.ratio), lora=lora_settings(arguments)
+    )
+    work = sum(flops_per_token(SHAPES[arguments.shape], settings, arguments.block_tokens)) * tokens
+    shape_text = f"{arguments.shape}, {arguments.batch_blocks} x {arguments.block_tokens} tokens"
+    rate_text = ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in rates.items())
+    print(f"{shape_text}, rank {arguments.rank}, {device.type}, {torch.get_num_threads()} threads")
+    print(f"best matrix rate {rate_text}; load average {os.getloadavg()[0]:.1f}")
+    first = statistics.median(seconds[names[0]])
+    result = []
+    for name in names:
+        middle = statistics.median(seconds[name])
+        row = {
+            "variant": name,
+            "tokens_per_second": tokens / middle,
+            "spread": (max(seconds[name]) - min(seconds[name])) / middle,
+            "ratio": first / middle,
+            "useful_gflops_per_second": work / middle / 1e9,
+            "share_of_matrix_rate": work / middle / 1e9 / rates[number_format(name, arguments)],
+        }
+        if arguments.memory:
+            row["peak_gib"] = peak_bytes(name, sys.argv[1:]) / 2**30
+        result.append(row)
+        shown = [f"{k} {v:.3g}" if isinstance(v, float) else f"{v:18}" for k, v in row.items()]
+        print("  ".join(shown), flush=True)
+    if arguments.json:
+        about = {"arguments": vars(arguments) | {"json": None}, "matrix_rates": rates}
+        arguments.json.write_text(json.dumps({**about, "rows": result}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
