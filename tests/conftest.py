@@ -92,3 +92,42 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def headless_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same without a masked-LM head (a plain encoder); do not write to it."""
     return save_toy(tmp_path_factory.mktemp("backbone") / "tiny-encoder", head=False)
+
+
+TOY_RECIPE = """
+name = "toy"
+[collect.sample]
+studies = 160
+[corpus.blocks]
+block_tokens = 32
+[pretrain]
+head_phase = { steps = 2 }
+base_phase = { steps = 2 }
+adapt_phase = { steps = 2 }
+heldout = { max_blocks = 4, every_steps = 1 }
+[tasks.stop_reasons]
+run_folds = 1
+finetune = { epochs = 1, max_tokens = 16 }
+[tasks.sex]
+max_trials = 100
+run_folds = 1
+finetune = { epochs = 1, max_tokens = 32 }
+[verdict]
+resamples = 50
+"""
+
+
+@pytest.fixture(scope="session")
+def toy(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The recipe of a finished run of every stage, with `toy.toml` in its folder; read only."""
+    from trialese.pipeline import run_recipe
+    from trialese.recipe import load_recipe
+
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "toy.toml").write_text(TOY_RECIPE, encoding="utf-8")
+    recipe = load_recipe(
+        folder / "toy.toml",
+        overrides=[f"folder={folder}", f"pretrain.backbone.name={tiny_backbone}"],
+    )
+    run_recipe(recipe)
+    return recipe

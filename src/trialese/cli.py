@@ -241,6 +241,8 @@ def _lines(tree: dict[str, Any], indent: str = "  ") -> Iterator[str]:
         if isinstance(value, dict):
             yield f"{indent}{key}"
             yield from _lines(value, indent + "  ")
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            yield f"{indent}{key:<28} {len(value)} entries; --json shows them"
         else:
             text = f"{value:,}" if isinstance(value, int) else str(value)
             yield f"{indent}{key:<28} {text}"
@@ -249,6 +251,16 @@ def _lines(tree: dict[str, Any], indent: str = "  ") -> Iterator[str]:
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """A bar on a terminal, a line every few seconds elsewhere; always on stderr."""
+    try:
+        with _bars_or_lines() as progress:
+            yield progress
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped; the same command goes on or begins anew", file=sys.stderr)
+        raise typer.Exit(130) from stop
+
+
+@contextmanager
+def _bars_or_lines() -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield _plain_lines()
         return

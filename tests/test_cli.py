@@ -1,0 +1,130 @@
+"""The command line as a user meets it: help, results, one line for a mistake, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trialese.cli import main
+from trialese.recipe import Recipe
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line in this process: (exit status, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["trialese", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        return int(stop.value.code or 0), printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def home(toy: Recipe) -> Path:
+    return Path(toy.folder) / "toy"
+
+
+COMMANDS = ("collect", "corpus", "pretrain", "finetune", "evaluate", "predict", "show", "run")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    code = (
+        "import sys\n"
+        "from trialese.cli import main\n"
+        f"sys.argv = ['trialese', *{[command] if command else []!r}, '--help']\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pyarrow', 'matplotlib', 'requests'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: trialese" in done.stdout
+
+
+def test_one_stage_after_another(run: Run, tmp_path: Path) -> None:
+    status, out, _ = run("collect", "-o", tmp_path / "snap", "-s", "collect.sample.studies=40")
+    assert status == 0
+    assert "synthetic_notice" in out
+    status, out, _ = run("corpus", tmp_path / "snap", "-o", tmp_path / "corpus")
+    assert status == 0
+    assert "documents" in out
+    status, out, _ = run("show", tmp_path / "corpus", "--json")
+    assert json.loads(out)["kind"] == "corpus"
+
+
+def test_predict_prints_a_line_a_text_or_json(run: Run, home: Path) -> None:
+    model = home / "stop-reasons" / "adapted"
+    status, out, _ = run("predict", model, "Slow accrual", "Lack of funding")
+    assert status == 0
+    assert len(out.splitlines()) == 2
+    status, out, _ = run("predict", model, "Slow accrual", "--json")
+    row = json.loads(out)
+    assert row["text"] == "Slow accrual"
+    assert len(row["scores"]) == 17
+
+
+def test_evaluate_prints_tables_and_writes_the_report(run: Run, home: Path, tmp_path: Path) -> None:
+    folders = [home / "sex" / system for system in ("tfidf", "adapted")]
+    status, out, _ = run("evaluate", *folders, "-o", tmp_path / "v", "-s", "verdict.resamples=50")
+    assert status == 0
+    assert "sex|test:" in out
+    assert (tmp_path / "v" / "report.html").is_file()
+
+
+def test_run_says_what_it_would_do(run: Run, toy: Recipe) -> None:
+    recipe = Path(toy.folder) / "toy.toml"
+    overrides = (f"folder={toy.folder}", f"pretrain.backbone.name={toy.pretrain.backbone.name}")
+    status, out, _ = run("run", recipe, "-s", overrides[0], "-s", overrides[1], "--dry-run")
+    assert status == 0
+    assert "0 of 16 stages to do" in out
+    status, out, err = run("run", recipe, "-s", overrides[0], "-s", overrides[1])
+    assert status == 0
+    assert err.count("skip") == 16
+    assert "report.html" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "culprit", "cure"),
+    [
+        (["show", "nowhere"], 1, "nowhere", "no such folder"),
+        (["run", "nowhere.toml"], 1, "nowhere.toml", "recipes/"),
+        (["collect", "-o", "x", "-s", "collect.sample.studes=4"], 1, "studes", "did you mean"),
+        (["collect", "nowhere.zip", "-o", "x"], 1, "nowhere.zip", "no such file"),
+        (["predict", "nowhere", "text"], 1, "nowhere", ""),
+        (["finetune", "height", "-o", "x", "--system", "prior"], 1, "height", "sex"),
+        (["evaluate", "nowhere", "-o", "x"], 1, "nowhere", "no such folder"),
+        (["collect"], 2, "--out", ""),
+        (["nonsense"], 2, "nonsense", ""),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    arguments: list[str],
+    status: int,
+    culprit: str,
+    cure: str,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*arguments)
+    assert code == status
+    assert out == ""
+    assert culprit in err
+    assert cure in err
+    if status == 1:
+        assert len(err.strip().splitlines()) == 1
+    assert not [file for file in tmp_path.rglob("*") if not file.name.endswith(".lock")]

@@ -1,0 +1,101 @@
+"""The whole job on a toy: made once, skipped when finished, made again when something changed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from trialese.artifacts import read_manifest
+from trialese.errors import ArtifactError, RecordError
+from trialese.pipeline import chain_stages, is_finished, judge_classifiers, run_recipe
+from trialese.plan import format_plan, plan_recipe
+from trialese.recipe import Recipe, load_recipe, parse_recipe
+from trialese.settings import VerdictSettings
+
+
+@pytest.fixture
+def copy(toy: Recipe, tmp_path: Path) -> Recipe:
+    """The finished toy in a folder of this test's own."""
+    shutil.copytree(toy.folder, tmp_path / "runs", dirs_exist_ok=True)
+    return msgspec.structs.replace(toy, folder=str(tmp_path / "runs"))
+
+
+def unfinished(recipe: Recipe) -> list[str]:
+    return [stage.name for stage in chain_stages(recipe) if not is_finished(stage)]
+
+
+def changed(recipe: Recipe, *overrides: str) -> Recipe:
+    name = f"pretrain.backbone.name={recipe.pretrain.backbone.name}"
+    return load_recipe(
+        Path(recipe.folder) / "toy.toml", overrides=[f"folder={recipe.folder}", name, *overrides]
+    )
+
+
+def test_a_run_makes_every_artifact_and_a_report(toy: Recipe) -> None:
+    home = Path(toy.folder) / "toy"
+    assert unfinished(toy) == []
+    assert (home / "verdict" / "report.html").stat().st_size > 10_000
+    assert (home / "recipe.json").is_file()
+    assert read_manifest(home / "adapter").kind == "adapter"
+    page = (home / "verdict" / "report.html").read_text(encoding="utf-8")
+    assert "ynthetic" in page  # marked as such everywhere it shows
+
+
+def test_a_finished_run_makes_nothing(copy: Recipe) -> None:
+    made = []
+    run_recipe(copy, on_stage=lambda stage, finished: made.append((stage.name, finished)))
+    assert made
+    assert all(finished for _, finished in made)
+
+
+def test_a_changed_setting_remakes_its_stage_and_what_stands_on_it(toy: Recipe) -> None:
+    assert unfinished(changed(toy, "verdict.resamples=60")) == ["verdict"]
+    assert unfinished(changed(toy, "tasks.sex.finetune.lr=1e-5")) == ["sex/base", "sex/adapted"]
+    assert unfinished(changed(toy, "pretrain.adapt_phase.steps=3")) == ["adapter"]
+    assert "snapshot" in unfinished(changed(toy, "collect.sample.studies=161"))
+
+
+def test_a_damaged_artifact_is_made_again(copy: Recipe) -> None:
+    home = Path(copy.folder) / "toy"
+    before = read_manifest(home / "corpus").digest
+    (home / "corpus" / "manifest.json").write_text("{", encoding="utf-8")
+    assert "corpus" in unfinished(copy)
+    corpus = next(stage for stage in chain_stages(copy) if stage.name == "corpus")
+    with pytest.raises(ArtifactError, match="damaged"):
+        read_manifest(corpus.path)
+    run_recipe(copy)
+    assert unfinished(copy) == []
+    assert read_manifest(corpus.path).digest == before
+
+
+def test_a_missing_input_file_is_named() -> None:
+    recipe = parse_recipe("[collect]\nsource='files'\npaths=['nowhere.zip']")
+    with pytest.raises(RecordError, match=r"nowhere\.zip"):
+        run_recipe(recipe)
+
+
+def test_judging_folders_by_hand_gives_the_same_verdict(toy: Recipe, tmp_path: Path) -> None:
+    home = Path(toy.folder) / "toy"
+    folders = [home / "sex" / system for system in ("prior", "tfidf", "base", "adapted")]
+    judge_classifiers(folders, VerdictSettings(resamples=50), tmp_path / "one")
+    judge_classifiers(folders, VerdictSettings(resamples=50), tmp_path / "two")
+    one, two = ((tmp_path / name / "verdict.json").read_bytes() for name in ("one", "two"))
+    assert one == two
+    with pytest.raises(RecordError, match="second 'prior'"):
+        judge_classifiers([folders[0], *folders], VerdictSettings(), tmp_path / "three")
+    with pytest.raises(ArtifactError, match="a classifier is needed here"):
+        judge_classifiers([home / "corpus"], VerdictSettings(), tmp_path / "three")
+
+
+def test_the_plan_says_what_is_left(toy: Recipe) -> None:
+    assert {stage.finished for stage in plan_recipe(toy)} == {True}
+    planned = {stage.name: stage for stage in plan_recipe(changed(toy, "pretrain.seed=8"))}
+    assert planned["corpus"].finished
+    assert planned["adapter"].tokens == 2 * 16 * 32
+    assert planned["adapter"].seconds is not None
+    text = format_plan(list(planned.values()))
+    assert "to do" in text
+    assert "stages to do, about" in text
