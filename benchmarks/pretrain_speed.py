@@ -36,7 +36,7 @@ from transformers import BertConfig, BertForMaskedLM
 from transformers.utils import logging as transformers_logging
 
 from trialese.pretrain.batches import Phase, make_ready
-from trialese.pretrain.device import choose_compute, cpu_has_bf16
+from trialese.pretrain.device import choose_compute, cpu_has_bf16, keep_freed_memory
 from trialese.pretrain.estimate import Shape, flops_per_token
 from trialese.pretrain.lora import attach_lora
 from trialese.pretrain.masking import Vocabulary
@@ -242,8 +242,8 @@ def peak_bytes(name: str, argv: list[str]) -> int:
     return int(done.stdout.strip().splitlines()[-1])
 
 
-def main() -> None:
-    """Measure and print the table."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="bert-base")
     parser.add_argument("--block-tokens", type=int, default=128)
@@ -258,7 +258,12 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="measure peak memory as well")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only-memory", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print the table."""
+    arguments = parse_arguments()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     transformers_logging.set_verbosity_error()
@@ -270,6 +275,8 @@ def main() -> None:
         else:
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return
+    if device.type == "cpu":
+        keep_freed_memory()  # for every variant alike: the allocator is no difference between them
     names = [name.strip() for name in arguments.variants.split(",")]
     rates = matrix_rate(device)
     runners = {name: build(name, arguments) for name in names}

@@ -108,6 +108,12 @@ def test_the_prior_arts_folder_loads_onto_a_masked_lm_and_merges(tiny_backbone, 
     torch.testing.assert_close(merge_lora(loaded)(IDS).logits, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_dora_with_dropout_is_refused(tiny_backbone):
+    with pytest.raises(RecipeError, match="does not go with dora"):
+        model, _ = load_masked_lm(tiny_backbone)
+        attach_lora(model, LoraSettings(dora=True, dropout=0.1), train_head=False, seed=1)
+
+
 def test_no_adapter_or_one_that_does_not_fit(tiny_backbone, tmp_path):
     with pytest.raises(ArtifactError, match=r"no adapter_config\.json"):
         load_lora(load_masked_lm(tiny_backbone)[0], tmp_path)

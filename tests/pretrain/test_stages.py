@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from peft import PeftModel
@@ -65,6 +69,10 @@ def test_rows_say_what_was_measured_and_that_the_head_is_new(built: Path):
     assert row["perplexity"] == pytest.approx(2.718281828 ** row["loss"], rel=1e-6)
     assert 0 <= row["top1"] <= row["top5"] <= 1
     notes = read_manifest(built / "adapter").notes
+    ends = [r["top1"] for r in adapter if (r["era"], r["split"]) == ("new", "test")]
+    gain = notes["top1_gain"]["new-test"]
+    assert gain["point"] == pytest.approx(ends[-1] - ends[0])
+    assert gain["low"] <= gain["point"] <= gain["high"]
     assert notes["new_head"] and notes["head_trained"] and "no masked-LM head" in notes["head"]
 
 
@@ -195,3 +203,54 @@ def test_what_cannot_be_done_is_said_in_one_line(
         train_adapter(
             toy_blocks, tmp_path / "nowhere", toy_settings(tiny_backbone), tmp_path / "adapter"
         )
+
+
+def test_a_finished_adapter_goes_on(built, headless_backbone, toy_blocks, toy_settings, tmp_path):
+    settings = toy_settings(headless_backbone, seed=9)
+    again = train_adapter(toy_blocks, built / "adapter", settings, tmp_path / "again")
+    assert again.manifest.inputs["base"] == read_manifest(built / "adapter").digest
+    first = read_rows(tmp_path / "again" / "metrics.jsonl")[0]
+    last = [r for r in read_rows(built / "adapter" / "metrics.jsonl") if r["step"] == 8]
+    assert first["loss"] == pytest.approx(
+        next(r for r in last if (r["era"], r["split"]) == ("new", "test"))["loss"], abs=1e-4
+    )
+    with pytest.raises(ArtifactError, match="this is a blocks; a model or an adapter"):
+        train_adapter(toy_blocks, toy_blocks, settings, tmp_path / "other")
+
+
+SIGKILL_SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import msgspec, torch
+from trialese.pretrain import train_adapter
+from trialese.settings import PretrainSettings
+
+torch.set_num_threads(1)
+settings = msgspec.json.decode(sys.argv[1], type=PretrainSettings)
+stop = int(sys.argv[5])
+
+def kill(what, done, total):
+    if done == stop:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train_adapter(*map(Path, sys.argv[2:4]), settings, Path(sys.argv[4]), progress=kill)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [2, 7])
+def test_sigkill_and_the_same_command_again_end_in_the_same_bytes(
+    built, headless_backbone, toy_blocks, toy_settings, tmp_path, stop
+):
+    settings = toy_settings(headless_backbone, backbone_dropout=0.1)
+    arguments = [msgspec.json.encode(settings).decode(), toy_blocks, built / "base"]
+    results = []
+    for name, stops in (("whole", (-1,)), ("killed", (stop, stop + 1, -1))):
+        for at in stops:
+            command = [sys.executable, "-c", SIGKILL_SCRIPT, *map(str, arguments)]
+            done = subprocess.run(
+                [*command, str(tmp_path / name), str(at)], check=False, timeout=200
+            )
+            assert done.returncode == (0 if at < 0 else -signal.SIGKILL)
+        results.append(read_manifest(tmp_path / name).digest)
+    assert results[0] == results[1]

@@ -43,7 +43,8 @@ def choose_compute(settings: PretrainSettings) -> Compute:
     can_pack = can_pack and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if settings.packed_weights and not can_pack:
         raise RecipeError(
-            "pretrain.packed_weights: needs a CPU with oneDNN (for bf16 with AVX-512); set it to false"
+            "pretrain.packed_weights: needs a CPU with oneDNN (for bf16 with AVX-512); "
+            "set it to false"
         )
     if settings.compile and settings.packed_weights:
         raise RecipeError("pretrain.packed_weights does not go with pretrain.compile; drop one")
@@ -69,7 +70,8 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, mmap_threshold, top_pad = -1, -3, -2  # malloc.h
     asked = ((mmap_threshold, 2**30), (trim_threshold, 2**31 - 1), (top_pad, 2**28))
-    return all([mallopt(parameter, value) == 1 for parameter, value in asked])
+    answers = [mallopt(parameter, value) == 1 for parameter, value in asked]
+    return all(answers)  # every one is asked, whatever the first answers
 
 
 def cpu_has_bf16() -> bool:

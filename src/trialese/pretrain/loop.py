@@ -69,7 +69,10 @@ def train(model: nn.Module, phase: Phase, *, progress: Progress = silent) -> lis
                 loss_sum.zero_()
             if number % phase.heldout_every_steps == 0 or last:
                 state.rows += step.measure(number, int(state.running["seen"]))
-            stop = interrupted()  # asked once: a step that is stopped after is always saved
+            # Asked once: a step that is stopped after is always saved. Several processes must
+            # stop after the same step, and asking one another costs a wait, so they ask seldom.
+            asks = workers.world_size() == 1 or number % TRAIN_ROW_STEPS == 0
+            stop = asks and workers.any_of(interrupted(), compute.device)
             if number % phase.checkpoint_every_steps == 0 or last or stop:
                 state.running["loss"] = _checked(loss_sum, phase, number)
                 _save(phase, state, named, step.optimiser)

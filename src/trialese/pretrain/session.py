@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from msgspec import to_builtins
 from torch import nn
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
-from trialese.artifacts import Draft, artifact_key, work_folder
+from trialese.artifacts import Draft, artifact_key, work_folder, write_artifact
 from trialese.corpus import open_blocks
 from trialese.pretrain import workers
 from trialese.pretrain.backbone import quiet_transformers
@@ -20,7 +23,15 @@ from trialese.pretrain.checkpoint import open_work
 from trialese.pretrain.curves import draw_curve, write_events, write_rows
 from trialese.pretrain.device import Compute, choose_compute
 from trialese.pretrain.encoder import MaskedEncoder
-from trialese.pretrain.heldout import HeldoutSet, fix_masks, measure_all, save_masks
+from trialese.pretrain.gain import gained_top1
+from trialese.pretrain.heldout import (
+    HeldoutScore,
+    HeldoutSet,
+    fix_masks,
+    measure,
+    save_masks,
+    score_row,
+)
 from trialese.pretrain.loop import train
 from trialese.pretrain.masking import Vocabulary
 from trialese.pretrain.schedule import Plan
@@ -28,7 +39,7 @@ from trialese.progress import Progress
 from trialese.records import Split, TokenBlocks
 from trialese.settings import PhaseSettings, PretrainSettings
 
-__all__ = ["Session", "begin_session", "finish_session", "save_model"]
+__all__ = ["Session", "begin_session", "finish_session", "save_model", "write_together"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,19 +69,36 @@ class Session:
 
     def measure(
         self, model: nn.Module, split: Split, phase: str, *, step: int = 0, tokens: int = 0
-    ) -> None:
-        """Add rows of a split. Test blocks are measured first and last in a run, not between."""
+    ) -> list[HeldoutScore]:
+        """Add rows of a split, and return their scores: new trials, then old.
+
+        Test blocks are measured first and last in a run, never in between.
+        """
         encoder = MaskedEncoder(
             model.to(self.compute.device),
             dtype=self.compute.dtype,
             explicit_attention=self.compute.explicit_attention,
         )
         batch = self.settings.heldout.batch_blocks
-        rows = measure_all(
-            encoder, self.heldouts(split), batch_blocks=batch, device=self.compute.device
-        )
+        heldouts = self.heldouts(split)
+        scores = [
+            measure(encoder, one, batch_blocks=batch, device=self.compute.device)
+            for one in heldouts
+        ]
         about = {"phase": phase, "step": step, "tokens": tokens}
-        self.rows += [about | row for row in rows]
+        self.rows += [
+            about | score_row(score, one) for score, one in zip(scores, heldouts, strict=True)
+        ]
+        return scores
+
+    def gains(
+        self, before: Sequence[HeldoutScore], after: Sequence[HeldoutScore]
+    ) -> dict[str, dict[str, float]]:
+        """Gain in top-1 accuracy on the test blocks of each era, with its 95 % interval."""
+        return {
+            f"{heldout.era}-{heldout.split}": to_builtins(gained_top1(one, other, heldout.owner))
+            for heldout, one, other in zip(self.heldouts("test"), before, after, strict=True)
+        }
 
     def train(
         self,
@@ -137,9 +165,28 @@ def begin_session(
     folder = work_folder(path)
     if workers.rank() == 0:
         open_work(folder, key, made_from)
+    workers.wait_for_all()
     vocabulary, compute = Vocabulary.of(tokenizer), choose_compute(settings)
     logger.info("computing on %s in %s", compute.device, compute.dtype)
     return Session(blocks, settings, vocabulary, compute, folder, [], progress)
+
+
+@contextmanager
+def write_together(
+    path: Path, settings: PretrainSettings, *, kind: str, made_from: Mapping[str, dict[str, Any]]
+) -> Iterator[Draft]:
+    """`write_artifact`, by the first process of several; what the others write is thrown away.
+
+    On leaving, the artifact is in place for every process.
+    """
+    with workers.join_workers(settings):
+        if workers.rank() == 0:
+            with write_artifact(path, kind=kind, **made_from) as draft:
+                yield draft
+        else:
+            with TemporaryDirectory() as aside:
+                yield Draft(Path(aside))
+        workers.wait_for_all()
 
 
 def save_model(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

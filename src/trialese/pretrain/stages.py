@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
-from trialese.artifacts import Draft, as_settings, read_manifest, write_artifact
+from trialese.artifacts import as_settings, read_manifest
 from trialese.errors import ArtifactError, RecipeError
 from trialese.pretrain.backbone import (
     load_backbone,
@@ -20,7 +20,13 @@ from trialese.pretrain.backbone import (
     tokenizer_digest,
 )
 from trialese.pretrain.lora import attach_lora, merge_lora, save_lora
-from trialese.pretrain.session import Session, begin_session, finish_session, save_model
+from trialese.pretrain.session import (
+    Session,
+    begin_session,
+    finish_session,
+    save_model,
+    write_together,
+)
 from trialese.progress import Progress, silent
 from trialese.records import Adapter, Manifest, TokenBlocks
 from trialese.settings import PretrainSettings
@@ -58,7 +64,7 @@ def build_base(
     section = {k: v for k, v in as_settings(settings).items() if k not in _ADAPTER_ONLY}
     adapts = backbone.new_head or settings.base == "always"
     made_from = {"settings": section, "inputs": inputs}
-    with write_artifact(path, kind="model", settings=section, inputs=inputs) as draft:
+    with write_together(path, settings, kind="model", made_from=made_from) as draft:
         run = begin_session(
             path,
             kind="model",
@@ -83,7 +89,7 @@ def build_base(
         }
         finish_session(run, draft, f"base: {backbone.name}", new_head=backbone.new_head)
     shutil.rmtree(run.work, ignore_errors=True)
-    return Adapter(path, _made(draft))
+    return Adapter(path, read_manifest(path))
 
 
 def train_adapter(
@@ -96,6 +102,7 @@ def train_adapter(
 ) -> Adapter:
     """`base/model` continued on the new trials, some old ones replayed: kind "adapter".
 
+    `base` is an artifact of kind "model", or a finished adapter that goes on with newer trials.
     `path/adapter` loads with `PeftModel.from_pretrained` on `base/model` (method lora only);
     `path/model` is the merged model.
 
@@ -105,7 +112,9 @@ def train_adapter(
         KeyboardInterrupt: on SIGINT, with a checkpoint written.
     """
     made_blocks = read_manifest(blocks, kind="blocks")
-    made_base = read_manifest(base, kind="model")
+    made_base = read_manifest(base)
+    if made_base.kind not in {"model", "adapter"}:
+        raise ArtifactError(f"{base}: this is a {made_base.kind}; a model or an adapter is needed")
     tokenizer = read_tokenizer(base / "model")
     _check_tokenizer(made_blocks, tokenizer, blocks)
     model, missing = load_masked_lm(base / "model")
@@ -115,7 +124,7 @@ def train_adapter(
     inputs = {"blocks": made_blocks.digest, "base": made_base.digest}
     section = as_settings(settings)
     made_from = {"settings": section, "inputs": inputs}
-    with write_artifact(path, kind="adapter", settings=section, inputs=inputs) as draft:
+    with write_together(path, settings, kind="adapter", made_from=made_from) as draft:
         run = begin_session(
             path,
             kind="adapter",
@@ -130,7 +139,7 @@ def train_adapter(
             raise RecipeError(
                 f"{blocks}: no new trials to train on; move corpus.new_from to an earlier date"
             )
-        run.measure(model, "test", "adapt")
+        before = run.measure(model, "test", "adapt")
         train_head = settings.train_head and new_head
         trained = _prepare(model, settings, train_head=train_head)
         run.train(trained, "adapt", settings.adapt_phase, new, run.find("old", "train"))
@@ -140,19 +149,20 @@ def train_adapter(
             save_lora(trained, draft.folder / "adapter", backbone=name, revision=revision)
             tokenizer.save_pretrained(draft.folder / "adapter")
         merged = merge_lora(trained) if settings.method == "lora" else model
-        run.measure(merged, "test", "adapt", step=step, tokens=run.tokens)
+        after = run.measure(merged, "test", "adapt", step=step, tokens=run.tokens)
         save_model(merged, tokenizer, draft.folder / "model")
         draft.notes |= {
             **made_base.notes,
             "method": settings.method,
             "head_trained": train_head or settings.method == "full",
             "training_blocks": new.digest,
+            "top1_gain": run.gains(before, after),
         }
         finish_session(
             run, draft, f"adapter on {made_base.notes.get('backbone')}", new_head=new_head
         )
     shutil.rmtree(run.work, ignore_errors=True)
-    return Adapter(path, _made(draft))
+    return Adapter(path, read_manifest(path))
 
 
 def _adapt_to_old(run: Session, model: BertForMaskedLM, *, new_head: bool) -> BertForMaskedLM:
@@ -208,8 +218,3 @@ def _check_tokenizer(
         raise ArtifactError(
             f"{blocks}: made with another tokenizer than the backbone's; run the corpus again"
         )
-
-
-def _made(draft: Draft) -> Manifest:
-    assert draft.manifest is not None
-    return draft.manifest

@@ -7,15 +7,57 @@ whole batch. Outside `torchrun` each function is that of one process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from trialese.pretrain.masking import MaskedBlocks
+from trialese.settings import PretrainSettings
 
-__all__ = ["own_share", "rank", "sum_gradients", "sum_of", "world_size"]
+__all__ = [
+    "any_of",
+    "join_workers",
+    "own_share",
+    "rank",
+    "sum_gradients",
+    "sum_of",
+    "wait_for_all",
+    "world_size",
+]
+
+
+@contextmanager
+def join_workers(settings: PretrainSettings) -> Iterator[None]:
+    """Within, this process takes part in what `torchrun` started; alone, nothing changes.
+
+    torchrun tells each process its place in WORLD_SIZE, RANK and LOCAL_RANK.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or world_size() > 1:
+        yield
+        return
+    cuda = settings.device != "cpu" and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def any_of(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in any process."""
+    return bool(sum_of(torch.tensor(float(flag), device=device))) if world_size() > 1 else flag
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def world_size() -> int:

@@ -1,0 +1,82 @@
+"""Two processes over gloo against one process with the same global batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import msgspec
+import pytest
+from safetensors.torch import load_file
+
+from trialese.artifacts import verify_files
+from trialese.pretrain import read_rows
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import msgspec, torch
+from trialese.pretrain import build_base, train_adapter
+from trialese.pretrain.workers import join_workers
+from trialese.settings import PretrainSettings
+
+torch.set_num_threads(1)
+settings = msgspec.json.decode(sys.argv[1], type=PretrainSettings)
+blocks, home = Path(sys.argv[2]), Path(sys.argv[3])
+with join_workers(settings):
+    build_base(blocks, settings, home / "base")
+    train_adapter(blocks, home / "base", settings, home / "adapter")
+"""
+
+
+def launch(count: int, *arguments: object) -> None:
+    """Run the script in so many processes, told their place as torchrun does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = []
+    for rank in range(count):
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        if count > 1:
+            environment |= {
+                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            }  # fmt: skip
+        command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
+        running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
+    for process in running:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors.decode()[-2000:]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_curve_of_one(tiny_backbone, toy_blocks, toy_settings, tmp_path):
+    phase = msgspec.structs.replace(
+        toy_settings(tiny_backbone).adapt_phase,
+        steps=None,
+        epochs=3,
+        batch_blocks=6,
+        accumulation=2,
+    )
+    settings = toy_settings(tiny_backbone, adapt_phase=phase)
+    for count in (1, 2):
+        (tmp_path / str(count)).mkdir()
+        told = msgspec.json.encode(settings).decode()
+        launch(count, told, toy_blocks, tmp_path / str(count))
+    one, two = tmp_path / "1" / "adapter", tmp_path / "2" / "adapter"
+    verify_files(two)
+    rows, others = read_rows(one / "metrics.jsonl"), read_rows(two / "metrics.jsonl")
+    assert len(rows) == len(others) > 8
+    for row, other in zip(rows, others, strict=True):
+        for key, value in row.items():
+            expected = pytest.approx(value, abs=1e-5) if isinstance(value, float) else value
+            if key not in {"perplexity", "top1", "top5"}:
+                assert other[key] == expected, (row, other)
+    weights = load_file(one / "adapter" / "adapter_model.safetensors")
+    for name, value in load_file(two / "adapter" / "adapter_model.safetensors").items():
+        assert (value - weights[name]).abs().max() < 1e-4
+    assert sorted(p.name for p in (tmp_path / "2").iterdir()) == sorted(
+        p.name for p in (tmp_path / "1").iterdir()
+    )
