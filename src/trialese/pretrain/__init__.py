@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from trialese.pretrain.curves import read_rows
     from trialese.pretrain.estimate import estimate
     from trialese.pretrain.stages import build_base, train_adapter
+    from trialese.pretrain.workers import join_workers, only_first
 
 __all__ = [
     "Backbone",
     "build_base",
     "estimate",
+    "join_workers",
     "load_backbone",
     "load_tokenizer",
+    "only_first",
     "read_rows",
     "tokenizer_digest",
     "train_adapter",
@@ -29,8 +32,10 @@ _HOME_OF = {
     "Backbone": "backbone",
     "build_base": "stages",
     "estimate": "estimate",
+    "join_workers": "workers",
     "load_backbone": "backbone",
     "load_tokenizer": "backbone",
+    "only_first": "workers",
     "read_rows": "curves",
     "tokenizer_digest": "backbone",
     "train_adapter": "stages",

@@ -8,7 +8,7 @@ whole batch. Outside `torchrun` each function is that of one process.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -21,6 +21,7 @@ from trialese.settings import PretrainSettings
 __all__ = [
     "any_of",
     "join_workers",
+    "only_first",
     "own_share",
     "rank",
     "sum_gradients",
@@ -52,6 +53,13 @@ def join_workers(settings: PretrainSettings) -> Iterator[None]:
 def any_of(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set in any process."""
     return bool(sum_of(torch.tensor(float(flag), device=device))) if world_size() > 1 else flag
+
+
+def only_first(action: Callable[[], object]) -> None:
+    """Do something in the first process alone; the others go on when it is done."""
+    if rank() == 0:
+        action()
+    wait_for_all()
 
 
 def wait_for_all() -> None:
