@@ -96,22 +96,24 @@ def headless_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 TOY_RECIPE = """
 name = "toy"
+folder = "{folder}"
 [collect.sample]
 studies = 160
 [corpus.blocks]
 block_tokens = 32
 [pretrain]
-head_phase = { steps = 2 }
-base_phase = { steps = 2 }
-adapt_phase = { steps = 2 }
-heldout = { max_blocks = 4, every_steps = 1 }
+backbone = {{ name = "{backbone}" }}
+head_phase = {{ steps = 2 }}
+base_phase = {{ steps = 2 }}
+adapt_phase = {{ steps = 2 }}
+heldout = {{ max_blocks = 4, every_steps = 1 }}
 [tasks.stop_reasons]
 run_folds = 1
-finetune = { epochs = 1, max_tokens = 16 }
+finetune = {{ epochs = 1, max_tokens = 16 }}
 [tasks.sex]
 max_trials = 100
 run_folds = 1
-finetune = { epochs = 1, max_tokens = 32 }
+finetune = {{ epochs = 1, max_tokens = 32 }}
 [verdict]
 resamples = 50
 """
@@ -124,10 +126,8 @@ def toy(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from trialese.recipe import load_recipe
 
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "toy.toml").write_text(TOY_RECIPE, encoding="utf-8")
-    recipe = load_recipe(
-        folder / "toy.toml",
-        overrides=[f"folder={folder}", f"pretrain.backbone.name={tiny_backbone}"],
-    )
+    text = TOY_RECIPE.format(folder=folder, backbone=tiny_backbone)
+    (folder / "toy.toml").write_text(text, encoding="utf-8")
+    recipe = load_recipe(folder / "toy.toml")
     run_recipe(recipe)
     return recipe

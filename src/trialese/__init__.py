@@ -20,6 +20,34 @@ _HOMES = {
         "TrialeseError",
     ),
     "trialese.recipe": ("Recipe", "load_recipe", "parse_recipe"),
+    "trialese.judging": ("judge_classifiers",),
+    "trialese.pipeline": ("run_recipe",),
+    "trialese.predictions": ("load_predictions", "save_predictions"),
+    "trialese.collect": ("collect_snapshot", "compare_snapshots", "open_snapshot", "read_trials"),
+    "trialese.corpus": (
+        "build_blocks",
+        "build_corpus",
+        "clean_text",
+        "open_blocks",
+        "open_corpus",
+        "read_documents",
+        "render_document",
+    ),
+    "trialese.pretrain": (
+        "build_base",
+        "load_backbone",
+        "load_tokenizer",
+        "tokenizer_digest",
+        "train_adapter",
+    ),
+    "trialese.tasks": ("Classifier", "build_examples", "finetune", "read_labelled", "task_named"),
+    "trialese.verdict": (
+        "choose_thresholds",
+        "format_table",
+        "judge",
+        "load_verdicts",
+        "write_report",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -142,7 +142,7 @@ def evaluate(
     settings: SetOption = None,
 ) -> None:
     """Saved predictions -> verdict: report.html, verdict.md, verdict.json. Needs no torch."""
-    from trialese.pipeline import judge_classifiers
+    from trialese.judging import judge_classifiers
 
     section = _recipe(recipe, settings).verdict
     judge_classifiers(classifiers, section, out)

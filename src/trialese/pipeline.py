@@ -8,7 +8,7 @@ inputs and the same input files; the ledger `run.json` in the run's folder remem
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,11 @@ from trialese.artifacts import (
     write_bytes,
 )
 from trialese.errors import RecordError
+from trialese.judging import judge_classifiers
 from trialese.progress import Progress, silent
 from trialese.recipe import Recipe
-from trialese.records import Predictions
-from trialese.settings import VerdictSettings
 
-__all__ = ["Stage", "chain_stages", "is_finished", "judge_classifiers", "run_recipe"]
+__all__ = ["Stage", "chain_stages", "is_finished", "run_recipe"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,40 +104,6 @@ def run_recipe(
         msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n",
     )
     return stages[-1].path
-
-
-def judge_classifiers(
-    classifiers: Sequence[Path],
-    settings: VerdictSettings,
-    path: Path,
-    *,
-    curves: Sequence[Mapping[str, Any]] = (),
-    context: Mapping[str, Any] | None = None,
-    progress: Progress = silent,
-) -> Path:
-    """The folder of the verdict over the predictions in classifier folders, task by task.
-
-    Raises:
-        RecordError: two folders hold the same system of one task.
-        LeakageError, ArtifactError: see `verdict.judge` and `read_manifest`.
-    """
-    from trialese.predictions import load_predictions
-    from trialese.verdict import judge, write_report
-
-    runs: dict[str, dict[str, list[Predictions]]] = {}
-    inputs: dict[str, str] = {}
-    for folder in classifiers:
-        manifest = read_manifest(folder, kind="classifier")
-        task, system = manifest.settings["task"], manifest.settings["system"]
-        if system in runs.setdefault(task, {}):
-            raise RecordError(f"{folder}: a second {system!r} for {task}; give each system once")
-        runs[task][system] = load_predictions(folder / "predictions.parquet")
-        inputs[f"{task}/{system}"] = manifest.digest
-    verdicts = []
-    for number, systems in enumerate(runs.values(), start=1):
-        verdicts.append(judge(systems, settings))
-        progress("verdict: tasks judged", number, len(runs))
-    return write_report(path, verdicts, curves=curves, context=context or {}, inputs=inputs)
 
 
 def _collect_stage(recipe: Recipe, home: Path) -> Stage:
