@@ -35,7 +35,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 from transformers.utils import logging as transformers_logging
 
-from trialese.pretrain.batches import Phase, make_ready
+from trialese.pretrain.batches import Phase, ready_batches
 from trialese.pretrain.device import choose_compute, cpu_has_bf16, keep_freed_memory
 from trialese.pretrain.estimate import Shape, flops_per_token
 from trialese.pretrain.lora import attach_lora
@@ -109,13 +109,13 @@ def ours(arguments: argparse.Namespace, **changes: Any) -> Callable[[int], float
     )  # fmt: skip
     named = {name: value for name, value in wrapped.named_parameters() if value.requires_grad}
     step = Step(wrapped, made, named)
-    batches = made.plan.batches()
+    batches = ready_batches(made)  # masked one ahead in a thread, as the loop does it
 
     def run(count: int) -> float:
         wait(compute.device)
         start = time.perf_counter()
         for _ in range(count):
-            step.take(make_ready(made, next(batches)))
+            step.take(next(batches))
         wait(compute.device)
         return time.perf_counter() - start
 

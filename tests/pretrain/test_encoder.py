@@ -80,6 +80,28 @@ def test_scores_and_gradients_equal_the_stock_model(
         torch.testing.assert_close(one, other, atol=2e-7, rtol=1e-4)
 
 
+def test_the_plain_form_for_compiling_is_the_same(tiny_backbone, case):
+    model = adapted(tiny_backbone)
+    trained = [value for value in model.parameters() if value.requires_grad]
+    stock, ours = stock_logits(model, case), our_logits(MaskedEncoder(model, plain=True), case)
+    torch.testing.assert_close(ours, stock, atol=2e-6, rtol=1e-5)
+    expected = torch.autograd.grad(functional.cross_entropy(stock, case["targets"]), trained)
+    found = torch.autograd.grad(functional.cross_entropy(ours, case["targets"]), trained)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["full", "dora"])
+def test_weights_applied_one_by_one_go_with_bf16(tiny_backbone, case, method):
+    if method == "full":
+        model: Any = load_masked_lm(tiny_backbone)[0].requires_grad_(True)
+    else:
+        model = adapted(tiny_backbone, dora=True)
+    half = our_logits(MaskedEncoder(model, dtype=torch.bfloat16), case)
+    torch.testing.assert_close(half, stock_logits(model, case), atol=0.05, rtol=0.05)
+    half.sum().backward()
+
+
 def test_all_weights_trained_equal_the_stock_model(tiny_backbone, case):
     model, _ = load_masked_lm(tiny_backbone)
     model.requires_grad_(True)
