@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
 import typer
@@ -16,6 +15,7 @@ import typer
 from trialese.errors import TrialeseError
 from trialese.progress import Progress
 from trialese.recipe import Recipe, load_recipe, parse_recipe
+from trialese.terminal import show_progress, tree_lines
 
 if TYPE_CHECKING:
     from trialese.pipeline import Stage
@@ -232,63 +232,15 @@ def _show(artifact: Path, *, as_json: bool = False) -> None:
         print("\n\n".join(format_table(verdict) for verdict in load_verdicts(artifact)))
         return
     print(f"{manifest.kind}  {artifact}  {manifest.digest[:12]}")
-    for line in _lines({**manifest.notes, **manifest.counts}):
+    for line in tree_lines({**manifest.notes, **manifest.counts}):
         print(line)
-
-
-def _lines(tree: dict[str, Any], indent: str = "  ") -> Iterator[str]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield f"{indent}{key}"
-            yield from _lines(value, indent + "  ")
-        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            yield f"{indent}{key:<28} {len(value)} entries; --json shows them"
-        else:
-            text = f"{value:,}" if isinstance(value, int) else str(value)
-            yield f"{indent}{key:<28} {text}"
 
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """A bar on a terminal, a line every few seconds elsewhere; always on stderr."""
     try:
-        with _bars_or_lines() as progress:
+        with show_progress() as progress:
             yield progress
     except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped; the same command goes on or begins anew", file=sys.stderr)
+        print(str(stop) or "stopped; what was finished stays", file=sys.stderr)
         raise typer.Exit(130) from stop
-
-
-@contextmanager
-def _bars_or_lines() -> Iterator[Progress]:
-    if not sys.stderr.isatty():
-        yield _plain_lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Bars(
-        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
-    ) as bars:
-        tasks: dict[str, Any] = {}
-
-        def draw(what: str, done: int, total: int | None, /) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield draw
-
-
-def _plain_lines(pause_seconds: float = 5.0) -> Progress:
-    last: dict[str, float] = {}
-
-    def say(what: str, done: int, total: int | None, /) -> None:
-        now = time.monotonic()
-        if done == total or now - last.setdefault(what, now) >= pause_seconds:
-            last[what] = now
-            print(f"{what}: {done:,}{f' of {total:,}' if total else ''}", file=sys.stderr)
-
-    return say
