@@ -21,7 +21,7 @@ from trialese.pretrain.schedule import OLD_OFFSET, Batch, Plan
 from trialese.records import TokenBlocks
 from trialese.settings import MaskingSettings
 
-__all__ = ["Phase", "ReadyBatch", "ready_batches"]
+__all__ = ["Phase", "ReadyBatch", "make_ready", "ready_batches"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

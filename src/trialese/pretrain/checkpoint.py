@@ -21,7 +21,14 @@ from torch import Tensor
 
 from trialese.artifacts import write_bytes
 
-__all__ = ["Checkpoint", "open_work", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "dump_optimiser",
+    "load_optimiser",
+    "open_work",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from trialese.errors import RecipeError
 from trialese.settings import PretrainSettings
 
-__all__ = ["Compute", "choose_compute", "keep_freed_memory"]
+__all__ = ["Compute", "choose_compute", "cpu_has_bf16", "keep_freed_memory"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,7 @@ class _FrozenWithLora(torch.autograd.Function):
         ctx.frozen, ctx.branches = frozen, branches
         if not branches:
             return y
+        ctx.dtype = ab[0].dtype  # of the adapter: its gradients must have it
         stacked = down[0] if len(down) == 1 else torch.cat(down)  # (sum of ranks, inputs)
         t = x @ stacked.t()  # (rows, sum of ranks)
         first = 0
@@ -100,9 +101,9 @@ class _FrozenWithLora(torch.autograd.Function):
             rank = slice(first, first + b.shape[1])
             part = gy[:, branch.start : branch.stop]
             torch.mul(part @ b, branch.scale, out=gt[:, rank])
-            ab += [torch.empty(0), (part.t() @ t[:, rank]).mul_(branch.scale).float()]
+            ab += [torch.empty(0), (part.t() @ t[:, rank]).mul_(branch.scale).to(ctx.dtype)]
             first = rank.stop
-        ga = (gt.t() @ x).float()  # (sum of ranks, inputs)
+        ga = (gt.t() @ x).to(ctx.dtype)  # (sum of ranks, inputs)
         first = 0
         for index, b in enumerate(up):
             ab[2 * index] = ga[first : first + b.shape[1]]
@@ -152,8 +153,12 @@ class LinearGroup:
         if all(_is_plain(layer) for layer in self._layers):
             weights = [layer.weight for layer in self._layers]
             biases = [layer.bias for layer in self._layers]
+            alone = len(weights) == 1  # then nothing is copied, unless dtype or packing asks for it
             self._frozen = FrozenWeight(
-                torch.cat(weights), torch.cat(biases), dtype=dtype, packed_rows=packed_rows
+                weights[0] if alone else torch.cat(weights),
+                biases[0] if alone else torch.cat(biases),
+                dtype=dtype,
+                packed_rows=packed_rows,
             )
             self._branches, self._ab = self._find_branches()
 
