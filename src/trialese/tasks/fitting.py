@@ -191,9 +191,9 @@ def _train(
             total += loss.detach() * len(rows)
         log.losses.append(total.item() / len(ids))
         progress("fit: epochs", epoch, settings.epochs)
-        if settings.average_last:
-            if epoch > settings.epochs - settings.average_last:
-                _add(averaged, model, 1 / settings.average_last)
+        if last := min(settings.average_last, settings.epochs):
+            if epoch > settings.epochs - last:
+                _add(averaged, model, 1 / last)
             continue
         log.tune_scores.append(_score(classifier, tune_texts, tune_truth))
         score = sum(log.tune_scores[-1])
