@@ -60,6 +60,12 @@ class CollectSettings(Section, frozen=True, kw_only=True):
     """First posted on or after this date (registry source)."""
     updated_since: str | None = None
     query: str | None = None
+    ids: str | None = None
+    """Only the studies whose NCT numbers stand in this file (registry source)."""
+    whole: bool = False
+    """The whole registry: as one zip where the registry gives it, else page by page."""
+    new_since: str | None = None
+    """Keep only what an earlier snapshot, or a file of NCT numbers, does not hold as it is."""
     page_size: int = 1000
     pause_seconds: float = 1.0
     timeout_seconds: float = 60.0
@@ -381,6 +387,8 @@ class VerdictSettings(Section, frozen=True, kw_only=True):
     seed: int = 7
     threshold_shrinkage: float = 10.0
     """Positives' worth of pull of each label's cut-off towards the common one."""
+    threshold: float | None = None
+    """One fixed cut-off for every label, such as the prior art's 0.3; None: chosen on tune."""
     miss_rate: float = 0.1
     """Promise of the conformal label sets: at most this share of a text's labels is missing."""
     most_labels: int = 3

@@ -58,6 +58,8 @@ class Registry(ThreadingHTTPServer):
         self.user_agents: set[str] = set()
         self.on_request: Callable[[int], object] | None = None
         self.epoch = 0
+        self.archive: bytes | None = None
+        self.downloaded = 0
         self.aliases: dict[str, str] = {}
         self.shuffle = random.Random(7)
 
@@ -119,10 +121,26 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, json.dumps(body).encode())
         elif path == "/studies":
             self._studies(query, fault)
+        elif path == "/studies/download":
+            self._download(fault)
         elif path.startswith("/studies/"):
             self._study(path.rpartition("/")[2])
         else:
             self._answer(404, b"no such page", "text/plain")
+
+    def _download(self, fault: str | None) -> None:
+        if self.server.archive is None:
+            self._answer(404, b"no such page", "text/plain")
+            return
+        body, status = self.server.archive, 200
+        headers = {"ETag": f'"{self.server.epoch}"', "Accept-Ranges": "bytes"}
+        wanted = self.headers.get("Range")
+        if wanted and self.headers.get("If-Range") == headers["ETag"]:
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            body, status = body[start:], 206
+        self.server.downloaded += len(body)
+        self._answer(status, body, "application/zip", headers, truncate=fault == "truncate")
 
     def _study(self, nct_id: str) -> None:
         if nct_id in self.server.aliases:

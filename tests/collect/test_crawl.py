@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from trialese.collect.crawl import RegistrySource, query_of
+from trialese.collect.crawl import RegistrySource
 from trialese.collect.parse import parse_trial
 from trialese.collect.registry import RefusedError
+from trialese.collect.source import RawStudy
 from trialese.errors import RegistryError
 from trialese.settings import CollectSettings
 
@@ -26,19 +27,6 @@ def crawl(registry, work=None, **changes):
     facts = source.facts()
     source.close()
     return trials, facts
-
-
-def test_the_query_asks_for_windows_modules_and_an_order(registry):
-    query = query_of(
-        settings_for(registry, since="2022-12-04", updated_since="2023-01-01", query="wool")
-    )
-    assert query["filter.advanced"] == (
-        "AREA[StudyFirstPostDate]RANGE[2022-12-04,MAX] AND "
-        "AREA[LastUpdatePostDate]RANGE[2023-01-01,MAX]"
-    )
-    assert query["query.term"] == "wool"
-    assert query["sort"] == "StudyFirstPostDate:asc"
-    assert "EligibilityModule" in query["fields"]
 
 
 def test_every_study_arrives_once(registry):
@@ -139,3 +127,29 @@ def test_a_large_study_arrives_whole(registry, study_maker):
     trials, _ = crawl(registry)
     (large,) = [trial for trial in trials if trial.nct_id == "NCT00000099"]
     assert len(large.detailed_description) == 10 * 2**20 // 5 * 5
+
+
+def test_a_list_of_numbers_with_an_alias_and_a_stranger(registry, tmp_path, monkeypatch):
+    monkeypatch.setattr("trialese.collect.crawl.IDS_A_QUERY", 3)
+    registry.aliases = {"NCT00000901": "NCT00000007", "NCT00000902": "NCT00000004"}
+    wanted = tmp_path / "ids.txt"
+    numbers = [f"NCT{number:08d}" for number in (3, 4, 5, 6, 901, 902, 999)]
+    wanted.write_text("these, please:\n" + "\n".join([*numbers, numbers[0]]) + "\nNCT123")
+    source = RegistrySource(settings_for(registry, ids=str(wanted)), work=tmp_path / "work")
+    items = list(source.studies())
+    found = [parse_trial(item).nct_id for item in items if isinstance(item, RawStudy)]
+    assert found == [f"NCT{number:08d}" for number in (3, 4, 5, 6, 7)]
+    (reject,) = [item for item in items if not isinstance(item, RawStudy)]
+    assert (reject.nct_id, reject.reason) == ("NCT00000999", "not_in_registry")
+    assert source.facts().notes["ids"] == 7
+
+
+def test_all_faults_in_one_crawl(registry):
+    registry.faults = {
+        0: "429", 2: "500", 4: "html", 6: "truncate", 8: "reset", 9: "repeat", 12: "expire",
+        15: "refresh", 18: "500", 20: "html",
+    }  # fmt: skip
+    trials, facts = crawl(registry)
+    assert sorted(trial.nct_id for trial in trials) == sorted(registry.ids)
+    assert facts.data_timestamp == registry.timestamp
+    assert not registry.faults

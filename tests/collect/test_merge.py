@@ -48,7 +48,7 @@ ids = st.integers(0, 12).map(lambda n: f"NCT{n:08d}")
 dates = st.sampled_from([None, "2020", "2020-01", "2020-01-02", "2021-05-05"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(ids, dates), max_size=60), st.randoms(use_true_random=False))
 def test_sorting_agrees_with_the_slow_way(tmp_path_factory, rows, rng):
     trials = [

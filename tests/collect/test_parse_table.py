@@ -143,7 +143,7 @@ def test_aact_rows():
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(["csv", "aact", "text"]),
     st.sampled_from([NEWER, OLDER]),

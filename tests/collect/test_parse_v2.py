@@ -119,7 +119,7 @@ def _places(value, path=()):
 PLACES = sorted(_places(json.loads(STUDY)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(PLACES), json_values, st.booleans())
 def test_any_json_in_any_place_gives_a_storable_trial_or_a_reason(place, value, as_bytes):
     study = json.loads(STUDY)
@@ -137,7 +137,7 @@ def test_any_json_in_any_place_gives_a_storable_trial_or_a_reason(place, value, 
         assert msgspec.msgpack.decode(parsed.packed, type=Trial) == parsed.trial
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_refused_and_never_crash(data):
     with pytest.raises(StudyError):

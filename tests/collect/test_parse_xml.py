@@ -98,7 +98,7 @@ def test_deep_nesting_is_survived():
     assert parse_xml(raw(deep))[0].nct_id == "NCT00000043"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damage_anywhere_gives_a_trial_or_a_reason(data):
     start = data.draw(st.integers(0, len(STUDY)))

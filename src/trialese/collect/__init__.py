@@ -8,6 +8,15 @@ from typing import Any
 _HOMES = {
     "trialese.collect.archives": ("read_raw",),
     "trialese.collect.changes": ("Changes", "compare_snapshots"),
+    "trialese.collect.earlier": ("read_ids",),
+    "trialese.collect.estimate": ("Estimate", "estimate_collection"),
+    "trialese.collect.inspection": (
+        "Finding",
+        "Summary",
+        "changed_fields",
+        "quality_report",
+        "summarise_snapshot",
+    ),
     "trialese.collect.parse": ("parse_trial",),
     "trialese.collect.snapshot": (
         "collect_snapshot",

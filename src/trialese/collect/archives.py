@@ -1,7 +1,7 @@
 """Files that people already have -> raw studies. The kind is told from the content.
 
-Nothing is ever unpacked to disk, and no more of a file is held than one document of at most
-`MAX_DOCUMENT_BYTES` or one row of a table.
+Of a file no more is held than a document of at most `MAX_DOCUMENT_BYTES` or some rows of a table,
+and nothing is unpacked to disk (but for AACT's tables, whose rows must be joined).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from trialese.collect.aact import is_aact, read_aact
+from trialese.collect.columnar import is_columnar, read_columnar
 from trialese.collect.documents import read_json, read_xml
 from trialese.collect.source import RawStudy, Reject, SourceFacts
 from trialese.collect.tables import read_csv
@@ -21,6 +23,8 @@ from trialese.errors import RecordError
 from trialese.progress import Progress, silent
 
 __all__ = ["FilesSource", "is_zip", "read_raw", "read_stream"]
+
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 class FilesSource:
@@ -41,12 +45,6 @@ class FilesSource:
             yield from read_chunk(part, read_stream) if isinstance(part, Chunk) else part
 
     def parts(self) -> Iterator[Chunk | Iterator[RawStudy | Reject]]:
-        """The same studies in parts: chunks of archives, which can be read in any process, and
-        streams, which cannot.
-
-        Raises:
-            RecordError: a file as a whole cannot be read.
-        """
         for path in self.paths:
             yield from _parts(path)
 
@@ -61,7 +59,8 @@ def read_raw(path: Path) -> Iterator[RawStudy | Reject]:
     """The raw studies in a file of any known kind, or in a folder of such files.
 
     Known are API v2 JSON (one study, an array, `{"studies": [...]}`, JSON lines), legacy XML,
-    the website's CSV, tables with a text column, each of them bare, gzip, zstd or zip.
+    the website's CSV, tables with a text column, each of them bare, gzip, zstd or zip; AACT's zip
+    of tables; texts in Parquet or in a folder that `datasets` saved.
 
     Raises:
         RecordError: the file as a whole cannot be read: truncated, encrypted, of no known kind.
@@ -72,16 +71,25 @@ def read_raw(path: Path) -> Iterator[RawStudy | Reject]:
 
 def _parts(path: Path) -> Iterator[Chunk | Iterator[RawStudy | Reject]]:
     if path.is_dir():
-        for child in sorted(path.rglob("*")):
-            if child.is_file() and not child.name.startswith("."):
+        # A `datasets` folder describes itself in JSON files that are no studies.
+        pattern = "*.arrow" if (path / "dataset_info.json").is_file() else "*"
+        for child in sorted(path.glob(pattern)):
+            if not child.name.startswith(".") and child.name != "dataset_dict.json":
                 yield from _parts(child)
         return
-    if is_zip(path):
-        chunks, large = split_entries(path, safe_entries(path))
+    head = _head(path)
+    if is_columnar(head):
+        yield read_columnar(path)
+    elif not head.startswith(_ZIP):
+        yield _read_file(path)
+    else:
+        entries = safe_entries(path)
+        if is_aact(entries):
+            yield read_aact(path)
+            return
+        chunks, large = split_entries(path, entries)
         yield from chunks
         yield read_large(path, large, read_stream)
-    else:
-        yield _read_file(path)
 
 
 def _read_file(path: Path) -> Iterator[RawStudy | Reject]:
@@ -98,9 +106,13 @@ def is_zip(path: Path) -> bool:
     Raises:
         RecordError: it cannot be opened.
     """
+    return _head(path).startswith(_ZIP)
+
+
+def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+            return file.read(8)
     except FileNotFoundError as error:
         raise RecordError(f"{path}: no such file; check the name") from error
     except OSError as error:

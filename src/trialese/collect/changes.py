@@ -10,7 +10,7 @@ from trialese.collect.snapshot import TRIALS_NAME
 from trialese.errors import ArtifactError
 from trialese.records import Snapshot
 
-__all__ = ["Changes", "compare_snapshots"]
+__all__ = ["Changes", "compare_snapshots", "identities_of"]
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,14 +36,14 @@ def compare_snapshots(newer: Snapshot, older: Snapshot) -> Changes:
     """
     known: dict[str, str] = {}  # any id of an older study -> its NCT id
     digests: dict[str, str] = {}
-    for nct_id, aliases, digest in _identities(older):
+    for nct_id, aliases, digest in identities_of(older):
         digests[nct_id] = digest
         for alias in aliases:
             known.setdefault(alias, nct_id)
     known.update((nct_id, nct_id) for nct_id in digests)
     new, changed, renamed, seen = [], [], [], set()
     unchanged = 0
-    for nct_id, aliases, digest in _identities(newer):
+    for nct_id, aliases, digest in identities_of(newer):
         match = next((known[name] for name in (nct_id, *aliases) if name in known), None)
         if match is None:
             new.append(nct_id)
@@ -64,8 +64,12 @@ def compare_snapshots(newer: Snapshot, older: Snapshot) -> Changes:
     )
 
 
-def _identities(snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """NCT id, aliases and content digest of each study, by NCT id."""
+def identities_of(snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """NCT id, aliases and content digest of each study, by NCT id.
+
+    Raises:
+        ArtifactError: the snapshot is damaged.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -19,23 +19,20 @@ import msgspec
 
 from trialese.artifacts import digest_of, write_bytes
 from trialese.collect.documents import split_page
+from trialese.collect.earlier import read_ids
+from trialese.collect.query import query_of
 from trialese.collect.registry import Page, RefusedError, RegistryClient, Version
 from trialese.collect.source import RawStudy, Reject, SourceFacts
 from trialese.errors import RegistryError
 from trialese.progress import Progress, silent
 from trialese.settings import CollectSettings
 
-__all__ = ["FIELDS", "RegistrySource", "query_of"]
+__all__ = ["RegistrySource"]
 
 MAX_STARTS = 5
+IDS_A_QUERY = 200
+"""12 characters each: well within the length that servers take for a URL."""
 _STATE = "state.json"
-FIELDS = (
-    "IdentificationModule", "StatusModule", "SponsorCollaboratorsModule", "DescriptionModule",
-    "ConditionsModule", "DesignModule", "ArmsInterventionsModule", "OutcomesModule",
-    "EligibilityModule", "MiscInfoModule",
-)  # fmt: skip
-"""The modules that a `Trial` is parsed from; locations and results would treble the bytes."""
-
 log = logging.getLogger(__name__)
 
 
@@ -43,14 +40,15 @@ class _State(msgspec.Struct, kw_only=True):
     """How far a crawl has come."""
 
     query: str
-    """Digest of the query: a crawl for something else is never gone on with."""
+    """Digest of the queries: a crawl for something else is never gone on with."""
     version: Version
     pages: int = 0
     studies: int = 0
     total: int | None = None
     token: str | None = None
-    """Of the next page; None before the first and after the last."""
-    ended: bool = False
+    """Of the next page; None before the first page of a part."""
+    part: int = 0
+    """Which of the queries is being read; their number once all are."""
     starts: int = 1
 
 
@@ -73,33 +71,6 @@ class _Bare(msgspec.Struct, frozen=True):
 _BARE = msgspec.json.Decoder(_Bare)
 
 
-def query_of(settings: CollectSettings) -> dict[str, str]:
-    """The parameters of /studies, paging apart, that the settings ask for.
-
-    Sorted by date because the registry's default order is unstable, and only dates and numbers
-    can be sorted by.
-    """
-    query = {
-        "format": "json",
-        "sort": "StudyFirstPostDate:asc",
-        "fields": "|".join(FIELDS),
-        "pageSize": str(settings.page_size),
-    }
-    windows = [
-        f"AREA[{area}]RANGE[{date},MAX]"
-        for area, date in (
-            ("StudyFirstPostDate", settings.since),
-            ("LastUpdatePostDate", settings.updated_since),
-        )
-        if date
-    ]
-    if windows:
-        query["filter.advanced"] = " AND ".join(windows)
-    if settings.query:
-        query["query.term"] = settings.query
-    return query
-
-
 class RegistrySource:
     """Studies from the live registry; `work` keeps the pages until the snapshot is written."""
 
@@ -112,6 +83,7 @@ class RegistrySource:
         progress: Progress = silent,
     ) -> None:
         self._query = query_of(settings)
+        self._ids = read_ids(Path(settings.ids)) if settings.ids else None
         self._client = client or RegistryClient(settings)
         self._temporary = tempfile.TemporaryDirectory() if work is None else None
         self._work = Path(self._temporary.name) if self._temporary else work or Path()
@@ -122,27 +94,26 @@ class RegistrySource:
     def studies(self) -> Iterator[RawStudy | Reject]:
         """Every study of the query once, in the registry's order.
 
+        With a list of numbers, those that the search did not find are asked for one by one: they
+        may be obsolete aliases. What is not there at all is a reject.
+
         Raises:
             RegistryError: the registry could not be read to the end, or would not stand still.
         """
         try:
             state = self._crawl()
+            self.total = state.studies
+            self._version = state.version
+            found: set[str] = set()
+            yield from self._stored(state, found)
+            yield from self._one_by_one(found)
         except BaseException:
             if self._temporary:
                 self.close()
             raise
-        self.total = state.studies
-        self._version = state.version
-        seen: set[str] = set()
-        for number in range(state.pages):
-            data = gzip.decompress(_page_file(self._work, number).read_bytes())
-            for item in split_page(data, f"page-{number + 1}"):
-                nct_id = _id_of(item.data) if isinstance(item, RawStudy) else ""
-                if nct_id and nct_id in seen:
-                    continue  # shown twice by two pages; _check has made sure that none is missing
-                seen.add(nct_id)
-                origin = nct_id or item.origin
-                yield (RawStudy(origin, "v2", item.data) if isinstance(item, RawStudy) else item)
+
+    def parts(self) -> Iterator[Iterator[RawStudy | Reject]]:
+        yield self.studies()
 
     def facts(self) -> SourceFacts:
         version = self._version
@@ -152,6 +123,7 @@ class RegistrySource:
             notes={
                 "api_version": version.api_version if version else "",
                 "query": self._query,
+                **({"ids": len(self._ids)} if self._ids is not None else {}),
             },
         )
 
@@ -161,6 +133,43 @@ class RegistrySource:
             self._temporary.cleanup()
         else:
             shutil.rmtree(self._work, ignore_errors=True)
+
+    def _stored(self, state: _State, found: set[str]) -> Iterator[RawStudy | Reject]:
+        """The studies of the stored pages; what two pages show is given once."""
+        for number in range(state.pages):
+            data = gzip.decompress(_page_file(self._work, number).read_bytes())
+            for item in split_page(data, f"page-{number + 1}"):
+                nct_id = _id_of(item.data) if isinstance(item, RawStudy) else ""
+                if nct_id and nct_id in found:
+                    continue
+                found.add(nct_id)
+                yield (
+                    RawStudy(nct_id or item.origin, "v2", item.data)
+                    if isinstance(item, RawStudy)
+                    else item
+                )
+
+    def _one_by_one(self, found: set[str]) -> Iterator[RawStudy | Reject]:
+        query = {name: self._query[name] for name in ("format", "fields")}
+        for nct_id in self._ids or ():
+            if nct_id in found:
+                continue
+            data = self._client.study(nct_id, query)
+            if data is None:
+                detail = "the registry has no study of this number"
+                yield Reject(origin=nct_id, reason="not_in_registry", detail=detail, nct_id=nct_id)
+            elif _id_of(data) not in found:
+                found.add(_id_of(data))
+                yield RawStudy(nct_id, "v2", data)
+
+    def _queries(self) -> list[dict[str, str]]:
+        """One query, or one for each so many of the numbers asked for."""
+        if self._ids is None:
+            return [self._query]
+        return [
+            {**self._query, "filter.ids": "|".join(self._ids[start : start + IDS_A_QUERY])}
+            for start in range(0, len(self._ids), IDS_A_QUERY)
+        ]
 
     def _crawl(self) -> _State:
         state = self._resumed()
@@ -184,7 +193,7 @@ class RegistrySource:
             state = msgspec.json.decode((self._work / _STATE).read_bytes(), type=_State)
         except (OSError, msgspec.DecodeError):
             return self._fresh()
-        if state.query != digest_of(self._query):
+        if state.query != digest_of(self._queries()):
             return self._fresh()
         if self._client.version() != state.version:
             log.warning("the registry was refreshed since; starting over")
@@ -194,13 +203,16 @@ class RegistrySource:
     def _fresh(self, *, starts: int = 1) -> _State:
         shutil.rmtree(self._work, ignore_errors=True)
         self._work.mkdir(parents=True, exist_ok=True)
-        state = _State(query=digest_of(self._query), version=self._client.version(), starts=starts)
+        state = _State(
+            query=digest_of(self._queries()), version=self._client.version(), starts=starts
+        )
         self._save(state)
         return state
 
     def _fetch_rest(self, state: _State) -> None:
-        while not state.ended:
-            query = dict(self._query)
+        queries = self._queries()
+        while state.part < len(queries):
+            query = dict(queries[state.part])
             if state.token is None:
                 query["countTotal"] = "true"
             else:
@@ -220,22 +232,20 @@ class RegistrySource:
         """The page first, then the state that counts it: a crash in between repeats the page."""
         file = _page_file(self._work, state.pages)
         write_bytes(file, gzip.compress(body, compresslevel=1, mtime=0))
-        if state.token is None:
-            state.total = page.total_count
+        if state.token is None and page.total_count is not None:
+            state.total = (state.total or 0) + page.total_count
         state.pages += 1
         state.studies += len(page.studies)
         state.token = page.next_page_token
-        state.ended = page.next_page_token is None
+        state.part += page.next_page_token is None
         self._save(state)
 
     def _check(self, state: _State) -> None:
         distinct: set[str] = set()
         for number in range(state.pages):
             body = gzip.decompress(_page_file(self._work, number).read_bytes())
-            studies = msgspec.json.decode(body, type=Page).studies
-            distinct.update(
-                _id_of(bytes(study)) or f"{number}/{i}" for i, study in enumerate(studies)
-            )
+            for place, study in enumerate(msgspec.json.decode(body, type=Page).studies):
+                distinct.add(_id_of(bytes(study)) or f"{number}/{place}")
         if state.total is not None and len(distinct) != state.total:
             raise _MovedError(
                 f"{len(distinct):,} distinct studies where {state.total:,} were announced"

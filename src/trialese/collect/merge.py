@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -96,14 +96,17 @@ class RunWriter:
 class TrialMerger:
     """Sorted runs in `folder` -> one sorted Parquet file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, known: Mapping[str, str | None] | None = None) -> None:
         self._folder = folder
+        self._known = known or {}
         self._runs: list[str] = []
         self._renamed: dict[str, str] = {}
         self.duplicates = 0
         """Records dropped because a newer (or an identical) one of the same study was there."""
         self.aliases = 0
         """Records dropped because their id is an obsolete alias of another study here."""
+        self.known = 0
+        """Studies left out because somebody has them already, as they are."""
 
     def adopt(self, runs: list[str], renamed: dict[str, str]) -> None:
         """Take what a `RunWriter` made."""
@@ -143,18 +146,26 @@ class TrialMerger:
         table = _sorted(table)
         keep = []
         previous = None
+        digests = table["content_digest"].to_pylist() if self._known else ()
+        aliases = table["nct_id_aliases"].to_pylist() if self._known else ()
         for row, nct_id in enumerate(table["nct_id"].to_pylist()):
             owner = self._renamed.get(nct_id)
             if nct_id == previous:
                 self.duplicates += 1
             elif owner not in (None, nct_id) and self._renamed.get(owner or "") != nct_id:
                 self.aliases += 1
+            elif self._known and self._is_known((nct_id, *aliases[row]), digests[row]):
+                self.known += 1
             else:
                 keep.append(row)
             previous = nct_id
         if len(keep) < table.num_rows:
             table = table.take(pa.array(keep, pa.int64()))
         return table.select(_COLUMNS.names)
+
+    def _is_known(self, names: tuple[str, ...], digest: str) -> bool:
+        held = [self._known[name] for name in names if name in self._known]
+        return bool(held) and held[0] in (None, digest)
 
 
 class _Head:

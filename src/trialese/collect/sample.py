@@ -59,6 +59,9 @@ class SampleSource:
         for index in range(self._settings.studies):
             yield RawStudy(f"sample:{index}", "v2", sample_study(self._settings, index))
 
+    def parts(self) -> Iterator[Iterator[RawStudy | Reject]]:
+        yield self.studies()
+
     def facts(self) -> SourceFacts:
         return SourceFacts(name="sample")
 

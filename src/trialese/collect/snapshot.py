@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trialese.artifacts import (
+    MANIFEST_NAME,
     as_settings,
     digest_of_file,
     read_manifest,
@@ -26,7 +27,7 @@ from trialese.collect.source import (
     StudyError,
 )
 from trialese.collect.zipped import Chunk, read_chunk
-from trialese.errors import ArtifactError, RecordError
+from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.progress import Progress, silent
 from trialese.records import Snapshot, Trial
 from trialese.settings import CollectSettings
@@ -65,6 +66,12 @@ def open_source(
     if settings.source == "files":
         return FilesSource(settings.paths, progress=progress)
     if settings.source == "registry":
+        if settings.whole:
+            from trialese.collect.whole import WholeRegistrySource
+
+            if work is None:
+                raise RecipeError("collect.whole: a download needs a folder; collect a snapshot")
+            return WholeRegistrySource(settings, work=work, progress=progress)
         from trialese.collect.crawl import RegistrySource
 
         return RegistrySource(settings, work=work, progress=progress)
@@ -74,14 +81,21 @@ def open_source(
 
 
 def snapshot_inputs(settings: CollectSettings) -> dict[str, str]:
-    """sha256 of each input file by position and name; empty unless the source is `files`.
+    """sha256 of each input file, by its role, position and name.
 
     Raises:
         RecordError: a file is not there.
     """
+    inputs: dict[str, str] = {}
+    for role, name in (("ids", settings.ids), ("new_since", settings.new_since)):
+        if name is not None:
+            path = Path(name)
+            is_snapshot = (path / MANIFEST_NAME).is_file()
+            if not is_snapshot and not path.is_file():
+                raise RecordError(f"{path}: no such file or snapshot; check `collect.{role}`")
+            inputs[role] = read_manifest(path).digest if is_snapshot else digest_of_file(path)
     if settings.source != "files":
-        return {}
-    inputs = {}
+        return inputs
     for position, path in enumerate(FilesSource(settings.paths).paths):
         for file in [path] if path.is_file() else sorted(path.rglob("*")):
             if file.is_file():
@@ -112,12 +126,19 @@ def collect_snapshot(
 
         runs_folder = draft.folder / ".runs"
         runs_folder.mkdir()
-        merger = TrialMerger(runs_folder)
+        known = None
+        if settings.new_since:
+            from trialese.collect.earlier import read_earlier
+
+            known = read_earlier(Path(settings.new_since))
+        merger = TrialMerger(runs_folder, known=known)
         tally = _take_in_all(source, merger, runs_folder, progress)
         tally.refuse_nothing_but_rejects()
         draft.counts["trials"] = merger.write(draft.folder / TRIALS_NAME)
         draft.counts["duplicates"] = merger.duplicates
         draft.counts["aliases"] = merger.aliases
+        if known is not None:
+            draft.counts["known"] = merger.known
         draft.counts.update(tally.counts())
         facts = source.facts()
         draft.notes.update(
@@ -144,23 +165,21 @@ def _take_in_all(source: Source, merger: TrialMerger, folder: Path, progress: Pr
     tally = Tally()
     streams: list[Iterator[RawStudy | Reject]] = []
     chunks: list[Chunk] = []
-    if isinstance(source, FilesSource):
-        for part in source.parts():
-            chunks.append(part) if isinstance(part, Chunk) else streams.append(part)
-        processes = os.cpu_count() or 1
-        if processes == 1 or sum(len(chunk.entries) for chunk in chunks) < PARALLEL_ENTRIES:
-            streams.extend(read_chunk(chunk, read_stream) for chunk in chunks)
-            chunks = []
-        jobs = [
-            Job(chunk, str(folder), f"chunk{number:05d}") for number, chunk in enumerate(chunks)
-        ]
-        total = sum(len(chunk.entries) for chunk in chunks)
-        for done in run_jobs(jobs, processes=processes):
-            tally.add(done.tally)
-            merger.adopt(done.runs, done.renamed)
-            progress("records", tally.records, total if not streams else None)
-    else:
-        streams.append(source.studies())
+    for part in source.parts():
+        if isinstance(part, Chunk):
+            chunks.append(part)
+        else:
+            streams.append(part)
+    processes = os.cpu_count() or 1
+    if processes == 1 or sum(len(chunk.entries) for chunk in chunks) < PARALLEL_ENTRIES:
+        streams = [*(read_chunk(chunk, read_stream) for chunk in chunks), *streams]
+        chunks = []
+    jobs = [Job(chunk, str(folder), f"chunk{number:05d}") for number, chunk in enumerate(chunks)]
+    total = sum(len(chunk.entries) for chunk in chunks)
+    for done in run_jobs(jobs, processes=processes):
+        tally.add(done.tally)
+        merger.adopt(done.runs, done.renamed)
+        progress("records", tally.records, total)
     runs = RunWriter(folder, "stream")
     for stream in streams:
         tally.add(take_in(stream, runs, told=_telling(progress, tally.records, source.total)))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
 from trialese.errors import RecordError
+
+if TYPE_CHECKING:
+    from trialese.collect.zipped import Chunk
 
 __all__ = [
     "ATTRIBUTION",
@@ -88,6 +91,12 @@ class Source(Protocol):
 
     def studies(self) -> Iterator[RawStudy | Reject]:
         """The source's raw studies one at a time, and what could not even be read as one."""
+        ...
+
+    def parts(self) -> Iterator[Chunk | Iterator[RawStudy | Reject]]:
+        """The same studies in parts: chunks of archives, which any process can read, and streams,
+        which only this one can.
+        """
         ...
 
     def facts(self) -> SourceFacts:

@@ -7,6 +7,7 @@ so collecting works the same from a script, a notebook or the command line.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -91,7 +92,8 @@ def run_jobs(jobs: Sequence[Job], *, processes: int) -> Iterator[Done]:
         for worker in workers:
             for pipe in (worker.stdin, worker.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with contextlib.suppress(OSError):  # what a dead worker did not take
+                        pipe.close()
 
 
 def _start() -> subprocess.Popen[bytes]:

@@ -1,0 +1,41 @@
+"""What a collection asks the registry for, as parameters of /studies."""
+
+from __future__ import annotations
+
+from trialese.settings import CollectSettings
+
+__all__ = ["FIELDS", "query_of"]
+
+FIELDS = (
+    "IdentificationModule", "StatusModule", "SponsorCollaboratorsModule", "DescriptionModule",
+    "ConditionsModule", "DesignModule", "ArmsInterventionsModule", "OutcomesModule",
+    "EligibilityModule", "MiscInfoModule",
+)  # fmt: skip
+"""The modules that a `Trial` is parsed from; locations and results would treble the bytes."""
+
+
+def query_of(settings: CollectSettings) -> dict[str, str]:
+    """The parameters of /studies, paging apart, that the settings ask for.
+
+    Sorted by date because the registry's default order is unstable, and only dates and numbers
+    can be sorted by.
+    """
+    query = {
+        "format": "json",
+        "sort": "StudyFirstPostDate:asc",
+        "fields": "|".join(FIELDS),
+        "pageSize": str(settings.page_size),
+    }
+    windows = [
+        f"AREA[{area}]RANGE[{date},MAX]"
+        for area, date in (
+            ("StudyFirstPostDate", settings.since),
+            ("LastUpdatePostDate", settings.updated_since),
+        )
+        if date
+    ]
+    if windows:
+        query["filter.advanced"] = " AND ".join(windows)
+    if settings.query:
+        query["query.term"] = settings.query
+    return query

@@ -1,0 +1,67 @@
+import json
+
+import pytest
+
+from trialese.collect import collect_snapshot, open_snapshot, read_trials
+from trialese.collect.earlier import read_earlier, read_ids
+from trialese.errors import RecordError
+from trialese.settings import CollectSettings
+
+
+@pytest.fixture
+def studies_file(tmp_path, study_maker):
+    def write(name, numbers):
+        path = tmp_path / name
+        path.write_text("\n".join(json.dumps(study_maker(number)) for number in numbers))
+        return path
+
+    return write
+
+
+def from_file(path, **changes):
+    return CollectSettings(source="files", paths=(str(path),), **changes)
+
+
+def test_numbers_from_any_text(tmp_path):
+    path = tmp_path / "list.md"
+    path.write_text("- NCT00000002 and NCT00000001.\nXNCT00000003 NCT000000044 NCT00000001")
+    assert read_ids(path) == ("NCT00000001", "NCT00000002")
+    path.write_text("nothing here")
+    with pytest.raises(RecordError, match="no NCT number stands in it"):
+        read_ids(path)
+    with pytest.raises(RecordError, match="no such file"):
+        read_ids(tmp_path / "nowhere")
+
+
+def test_numbers_of_records_and_tables_are_those_of_the_studies(tmp_path, studies_file):
+    assert read_ids(studies_file("a.jsonl", [1, 2])) == ("NCT00000001", "NCT00000002")
+    table = tmp_path / "texts.csv"
+    table.write_text("nct_id,text\nNCT00000005,As NCT00000001 showed.\n")
+    assert read_ids(table) == ("NCT00000005",)
+
+
+def test_only_what_an_earlier_snapshot_does_not_hold_as_it_is(tmp_path, studies_file, study_maker):
+    collect_snapshot(from_file(studies_file("old.jsonl", [1, 2, 3])), tmp_path / "old")
+    changed = study_maker(2)
+    changed["protocolSection"]["statusModule"]["overallStatus"] = "COMPLETED"
+    renamed = study_maker(7)
+    renamed["protocolSection"]["identificationModule"]["nctIdAliases"] = ["NCT00000003"]
+    path = tmp_path / "new.json"
+    path.write_text(json.dumps([study_maker(1), changed, renamed, study_maker(4)]))
+    snapshot = collect_snapshot(from_file(path, new_since=str(tmp_path / "old")), tmp_path / "new")
+    ids = [trial.nct_id for trial in read_trials(snapshot)]
+    assert ids == ["NCT00000002", "NCT00000004", "NCT00000007"]
+    assert snapshot.manifest.counts["known"] == 1
+    old = open_snapshot(tmp_path / "old")
+    assert snapshot.manifest.inputs["new_since"] == old.manifest.digest
+    assert read_earlier(tmp_path / "old").keys() == {f"NCT0000000{n}" for n in (1, 2, 3)}
+
+
+def test_a_list_of_numbers_counts_as_held_whatever_it_says(tmp_path, studies_file):
+    held = tmp_path / "held.txt"
+    held.write_text("NCT00000001\nNCT00000003")
+    path = studies_file("all.jsonl", [1, 2, 3, 4])
+    snapshot = collect_snapshot(from_file(path, new_since=str(held)), tmp_path / "new")
+    assert [t.nct_id for t in read_trials(snapshot)] == ["NCT00000002", "NCT00000004"]
+    with pytest.raises(RecordError, match=r"no such file or snapshot; check `collect\.new_since`"):
+        collect_snapshot(from_file(path, new_since="nowhere"), tmp_path / "new")
