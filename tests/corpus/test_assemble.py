@@ -9,10 +9,9 @@ import pytest
 
 from trialese.artifacts import is_complete, verify_files
 from trialese.corpus.assemble import assemble_corpus, build_corpus
-from trialese.corpus.intake import era_of
 from trialese.corpus.split import assign_split
 from trialese.corpus.store import open_corpus, read_documents, read_drops, read_stored
-from trialese.errors import ArtifactError, RecipeError
+from trialese.errors import RecipeError
 from trialese.records import Corpus, Drop, Trial
 from trialese.settings import CorpusSettings, DedupSettings, RenderSettings, SplitSettings
 
@@ -66,16 +65,6 @@ def test_rows_carry_cluster_split_and_era(corpus: Corpus) -> None:
     assert list(rows) == sorted(rows)
 
 
-def test_documents_of_one_era_and_split(corpus: Corpus) -> None:
-    rows = list(read_stored(corpus))
-    expected = [row.nct_id for row in rows if (row.era, row.split) == ("new", "train")]
-    assert [doc.nct_id for doc in read_documents(corpus, era="new", split="train")] == expected
-    assert len(list(read_documents(corpus))) == len(rows)
-    whole = {row.nct_id: row.text for row in rows}
-    assert all(whole[doc.nct_id] == doc.text for doc in read_documents(corpus, split="test"))
-    assert {row.text for row in read_stored(corpus, text=False)} == {""}
-
-
 def test_shuffled_trials_give_equal_bytes(corpus: Corpus, tmp_path: Path) -> None:
     shuffled = random.Random(1).sample(ALL, len(ALL))
     again = assemble_corpus(shuffled, SETTINGS, tmp_path / "corpus")
@@ -90,15 +79,6 @@ def test_workers_give_equal_bytes(corpus: Corpus, tmp_path: Path) -> None:
     two = assemble_corpus(many[::-1], SETTINGS, tmp_path / "two", workers=2)
     assert two.manifest == one.manifest
     assert two.manifest.counts["documents"] == 661
-
-
-def test_a_worker_that_dies_is_told_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(ArtifactError, match="a worker process ended early"):
-        assemble_corpus(TRIALS, SETTINGS, tmp_path / "corpus", workers=2)
-    assert not (tmp_path / "corpus").exists()
 
 
 def test_by_date_a_whole_cluster_goes_by_its_first_trial(tmp_path: Path) -> None:
@@ -147,21 +127,6 @@ def test_which_copies_go_is_a_setting(drop: str, dropped: dict[str, int], tmp_pa
     assert corpus.manifest.counts["drops"] == {"too_short": 1, **dropped}
 
 
-@pytest.mark.parametrize(
-    ("posted", "new_from", "era"),
-    [
-        ("2022-12-04", "2022-12-04", "new"),
-        ("2022-12-03", "2022-12-04", "old"),
-        ("2022-12", "2022-12-04", "old"),
-        (None, "2022-12-04", "old"),
-        ("1999-01-01", None, "new"),
-        (None, None, "new"),
-    ],
-)
-def test_era(posted: str | None, new_from: str | None, era: str) -> None:
-    assert era_of(posted, new_from) == era
-
-
 def test_missing_dates_are_counted(tmp_path: Path) -> None:
     undated = [make_trial(number, first_posted=None) for number in range(3)]
     corpus = assemble_corpus(undated, SETTINGS, tmp_path / "corpus")
@@ -193,16 +158,6 @@ def test_an_unknown_field_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="titel"):
         assemble_corpus([], settings, tmp_path / "corpus")
     assert not is_complete(tmp_path / "corpus")
-
-
-def test_damage_is_told_in_one_line(tmp_path: Path) -> None:
-    corpus = assemble_corpus(TRIALS, SETTINGS, tmp_path / "corpus")
-    (corpus.path / "documents.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(ArtifactError, match="build the corpus again"):
-        list(read_documents(corpus))
-    (corpus.path / "drops.parquet").unlink()
-    with pytest.raises(ArtifactError, match="build the corpus again"):
-        read_drops(corpus)
 
 
 def test_from_a_snapshot(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from trialese.corpus.blockfile import open_block_folder, read_facts
+from trialese.corpus.blockfile import read_facts
 from trialese.corpus.packing import best_fit, pack_blocks
-from trialese.errors import ArtifactError, RecipeError
+from trialese.errors import RecipeError
 from trialese.records import Document
 from trialese.settings import BlockSettings
 
@@ -130,47 +130,11 @@ def test_remainders_of_groups_are_dropped_and_counted(tmp_path: Path) -> None:
     assert (counts["truncated_tokens"], counts["dropped_tokens"]) == (3, 6 + 4 + 4)
 
 
-def test_special_tokens_written_out_in_a_text_stay_text(tmp_path: Path) -> None:
-    documents = [Document("NCT1", "w1 [SEP] w2")]
-    blocks = pack_blocks(documents, TOKENIZER, BlockSettings(block_tokens=8), tmp_path)
-    assert blocks.ids[0].tolist() == [CLS, 6, 45, 47, 46, 7, SEP, PAD]
-    assert blocks.special[0].tolist() == [True, *[False] * 5, True, True]
-
-
 def test_documents_without_tokens_are_counted_not_packed(tmp_path: Path) -> None:
     documents = [Document("NCT1", "  "), Document("NCT2", "w1")]
     blocks = pack_blocks(documents, TOKENIZER, BlockSettings(block_tokens=8), tmp_path)
     assert blocks.nct_ids == ("NCT2",)
     assert read_facts(tmp_path).counts["empty_documents"] == 1
-
-
-def test_the_tokenizer_itself_is_left_alone(tmp_path: Path) -> None:
-    before = TOKENIZER.to_str()
-    pack_blocks(as_documents([["w1"]]), TOKENIZER, BlockSettings(), tmp_path)
-    assert TOKENIZER.to_str() == before
-
-
-def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.add_tokens([f"x{number}" for number in range(2**16)])
-    blocks = pack_blocks([Document("NCT1", "x65535")], tokenizer, BlockSettings(), tmp_path)
-    assert blocks.ids.dtype == np.uint32
-    assert blocks.ids[0, 1] == tokenizer.token_to_id("x65535") > 2**16
-
-
-def test_blocks_read_back_memory_mapped(tmp_path: Path) -> None:
-    pack_blocks(as_documents([["w1"] * 300]), TOKENIZER, BlockSettings(), tmp_path)
-    blocks = open_block_folder(tmp_path)
-    assert isinstance(blocks.ids, np.memmap)
-    assert blocks.ids.dtype == np.uint16
-    assert blocks.ids.shape == blocks.special.shape == (3, 128)
-
-
-def test_damage_is_told_in_one_line(tmp_path: Path) -> None:
-    pack_blocks(as_documents([["w1"] * 300]), TOKENIZER, BlockSettings(), tmp_path)
-    (tmp_path / "ids.npy").write_bytes((tmp_path / "ids.npy").read_bytes()[:-7])
-    with pytest.raises(ArtifactError, match="build them again"):
-        open_block_folder(tmp_path)
 
 
 @pytest.mark.parametrize(

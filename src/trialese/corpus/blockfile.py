@@ -139,7 +139,7 @@ def open_block_folder(folder: Path) -> TokenBlocks:
             np.load(folder / name, mmap_mode="r" if facts.blocks else None)
             for name in (_IDS, _SPECIAL, _OWNER)
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise _damaged(folder, error) from error
     if ids.shape != shape or special.shape != shape or owner.shape != shape[:1]:
         raise _damaged(folder, "its arrays differ in length")

@@ -53,7 +53,7 @@ class FingerprintIndex:
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - see __exit__
         self._ids: list[str] = []
         self._ends: list[int] = [0]
-        self._bands: list[NDArray[np.uint64]] = []
+        self._bands = bytearray()  # of 8 bytes each; objects would take twice the memory
         self._first: dict[bytes, int] = {}
         self._same: list[int] = []
 
@@ -75,15 +75,15 @@ class FingerprintIndex:
         if first == row and self._settings.near:
             self._file.write(fingerprint.shingles.tobytes())
             self._ends.append(self._ends[-1] + len(fingerprint.shingles))
-            self._bands.append(fingerprint.bands)
+            self._bands += fingerprint.bands.tobytes()
 
     def clusters(self) -> dict[str, str]:
         """For each id the smallest id of its cluster."""
         union = _Union(len(self._ids))
         for row, first in enumerate(self._same):
             union.join(row, first)
-        if self._settings.near and len(self._bands) > 1:
-            distinct = [row for row, first in enumerate(self._same) if row == first]
+        distinct = [row for row, first in enumerate(self._same) if row == first]
+        if self._settings.near and len(distinct) > 1:
             for one, other in self._near_pairs(_Union(len(distinct))):
                 union.join(distinct[one], distinct[other])
         home: dict[str, int] = {}
@@ -101,13 +101,14 @@ class FingerprintIndex:
         shingles: NDArray[np.uint32] = np.empty(0, np.uint32)
         if self._ends[-1]:  # an empty file cannot be mapped
             shingles = np.memmap(self._file, np.uint32, "r")
-        bands = np.stack(self._bands)  # (distinct texts, bands)
+        number = len(self._ends) - 1
+        bands = np.frombuffer(self._bands, np.uint64).reshape(number, -1)  # (texts, bands)
         refused: set[int] = set()
         for column in bands.T:
             for group in _groups(column):
                 for place, one in enumerate(group):
                     for other in group[place + 1 :]:
-                        pair = one * len(bands) + other
+                        pair = one * number + other
                         if pair in refused or union.find(one) == union.find(other):
                             continue
                         if self._alike(shingles, one, other):

@@ -1,0 +1,70 @@
+"""Encoding: the special tokens are the post-processor's, text is only text, ids stay small."""
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from trialese.corpus.tokens import Encoder, Wrapping, id_type
+from trialese.errors import RecipeError
+from trialese.records import Document
+
+
+def make_tokenizer(pad: str = "[PAD]") -> Tokenizer:
+    names = [pad, "[CLS]", "[SEP]", "[UNK]", "a", "b", "[", "]", "SEP"]
+    vocabulary = {name: place for place, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens([pad, "[CLS]", "[SEP]", "[UNK]"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, *texts: str) -> list[list[int]]:
+    documents = [Document(str(row), text) for row, text in enumerate(texts)]
+    return [ids.tolist() for _, ids in Encoder(tokenizer).encode(documents)]
+
+
+def test_wrapping_is_the_post_processors() -> None:
+    assert Encoder(make_tokenizer()).wrapping == Wrapping((1,), (2,), 0)
+
+
+def test_special_tokens_written_out_in_a_text_stay_text() -> None:
+    assert encode(make_tokenizer(), "a [SEP] b") == [[4, 6, 8, 7, 5]]
+
+
+def test_truncation_and_padding_of_the_checkpoint_are_not_heeded() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=9, pad_id=0)
+    assert encode(tokenizer, "a b a b a", "b", "") == [[4, 5, 4, 5, 4], [5], []]
+
+
+def test_the_tokenizer_itself_is_left_alone() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.enable_truncation(3)
+    before = tokenizer.to_str()
+    encode(tokenizer, "a b a b a")
+    assert tokenizer.to_str() == before
+
+
+def test_padding_under_any_name_that_is_in_use() -> None:
+    assert Encoder(make_tokenizer("<pad>")).wrapping.pad_id == 0
+    with pytest.raises(RecipeError, match="no padding token"):
+        Encoder(make_tokenizer("[EMPTY]"))
+    tokenizer = make_tokenizer("[EMPTY]")
+    tokenizer.enable_padding(pad_id=3)
+    assert Encoder(tokenizer).wrapping.pad_id == 3
+
+
+def test_ids_take_two_bytes_where_the_vocabulary_allows() -> None:
+    assert id_type(28_996) == np.uint16
+    assert id_type(2**16) == np.uint16
+    assert id_type(2**16 + 1) == np.uint32
+
+
+def test_no_post_processor_means_nothing_around() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "a": 1, "b": 2}, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert Encoder(tokenizer).wrapping == Wrapping((), (), 0)
