@@ -78,7 +78,7 @@ def test_learning_curves_by_run_and_era_without_the_noisy_train_rows() -> None:
             "top1": 0.4 + step / 1000,
         }
         for stage in ("base", "adapter")
-        for step in (100, 0, 50)
+        for step in (0, 50, 100)
         for era, split in (("new", "test"), ("old", "test"), ("new", "train"))
     ]
     panels = learning_panels(rows)
@@ -90,6 +90,19 @@ def test_learning_curves_by_run_and_era_without_the_noisy_train_rows() -> None:
     assert across == sorted(across)
     assert accuracy.curves[0].points[0][1] > accuracy.curves[0].points[-1][1]  # y runs downwards
     assert "new trials, test: 0.4000 at the start, 0.5000 at the end" in accuracy.sentence
+
+
+def test_phases_of_a_run_follow_one_another() -> None:
+    rows = [
+        {"stage": "base", "phase": phase, "tokens": tokens, "era": "old", "split": "test",
+         "loss": loss, "top1": 0.1}
+        for phase, tokens, loss in (
+            ("head", 0, 9.0), ("head", 400_000, 5.0), ("base", 0, 5.0), ("base", 600_000, 4.0)
+        )
+    ]  # fmt: skip
+    loss = next(panel for panel in learning_panels(rows) if "Loss" in panel.title)
+    assert loss.unit == "million tokens"
+    assert [x for x, _ in loss.curves[0].points] == [0.0, 40.0, 40.0, 100.0]
 
 
 def test_no_curves_no_panels() -> None:

@@ -12,6 +12,9 @@ def test_source_comes_first_and_nested_counts_keep_their_names() -> None:
         "synthetic": False,
         "paths": ["a.zip", "b.zip"],
         "new_head": True,
+        "fits": [{"loss": 1.0}, {"loss": 2.0}],
+        "ids": list(range(20)),
+        "dropped": [],
     }
     assert list(list_facts(context)) == [
         ("synthetic", "no"),
@@ -21,6 +24,9 @@ def test_source_comes_first_and_nested_counts_keep_their_names() -> None:
         ("corpus, new from", "not known"),
         ("paths", "a.zip, b.zip"),
         ("new head", "True"),
+        ("fits", "2 (in verdict.json)"),
+        ("ids", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 8 more"),
+        ("dropped", "none"),
     ]
 
 

@@ -83,6 +83,8 @@ def test_signature_names_what_the_scores_depend_on(runs: Runs) -> None:
     assert plain.signature.endswith(f"|thr=tune|boot=50|seed=7|v{__version__}")
     odd = judge(runs, VerdictSettings(resamples=50, confidence=0.9, threshold_shrinkage=3.0))
     assert odd.signature.endswith(f"|seed=7|ci=0.9|shrink=3|v{__version__}")
+    fixed = judge(runs, VerdictSettings(resamples=50, threshold=0.3))
+    assert "|thr=0.3|" in fixed.signature
     fewer = {s: given[:-2] for s, given in runs.items()}
     assert judge(fewer, QUICK).signature.split("|")[1] != plain.signature.split("|")[1]
 

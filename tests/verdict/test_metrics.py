@@ -10,7 +10,7 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from trialese.verdict.metrics import AVERAGES, decide, measure, row_figures
+from trialese.verdict.metrics import AVERAGES, measure, row_figures
 
 
 def matrices(rows: int, labels: int, seed: int, rate: float) -> tuple[np.ndarray, ...]:
@@ -64,15 +64,3 @@ def test_many_resamples_at_once_are_the_same_as_one_by_one() -> None:
         np.testing.assert_allclose(
             together.averages["samples"][2][place], alone.averages["samples"][2]
         )
-
-
-def test_multiclass_takes_the_highest_and_the_first_of_equals() -> None:
-    scores = np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2]])
-    chosen = decide(scores, np.array([0.9, 0.9, 0.9]), kind="multiclass")
-    assert chosen.tolist() == [[False, True, False], [True, False, False]]
-
-
-def test_multilabel_predicts_what_reaches_its_cut_off() -> None:
-    scores = np.array([[0.5, 0.49], [0.1, 0.2]])
-    chosen = decide(scores, np.array([0.5, 0.2]), kind="multilabel")
-    assert chosen.tolist() == [[True, True], [False, True]]

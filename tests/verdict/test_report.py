@@ -158,6 +158,15 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+def mixed(one: str, other: str, share: float) -> str:
+    """CSS's color-mix in srgb, as the cells of the confusion matrix are tinted."""
+    parts = [
+        round(share * int(one[i : i + 2], 16) + (1 - share) * int(other[i : i + 2], 16))
+        for i in (1, 3, 5)
+    ]
+    return "#" + "".join(f"{part:02x}" for part in parts)
+
+
 def contrast(one: str, other: str) -> float:
     bright, dim = sorted((luminance(one), luminance(other)), reverse=True)
     return (bright + 0.05) / (dim + 0.05)
@@ -177,6 +186,9 @@ def test_contrast_in_light_and_dark(tmp_path: Path, verdicts: list[Verdict]) -> 
         for mark in ("adapted", "base", "baseline", "other", "good", "bad"):
             assert contrast(scheme[mark], scheme["page"]) >= 3, mark
         assert contrast(scheme["warn-ink"], scheme["warn-page"]) >= 4.5
+        for ink in ("ink", "soft"):  # in a table's first column and under code
+            assert contrast(scheme[ink], scheme["panel"]) >= 4.5
+        assert contrast(scheme["ink"], mixed(scheme["adapted"], scheme["page"], 0.30)) >= 4.5
 
 
 def test_banners_for_synthetic_data_and_for_allowed_overlap(

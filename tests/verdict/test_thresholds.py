@@ -4,14 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import f1_score
 
+from trialese.cutoffs import best_cut
 from trialese.errors import LeakageError, RecordError
 from trialese.records import Predictions
 from trialese.settings import VerdictSettings
-from trialese.verdict.thresholds import best_cut, choose_thresholds
+from trialese.verdict.thresholds import choose_thresholds
 
 
 def tune(scores: Any, truth: Any, **changes: Any) -> Predictions:
@@ -30,35 +28,6 @@ def tune(scores: Any, truth: Any, **changes: Any) -> Predictions:
         "truth": np.asarray(truth, bool),
     }
     return Predictions(**(values | changes))
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.35, 0.7, 1.0]), st.booleans()),
-        min_size=1,
-        max_size=12,
-    )
-)
-def test_no_other_cut_off_has_a_higher_f1(cells: list[tuple[float, bool]]) -> None:
-    scores = np.array([score for score, _ in cells])
-    truth = np.array([label for _, label in cells])
-    cut = best_cut(scores, truth, near=0.5)
-    if not truth.any():
-        assert cut == 0.5
-        return
-    ours = f1_score(truth, scores >= cut, zero_division=0)
-    every = [
-        f1_score(truth, scores >= other, zero_division=0) for other in [*np.unique(scores), 2.0]
-    ]
-    assert ours == pytest.approx(max(every))
-
-
-def test_of_equally_good_cut_offs_the_nearest_is_taken() -> None:
-    scores, truth = np.array([0.9, 0.8, 0.2, 0.1]), np.array([True, False, False, False])
-    assert best_cut(scores, truth, near=0.5) == pytest.approx(0.85)
-    scores, truth = np.array([0.9, 0.5, 0.3]), np.array([True, False, True])  # 2/3 or 4/5
-    assert best_cut(scores, truth, near=0.5) == pytest.approx(0.15)
 
 
 def test_rare_label_stays_near_the_common_cut_off_and_a_common_one_goes_its_own_way() -> None:
@@ -109,3 +78,12 @@ def test_multiclass_has_no_cut_offs() -> None:
     assert choose_thresholds(run, VerdictSettings()).values == (0.0, 0.0)
     empty = tune(np.zeros((0, 2)), np.zeros((0, 2)), kind="multiclass")
     assert choose_thresholds(empty, VerdictSettings()).values == (0.0, 0.0)
+
+
+def test_fixed_cut_off_is_chosen_from_no_row() -> None:
+    fixed = VerdictSettings(threshold=0.3)
+    chosen = choose_thresholds(tune([[0.9, 0.2], [0.1, 0.1]], [[1, 0], [0, 0]]), fixed)
+    assert chosen.values == (0.3, 0.3)
+    assert chosen.chosen_from == frozenset()
+    empty = tune(np.zeros((0, 2)), np.zeros((0, 2)))
+    assert choose_thresholds(empty, fixed).values == (0.3, 0.3)

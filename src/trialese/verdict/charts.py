@@ -177,43 +177,50 @@ _ERA_LOOK = {"new": "adapted", "old": "base"}
 def learning_panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
     """Accuracy and loss on held-out tokens over training, one pair of panels a training run.
 
-    `rows` are those of a pretraining run's metrics.jsonl, with the run's name under `stage`;
-    rows of the train split are noisy and left to TensorBoard.
+    `rows` are those of a pretraining run's metrics.jsonl in their order, with the run's name
+    under `stage`. Phases of a run, whose tokens start at 0 each, follow one another on the axis.
+    Rows of the train split are noisy and left to TensorBoard.
     """
     panels = []
-    held_out = [row for row in rows if row.get("split") != "train" and row.get("era")]
-    for stage in dict.fromkeys(str(row.get("stage", "adapter")) for row in held_out):
-        here = [row for row in held_out if str(row.get("stage", "adapter")) == stage]
-        key, unit, scale = _progress_key(here)
+    for stage in dict.fromkeys(str(row.get("stage", "adapter")) for row in rows):
+        placed = _place([row for row in rows if str(row.get("stage", "adapter")) == stage])
+        held_out = [(x, row) for x, row in placed if row["split"] != "train" and row["era"]]
         for measure, title in _MEASURES:
-            known = [row for row in here if row.get(measure) is not None]
+            known = [(x, row) for x, row in held_out if row.get(measure) is not None]
             if known:
-                panels.append(_panel(known, stage, measure, title, (key, unit, scale)))
+                panels.append(_panel(known, measure, f"{title}: {stage}"))
     return panels
 
 
-def _panel(
-    rows: Sequence[Mapping[str, Any]],
-    stage: str,
-    measure: str,
-    title: str,
-    progress: tuple[str, str, float],
-) -> Panel:
-    key, unit, scale = progress
-    across = make_axis(row[key] / scale for row in rows)
-    up = make_axis(row[measure] for row in rows)
+def _place(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, Mapping[str, Any]]]:
+    """Each row with the tokens seen before it by all phases of the run."""
+    placed: list[tuple[float, Mapping[str, Any]]] = []
+    offset = longest = 0
+    phase = None
+    for row in rows:
+        if row.get("phase") != phase:
+            phase, offset, longest = row.get("phase"), offset + longest, 0
+        longest = max(longest, int(row["tokens"]))
+        placed.append((offset + int(row["tokens"]), row))
+    return placed
+
+
+def _panel(placed: Sequence[tuple[float, Mapping[str, Any]]], measure: str, title: str) -> Panel:
+    most = max(x for x, _ in placed)
+    scale, unit = (1e6, "million tokens") if most >= 1e6 else (1e3, "thousand tokens")
+    across = make_axis(x / scale for x, _ in placed)
+    up = make_axis(row[measure] for _, row in placed)
     curves, sentences = [], []
-    for era, split in dict.fromkeys((str(row["era"]), str(row["split"])) for row in rows):
-        own = [row for row in rows if (str(row["era"]), str(row["split"])) == (era, split)]
-        own.sort(key=lambda row: row[key])
+    for era, split in dict.fromkeys((str(row["era"]), str(row["split"])) for _, row in placed):
+        own = [(x, row[measure]) for x, row in placed if (row["era"], row["split"]) == (era, split)]
         points = tuple(
-            (across.share(row[key] / scale), round(100 - up.share(row[measure]), 3)) for row in own
+            (across.share(x / scale), round(100 - up.share(y), 3))
+            for x, y in sorted(own, key=lambda point: point[0])
         )
         name = f"{era} trials, {split}"
         curves.append(Curve(name, f"{_ERA_LOOK.get(era, 'other')} {split}", points))
-        first, last = own[0][measure], own[-1][measure]
-        sentences.append(f"{name}: {first:.4f} at the start, {last:.4f} at the end")
-    return Panel(f"{title}: {stage}", "; ".join(sentences), across, up, unit, tuple(curves))
+        sentences.append(f"{name}: {own[0][1]:.4f} at the start, {own[-1][1]:.4f} at the end")
+    return Panel(title, "; ".join(sentences), across, up, unit, tuple(curves))
 
 
 def reliability_panel(system: str, notes: Mapping[str, Any]) -> Panel:
@@ -240,16 +247,6 @@ def reliability_panel(system: str, notes: Mapping[str, Any]) -> Panel:
         "forecast",
         tuple(curves),
     )
-
-
-def _progress_key(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, float]:
-    """What the run is measured along: tokens where they are noted, else steps."""
-    if rows and all(row.get("tokens") is not None for row in rows):
-        most = max(row["tokens"] for row in rows)
-        if most >= 1_000_000:
-            return "tokens", "million tokens", 1e6
-        return "tokens", "thousand tokens", 1e3
-    return "step", "steps", 1.0
 
 
 def _mark(axis: Axis, look: str, interval: Interval) -> Mark:

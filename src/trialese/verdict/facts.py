@@ -12,6 +12,7 @@ ATTRIBUTION = (
     "It may not be current, and the Library does not endorse this work."
 )
 _SHOWN_ELSEWHERE = ("attribution", "recipe", "synthetic")
+_SHOWN = 12  # of a list
 _FIRST = ("source", "data_timestamp")
 
 
@@ -36,7 +37,10 @@ def _flattened(name: str, value: Any) -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from _flattened(f"{name}, {str(key).replace('_', ' ')}", inner)
     elif isinstance(value, (list, tuple)):
-        yield name, ", ".join(map(str, value)) or "none"
+        plain = [item for item in value if not isinstance(item, (Mapping, list, tuple))]
+        more = [f"{len(value) - _SHOWN} more"] if len(plain) > _SHOWN else []
+        listed = ", ".join([*map(str, plain[:_SHOWN]), *more]) or "none"
+        yield name, listed if len(plain) == len(value) else f"{len(value)} (in verdict.json)"
     elif isinstance(value, int) and not isinstance(value, bool):
         yield name, f"{value:,}"
     else:

@@ -64,6 +64,7 @@ def judge(
         notes={
             "settings": as_settings(settings),
             "test_digest": lineup.digest(),
+            "rows_overlapping": leaked,
             "folds": len({each.fold for each in lineup.rounds}),
             "seeds": list(lineup.seeds),
             "baselines": list(lineup.baselines),
@@ -98,7 +99,9 @@ def _signature(lineup: Lineup, settings: VerdictSettings, leaked: int) -> str:
     """What the scores depend on, in one line; parts after the seed only if not the default."""
     from trialese import __version__
 
-    cut_offs = "tune" if lineup.kind == "multilabel" else "argmax"
+    cut_offs = "tune" if settings.threshold is None else f"{settings.threshold:g}"
+    if lineup.kind == "multiclass":
+        cut_offs = "argmax"
     parts = [
         lineup.task,
         f"test:{lineup.digest()[:6]}",

@@ -9,12 +9,12 @@ macro average.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Measures", "decide", "measure", "row_figures"]
+__all__ = ["Measures", "measure", "row_figures"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -36,21 +36,6 @@ class Measures:
     extra: dict[str, Floats]
     """`label_accuracy` (share of right row-label cells) and `subset_accuracy` (rows with every
     label right; plain accuracy for a multiclass task), each (...)."""
-
-
-def decide(
-    scores: Floats, thresholds: Floats, *, kind: Literal["multilabel", "multiclass"]
-) -> Bools:
-    """Which labels are predicted, (rows, labels).
-
-    Multilabel: those whose score reaches their cut-off, perhaps none. Multiclass: the one with
-    the highest score, the first of equals; cut-offs play no part.
-    """
-    if kind == "multilabel":
-        return scores >= thresholds
-    predicted = np.zeros(scores.shape, np.bool_)
-    predicted[np.arange(len(scores)), scores.argmax(axis=1)] = True
-    return predicted
 
 
 def row_figures(predicted: Bools, truth: Bools) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,7 +20,10 @@ from trialese.verdict.facts import attribution_of, list_facts
 from trialese.verdict.lineup import BASELINES
 from trialese.verdict.words import METRICS, summarise
 
-__all__ = ["render_page"]
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["environment", "render_page"]
 
 _CONFUSIONS_SHOWN = 12
 
@@ -32,34 +35,42 @@ def render_page(
     context: Mapping[str, Any] | None = None,
 ) -> str:
     """The whole page; see `write_report` for what `curves` and `context` hold."""
+    context = context or {}
+    settings = {
+        "verdict": verdicts[0].notes["settings"],
+        "recipe": context.get("recipe", "not given: these predictions were judged on their own"),
+    }
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            tasks=[_task(verdict) for verdict in verdicts],
+            panels=learning_panels(curves),
+            facts=list(list_facts(context)),
+            settings=msgspec.json.format(msgspec.json.encode(settings, order="sorted")).decode(),
+            synthetic=bool(context.get("synthetic")),
+            branded=any("|OVERLAP=" in verdict.signature for verdict in verdicts),
+            attribution=attribution_of(context),
+            metrics=METRICS,
+        )
+    )
+
+
+def environment() -> Environment:
+    """The template engine: strict about missing values, and everything is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from trialese import __version__
 
-    context = context or {}
-    synthetic = bool(context.get("synthetic"))
-    environment = Environment(
+    made = Environment(
         loader=PackageLoader("trialese.verdict", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    settings = {
-        "verdict": verdicts[0].notes["settings"],
-        "recipe": context.get("recipe", "not given: these predictions were judged on their own"),
-    }
-    return environment.get_template("report.html.jinja").render(
-        tasks=[_task(verdict) for verdict in verdicts],
-        panels=learning_panels(curves),
-        facts=list(list_facts(context)),
-        settings=msgspec.json.format(msgspec.json.encode(settings, order="sorted")).decode(),
-        synthetic=synthetic,
-        branded=any("|OVERLAP=" in verdict.signature for verdict in verdicts),
-        attribution=attribution_of(context),
-        metrics=METRICS,
-        version=__version__,
-    )
+    made.globals["version"] = __version__
+    return made
 
 
 def _task(verdict: Verdict) -> dict[str, Any]:

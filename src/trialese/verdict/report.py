@@ -16,7 +16,7 @@ from trialese.verdict.lineup import BASELINES
 from trialese.verdict.page import render_page
 from trialese.verdict.words import format_markdown
 
-__all__ = ["load_verdicts", "write_report"]
+__all__ = ["encode_verdicts", "load_verdicts", "write_report"]
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +54,9 @@ def write_report(
     if not verdicts:
         raise RecordError("no verdict to report; judge at least one task")
     context = dict(context or {})
-    contents = _File(verdicts=list(verdicts), curves=[dict(row) for row in curves], context=context)
     settings = verdicts[0].notes["settings"]
     with write_artifact(path, kind="verdict", settings=settings, inputs=inputs) as draft:
-        plain = msgspec.json.format(msgspec.json.encode(contents, order="sorted"))
-        (draft.folder / "verdict.json").write_bytes(plain + b"\n")
+        (draft.folder / "verdict.json").write_bytes(encode_verdicts(verdicts, curves, context))
         (draft.folder / "verdict.md").write_text(format_markdown(verdicts), encoding="utf-8")
         page = render_page(verdicts, curves=curves, context=context)
         (draft.folder / "report.html").write_text(page, encoding="utf-8")
@@ -66,6 +64,17 @@ def write_report(
         draft.counts.update(tasks=len(verdicts), texts=sum(verdict.rows for verdict in verdicts))
         draft.notes.update(signatures=[verdict.signature for verdict in verdicts])
     return path
+
+
+def encode_verdicts(
+    verdicts: Sequence[Verdict],
+    curves: Sequence[Mapping[str, Any]],
+    context: Mapping[str, Any],
+) -> bytes:
+    """What verdict.json holds, the same bytes for the same verdicts."""
+    rows = [dict(row) for row in curves]
+    contents = _File(verdicts=list(verdicts), curves=rows, context=dict(context))
+    return msgspec.json.format(msgspec.json.encode(contents, order="sorted")) + b"\n"
 
 
 def _write_cards(folder: Path, verdicts: Sequence[Verdict], context: Mapping[str, Any]) -> None:
@@ -82,7 +91,7 @@ def _write_cards(folder: Path, verdicts: Sequence[Verdict], context: Mapping[str
 
 
 def load_verdicts(path: Path) -> list[Verdict]:
-    """The verdicts in a folder that `write_report` made.
+    """The verdicts in a folder that `write_report` or `write_twin` made.
 
     Raises:
         ArtifactError: no such folder, one of another kind, or a damaged file.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trialese.cutoffs import decide
 from trialese.records import Average, LabelScore, Scores, Thresholds
 from trialese.settings import VerdictSettings
 from trialese.verdict.calibration import (
@@ -21,7 +22,7 @@ from trialese.verdict.calibration import (
 )
 from trialese.verdict.conformal import choose_level, set_figures
 from trialese.verdict.lineup import Lineup, Round
-from trialese.verdict.metrics import AVERAGES, decide, measure, row_figures
+from trialese.verdict.metrics import AVERAGES, measure, row_figures
 from trialese.verdict.tabulation import Table, tabulate
 
 __all__ = ["Scoreboard", "averages_of", "score"]
@@ -130,7 +131,7 @@ def score(lineup: Lineup, thresholds: Chosen, settings: VerdictSettings) -> Scor
     for system in lineup.systems:
         for each in lineup.rounds:
             key, tune, test = (system, each.seed, each.fold), each.tune[system], each.test[system]
-            decided[key] = decide(test.scores, np.array(thresholds[key].values), kind=kind)
+            decided[key] = decide(test.scores, kind, np.array(thresholds[key].values))
             temperatures[key] = fit_temperature(tune.scores, tune.truth, kind=kind)
             level = choose_level(
                 tune.scores, tune.truth, tune.clusters, miss_rate=settings.miss_rate
