@@ -37,7 +37,9 @@ def toy_documents(era: str, count: int, seed: int) -> list[Document]:
     ]
 
 
-def write_toy_blocks(folder: Path, backbone: Path, *, old: bool = True) -> Path:
+def write_toy_blocks(
+    folder: Path, backbone: Path, *, old: bool = True, block_tokens: int = 32
+) -> Path:
     """An artifact of kind blocks in `folder`, made with the backbone's tokenizer."""
     tokenizer = load_tokenizer(BackboneSettings(name=str(backbone)))
     inputs = {"tokenizer": tokenizer_digest(tokenizer)}
@@ -47,7 +49,7 @@ def write_toy_blocks(folder: Path, backbone: Path, *, old: bool = True) -> Path:
             for seed, (split, count) in enumerate((("train", 40), ("tune", 12), ("test", 12))):
                 name = f"{era}-{split}"
                 documents = toy_documents(era, count, seed)
-                settings = BlockSettings(block_tokens=32)
+                settings = BlockSettings(block_tokens=block_tokens)
                 pack_blocks(documents, tokenizer.backend_tokenizer, settings, draft.folder / name)
                 folders[name] = {"documents": count}
         draft.counts["folders"] = folders

@@ -198,6 +198,8 @@ def test_what_cannot_be_done_is_said_in_one_line(
     fails(ArtifactError, "made with another tokenizer", backbone="minilm")
     fails(RecipeError, "sees no GPU", device="cuda")
     only_new = write_blocks(tmp_path / "only-new", tiny_backbone, old=False)
+    long = write_blocks(tmp_path / "long", tiny_backbone, block_tokens=80)
+    fails(RecipeError, "80 tokens, but the backbone has 64 positions", blocks=long)
     fails(RecipeError, "adapted to old trials, but there are none", blocks=only_new)
     with pytest.raises(ArtifactError, match="no such folder"):
         train_adapter(

@@ -65,6 +65,7 @@ class MaskedEncoder:
         self._bert, self._head = base.bert, base.cls.predictions
         self._heads: int = base.config.num_attention_heads
         self._dtype, self._dropout = dtype, dropout
+        self.max_tokens: int = base.config.max_position_embeddings
         self._explicit, self._plain = explicit_attention, plain
         options: Any = {"dtype": dtype, "packed_rows": packed_rows, "plain": plain}
         layers = list(self._bert.encoder.layer)

@@ -16,6 +16,7 @@ from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
 from trialese.artifacts import Draft, artifact_key, work_folder, write_artifact
 from trialese.corpus import open_blocks
+from trialese.errors import RecipeError
 from trialese.pretrain import workers
 from trialese.pretrain.backbone import quiet_transformers
 from trialese.pretrain.batches import Phase
@@ -60,6 +61,16 @@ class Session:
 
     def find(self, era: Literal["old", "new"], split: Split) -> TokenBlocks | None:
         return open_blocks(self.blocks, era=era, split=split)
+
+    def check_length(self, longest_tokens: int) -> None:
+        """Refuse blocks that are longer than the model has positions."""
+        found = open_blocks(self.blocks, era="new", split="train")
+        found = found or open_blocks(self.blocks, era="old", split="train")
+        if found is not None and found.ids.shape[1] > longest_tokens:
+            raise RecipeError(
+                f"{self.blocks}: blocks of {found.ids.shape[1]} tokens, but the backbone has "
+                f"{longest_tokens} positions; lower corpus.blocks.block_tokens"
+            )
 
     def heldouts(self, split: Split) -> list[HeldoutSet]:
         """The held-out sets of a split that have blocks: new, then old."""

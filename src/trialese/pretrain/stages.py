@@ -75,6 +75,7 @@ def build_base(
             progress=progress,
         )
         model: BertForMaskedLM = backbone.model
+        run.check_length(model.config.max_position_embeddings)
         if adapts:
             model = _adapt_to_old(run, model, new_head=backbone.new_head)
         else:

@@ -1,0 +1,34 @@
+"""An interrupt is noted, and the earlier handler comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from trialese.pretrain.interrupt import note_interrupts
+
+
+def test_the_first_is_noted_and_the_second_acts():
+    earlier = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), note_interrupts() as interrupted:
+        assert not interrupted()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted()
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is earlier
+
+
+def test_in_another_thread_nothing_is_installed():
+    seen = []
+
+    def work() -> None:
+        with note_interrupts() as interrupted:
+            seen.append(interrupted())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
