@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from trialese.corpus.tokens import Encoder, Wrapping, id_type
 from trialese.errors import RecipeError
@@ -68,3 +70,45 @@ def test_no_post_processor_means_nothing_around() -> None:
     tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "a": 1, "b": 2}, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     assert Encoder(tokenizer).wrapping == Wrapping((), (), 0)
+
+
+def make_wordpiece(lowercase: bool) -> Tokenizer:
+    """BERT's parts over single characters and a few word pieces."""
+    characters = "abcABC019.,()-≥éα東[]MASK"
+    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *characters,
+             *(f"##{sign}" for sign in characters), "ab", "##ca"]  # fmt: skip
+    vocabulary = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"])
+    return tokenizer
+
+
+PIECES = [
+    *("a", "b", "c", "ca", "A", "é", "e\u0301", "\u0301", "≥", "東", "(", "-", "0.1", "[MASK]"),
+    *(" ", "  ", "\n", "\t", "\u00a0", "\u2003", "\x1c", "\x00", "\u200b", "x" * 120),
+]
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(st.lists(st.sampled_from(PIECES)).map("".join), st.text()), max_size=4))
+def test_looking_chunks_up_equals_tokenizing_whole_texts(lowercase: bool, texts: list[str]) -> None:
+    tokenizer = make_wordpiece(lowercase)
+    plain = type(tokenizer).from_str(tokenizer.to_str())
+    plain.encode_special_tokens = True
+    expected = [found.ids for found in plain.encode_batch(texts, add_special_tokens=False)]
+    assert encode(tokenizer, *texts) == expected
+
+
+def test_a_tokenizer_that_looks_across_blanks_is_asked_for_whole_texts() -> None:
+    tokenizer = Tokenizer(models.BPE({"<pad>": 0, "a": 1, "Ġ": 2, "Ġa": 3}, [("Ġ", "a")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert encode(tokenizer, "a a") == [[1, 3]]
+
+
+def test_added_words_with_blanks_are_found() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["a b"])
+    assert encode(tokenizer, "a b a") == [[tokenizer.token_to_id("a b"), 4]]
