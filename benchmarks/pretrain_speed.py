@@ -36,8 +36,8 @@ from transformers import BertConfig, BertForMaskedLM
 from transformers.utils import logging as transformers_logging
 
 from trialese.pretrain.batches import Phase, ready_batches
+from trialese.pretrain.cost import Shape, flops_per_token
 from trialese.pretrain.device import choose_compute, cpu_has_bf16, keep_freed_memory
-from trialese.pretrain.estimate import Shape, flops_per_token
 from trialese.pretrain.lora import attach_lora
 from trialese.pretrain.masking import Vocabulary
 from trialese.pretrain.schedule import Plan

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from trialese.artifacts import read_manifest
-from trialese.errors import ArtifactError, RecordError
+from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.pipeline import chain_stages, is_finished, run_recipe
 from trialese.plan import format_plan, plan_recipe
 from trialese.recipe import Recipe, load_recipe, parse_recipe
@@ -51,6 +51,11 @@ def test_a_changed_setting_remakes_its_stage_and_what_stands_on_it(toy: Recipe) 
     assert unfinished(changed(toy, "verdict.resamples=60")) == ["verdict"]
     assert unfinished(changed(toy, "tasks.sex.finetune.lr=1e-5")) == ["sex/base", "sex/adapted"]
     assert unfinished(changed(toy, "pretrain.adapt_phase.steps=3")) == ["adapter"]
+    assert unfinished(changed(toy, "tasks.threshold_shrinkage=3.0")) == [
+        f"{task}/{system}" for task in ("stop-reasons", "sex") for system in ("base", "adapted")
+    ]
+    assert unfinished(changed(toy, "pretrain.replay_share=0.1")) == ["adapter"]
+    assert unfinished(changed(toy, "collect.retries=1")) == []
     assert "snapshot" in unfinished(changed(toy, "collect.sample.studies=161"))
 
 
@@ -67,10 +72,19 @@ def test_a_damaged_artifact_is_made_again(copy: Recipe) -> None:
     assert read_manifest(corpus.path).digest == before
 
 
-def test_a_missing_input_file_is_named() -> None:
-    recipe = parse_recipe("[collect]\nsource='files'\npaths=['nowhere.zip']")
-    with pytest.raises(RecordError, match=r"nowhere\.zip"):
+@pytest.mark.parametrize("key", ["collect.paths=['nowhere']", "tasks.sex.labelled=nowhere"])
+def test_a_missing_input_file_is_named_before_anything_is_made(key: str, tmp_path: Path) -> None:
+    recipe = parse_recipe("[collect]\nsource='files'", overrides=[key, f"folder={tmp_path}"])
+    with pytest.raises(RecordError, match="nowhere: no such input file"):
         run_recipe(recipe)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_task_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    recipe = parse_recipe("", overrides=["tasks.names=['height']", f"folder={tmp_path}"])
+    with pytest.raises(RecipeError, match=r"height.*stop-reasons"):
+        run_recipe(recipe)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_plan_says_what_is_left(toy: Recipe) -> None:

@@ -18,7 +18,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("$ ")
 ]
-VERBS = sorted(command.callback.__name__ for command in app.registered_commands)
+VERBS = sorted(command.callback.__name__.replace("_", "-") for command in app.registered_commands)
 
 
 @pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])

@@ -37,6 +37,7 @@ _HOMES = {
         "build_base",
         "load_backbone",
         "load_tokenizer",
+        "tokenise_corpus",
         "tokenizer_digest",
         "train_adapter",
     ),

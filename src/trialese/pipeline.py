@@ -2,7 +2,7 @@
 
 This is the only core module that knows the rooms; it imports each one when its stage runs. A
 stage is finished when its artifact is whole and was made from the same settings, the same
-inputs and the same input files; the ledger `run.json` in the run's folder remembers which.
+inputs and the same input files; the ledger in the run's folder remembers which.
 """
 
 from __future__ import annotations
@@ -18,21 +18,18 @@ import msgspec
 from trialese.artifacts import (
     as_settings,
     digest_of,
-    digest_of_file,
     is_complete,
     read_manifest,
     write_bytes,
 )
-from trialese.errors import RecordError
 from trialese.judging import judge_classifiers
+from trialese.ledger import digest_of_input, read_ledger, write_ledger
 from trialese.progress import Progress, silent
 from trialese.recipe import Recipe
 
 __all__ = ["Stage", "chain_stages", "is_finished", "run_recipe"]
 
 logger = logging.getLogger(__name__)
-
-LEDGER_NAME = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ class Stage:
     def key(self) -> str:
         """Digest of settings, finished inputs and input files; needs every input finished."""
         inputs = {stage.name: read_manifest(stage.path).digest for stage in self.needs}
-        files = {str(file): _digest_of_input(file) for file in self.files}
+        files = {str(file): digest_of_input(file) for file in self.files}
         return digest_of({"settings": self.settings, "inputs": inputs, "files": files})
 
 
@@ -77,9 +74,7 @@ def is_finished(stage: Stage) -> bool:
     """Whether the stage's artifact is whole and made from what the recipe says now."""
     if not all(is_complete(need.path) for need in stage.needs) or not is_complete(stage.path):
         return False
-    entry = _read_ledger(stage.home).get(stage.name)
-    expected = {"key": stage.key, "digest": read_manifest(stage.path).digest}
-    return entry == expected
+    return read_ledger(stage.home).get(stage.name) == _entry_of(stage)
 
 
 def run_recipe(
@@ -93,17 +88,24 @@ def run_recipe(
     `on_stage` hears of each stage before it runs, and whether it is finished already.
     """
     stages = chain_stages(recipe)
+    home = Path(recipe.folder) / recipe.name
+    for file in (file for stage in stages for file in stage.files):
+        digest_of_input(file)  # a missing file is told now, not after hours of training
     for stage in stages:
         finished = is_finished(stage)
         on_stage(stage, finished)
         if not finished:
             stage.make(progress)
-            _remember(stage)
+            write_ledger(home, read_ledger(home) | {stage.name: _entry_of(stage)})
     write_bytes(
-        Path(recipe.folder) / recipe.name / "recipe.json",
+        home / "recipe.json",
         msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n",
     )
     return stages[-1].path
+
+
+def _entry_of(stage: Stage) -> dict[str, str]:
+    return {"key": stage.key, "digest": read_manifest(stage.path).digest}
 
 
 def _collect_stage(recipe: Recipe, home: Path) -> Stage:
@@ -112,8 +114,12 @@ def _collect_stage(recipe: Recipe, home: Path) -> Stage:
 
         return collect_snapshot(recipe.collect, home / "snapshot", progress=progress)
 
-    files = tuple(map(Path, recipe.collect.paths)) if recipe.collect.source == "files" else ()
-    return Stage(home, "snapshot", as_settings(recipe.collect), (), make, files)
+    collect = recipe.collect
+    named = [*(collect.paths if collect.source == "files" else ())]
+    named += filter(None, (collect.ids, collect.new_since))
+    manners = {"retries", "pause_seconds", "timeout_seconds", "page_size"}  # change no record
+    settings = {k: v for k, v in as_settings(collect).items() if k not in manners}
+    return Stage(home, "snapshot", settings, (), make, tuple(map(Path, named)))
 
 
 def _corpus_stages(recipe: Recipe, home: Path, snapshot: Stage) -> tuple[Stage, Stage]:
@@ -130,16 +136,14 @@ def _corpus_stages(recipe: Recipe, home: Path, snapshot: Stage) -> tuple[Stage, 
     corpus = Stage(home, "corpus", settings, (snapshot,), make_corpus)
 
     def make_blocks(progress: Progress) -> object:
-        from trialese.corpus import build_blocks, open_corpus
-        from trialese.pretrain import load_tokenizer, tokenizer_digest
+        from trialese.corpus import open_corpus
+        from trialese.pretrain import tokenise_corpus
 
-        tokenizer = load_tokenizer(recipe.pretrain.backbone)
-        return build_blocks(
+        return tokenise_corpus(
             open_corpus(corpus.path),
-            tokenizer.backend_tokenizer,
+            recipe.pretrain.backbone,
             recipe.corpus.blocks,
             home / "blocks",
-            tokenizer_digest=tokenizer_digest(tokenizer),
             progress=progress,
         )
 
@@ -149,7 +153,8 @@ def _corpus_stages(recipe: Recipe, home: Path, snapshot: Stage) -> tuple[Stage, 
 
 def _pretrain_stages(recipe: Recipe, home: Path, blocks: Stage) -> tuple[Stage, Stage]:
     settings = as_settings(recipe.pretrain)
-    base_settings = {name: value for name, value in settings.items() if name != "adapt_phase"}
+    later = {"adapt_phase", "replay_share"}
+    base_settings = {name: value for name, value in settings.items() if name not in later}
 
     def make_base(progress: Progress) -> object:
         from trialese.pretrain import build_base
@@ -183,10 +188,14 @@ def _task_stages(
 def _task_stage(
     recipe: Recipe, home: Path, task: str, system: str, snapshot: Stage, model: Stage | None
 ) -> Stage:
-    settings = as_settings(getattr(recipe.tasks, task.replace("-", "_"), recipe.tasks))
-    labelled = settings.get("labelled")
+    from trialese.tasks import section_of, task_named
+
+    section = section_of(task_named(task, recipe.tasks), recipe.tasks)
+    settings = as_settings(section)
     if model is None:
-        settings.pop("finetune", None)  # a baseline has nothing to fine-tune
+        del settings["finetune"]  # a baseline has nothing to fine-tune
+    else:
+        settings["threshold_shrinkage"] = recipe.tasks.threshold_shrinkage
 
     def make(progress: Progress) -> object:
         from trialese.collect import open_snapshot
@@ -208,7 +217,7 @@ def _task_stage(
         settings,
         (snapshot, model) if model else (snapshot,),
         make,
-        (Path(labelled),) if labelled else (),
+        (Path(section.labelled),) if section.labelled else (),
     )
 
 
@@ -227,6 +236,7 @@ def _verdict_stage(
             home / "verdict",
             curves=[row for stage in models for row in _read_rows(stage)],
             context=_context(recipe, snapshot, corpus, models, classifiers),
+            read_unlabelled=_trained_ids(corpus),
             progress=progress,
         )
 
@@ -253,6 +263,14 @@ def _context(
     }
 
 
+def _trained_ids(corpus: Stage) -> frozenset[str]:
+    """NCT ids of the trials whose text the masked-language model was trained on."""
+    from trialese.corpus import open_corpus, read_documents
+
+    documents = read_documents(open_corpus(corpus.path), split="train")
+    return frozenset(document.nct_id for document in documents)
+
+
 def _facts(stage: Stage) -> dict[str, Any]:
     manifest = read_manifest(stage.path)
     return {**manifest.counts, **manifest.notes}
@@ -262,23 +280,3 @@ def _read_rows(stage: Stage) -> Iterator[dict[str, Any]]:
     with (stage.path / "metrics.jsonl").open("rb") as file:
         for line in file:
             yield {"stage": stage.name, **msgspec.json.decode(line)}
-
-
-def _digest_of_input(file: Path) -> str:
-    if not file.is_file():
-        raise RecordError(f"{file}: no such input file; check the path in the recipe")
-    return digest_of_file(file)
-
-
-def _read_ledger(home: Path) -> dict[str, dict[str, str]]:
-    try:
-        text = (home / LEDGER_NAME).read_bytes()
-        return msgspec.json.decode(text, type=dict[str, dict[str, str]])
-    except (FileNotFoundError, msgspec.DecodeError):
-        return {}  # a lost ledger only means that stages are made again
-
-
-def _remember(stage: Stage) -> None:
-    entry = {"key": stage.key, "digest": read_manifest(stage.path).digest}
-    ledger = _read_ledger(stage.home) | {stage.name: entry}
-    write_bytes(stage.home / LEDGER_NAME, msgspec.json.encode(ledger, order="sorted"))

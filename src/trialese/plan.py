@@ -144,7 +144,7 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
     texts = _texts(recipe, task, raw_bytes)
     if texts is None:
         return plan
-    from trialese.pretrain.estimate import estimate
+    from trialese.pretrain import estimate
 
     fits = len(section.seeds) * (section.run_folds or section.folds)
     tokens_a_text = _TOKENS_A_REASON if task == "stop-reasons" else section.finetune.max_tokens
@@ -179,7 +179,7 @@ def _texts(recipe: Recipe, task: str, raw_bytes: float | None) -> float | None:
 def _training_cost(plan: PlannedStage, recipe: Recipe, tokens: float | None) -> PlannedStage:
     if tokens is None:
         return plan
-    from trialese.pretrain.estimate import estimate
+    from trialese.pretrain import estimate
 
     settings = recipe.pretrain
     phases: tuple[PhaseSettings, ...] = (settings.adapt_phase,)

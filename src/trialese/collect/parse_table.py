@@ -102,7 +102,7 @@ def parse_aact(raw: RawStudy) -> Trial:
         return row.get(name, "").strip()
 
     def text(name: str) -> str:
-        return row.get(name, "").replace("~", "\n").strip()
+        return re.sub(r"(?<!\\)~", "\n", row.get(name, "")).strip()
 
     return Trial(
         nct_id=nct_id_of(cell("nct_id"), origin),

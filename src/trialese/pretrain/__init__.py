@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trialese.pretrain.backbone import Backbone, load_backbone, load_tokenizer, tokenizer_digest
+    from trialese.pretrain.cost import estimate
     from trialese.pretrain.curves import read_rows
-    from trialese.pretrain.estimate import estimate
-    from trialese.pretrain.stages import build_base, train_adapter
+    from trialese.pretrain.stages import build_base, tokenise_corpus, train_adapter
     from trialese.pretrain.workers import join_workers, only_first
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "load_tokenizer",
     "only_first",
     "read_rows",
+    "tokenise_corpus",
     "tokenizer_digest",
     "train_adapter",
 ]
@@ -31,12 +32,13 @@ __all__ = [
 _HOME_OF = {
     "Backbone": "backbone",
     "build_base": "stages",
-    "estimate": "estimate",
+    "estimate": "cost",
     "join_workers": "workers",
     "load_backbone": "backbone",
     "load_tokenizer": "backbone",
     "only_first": "workers",
     "read_rows": "curves",
+    "tokenise_corpus": "stages",
     "tokenizer_digest": "backbone",
     "train_adapter": "stages",
 }

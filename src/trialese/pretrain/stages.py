@@ -12,10 +12,12 @@ from torch import nn
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
 from trialese.artifacts import as_settings, read_manifest
+from trialese.corpus import build_blocks
 from trialese.errors import ArtifactError, RecipeError
 from trialese.pretrain.backbone import (
     load_backbone,
     load_masked_lm,
+    load_tokenizer,
     read_tokenizer,
     tokenizer_digest,
 )
@@ -28,13 +30,37 @@ from trialese.pretrain.session import (
     write_together,
 )
 from trialese.progress import Progress, silent
-from trialese.records import Adapter, Manifest, TokenBlocks
-from trialese.settings import PretrainSettings
+from trialese.records import Adapter, Corpus, Manifest, TokenBlocks
+from trialese.settings import BackboneSettings, BlockSettings, PretrainSettings
 
-__all__ = ["build_base", "train_adapter"]
+__all__ = ["build_base", "tokenise_corpus", "train_adapter"]
 
 _ADAPTER_ONLY = ("adapt_phase", "replay_share")
 """Settings that a base does not depend on."""
+
+
+def tokenise_corpus(
+    corpus: Corpus,
+    backbone: BackboneSettings,
+    blocks: BlockSettings,
+    path: Path,
+    *,
+    progress: Progress = silent,
+) -> Manifest:
+    """The token blocks of the corpus for one backbone: artifact of kind "blocks" at `path`.
+
+    Raises:
+        ArtifactError: the backbone's tokenizer is not to be had, or the corpus is damaged.
+    """
+    tokenizer = load_tokenizer(backbone)
+    return build_blocks(
+        corpus,
+        tokenizer.backend_tokenizer,
+        blocks,
+        path,
+        tokenizer_digest=tokenizer_digest(tokenizer),
+        progress=progress,
+    )
 
 
 def build_base(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trialese.tasks.classifier import Classifier
-    from trialese.tasks.finetune import finetune
-    from trialese.tasks.folds import ExampleSet, build_examples
+    from trialese.tasks.fits import finetune
+    from trialese.tasks.folds import ExampleSet, build_examples, section_of
     from trialese.tasks.labelled import read_labelled
     from trialese.tasks.predicting import LabelledText, predict_inputs
     from trialese.tasks.sex import SEX
@@ -26,6 +26,7 @@ __all__ = [
     "finetune",
     "predict_inputs",
     "read_labelled",
+    "section_of",
     "task_named",
 ]
 
@@ -37,9 +38,10 @@ _HOME_OF = {
     "LabelledText": "predicting",
     "build_examples": "folds",
     "encode_labels": "task",
-    "finetune": "finetune",
+    "finetune": "fits",
     "predict_inputs": "predicting",
     "read_labelled": "labelled",
+    "section_of": "folds",
     "task_named": "task",
 }
 
@@ -48,8 +50,4 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if home == name:  # the verb `finetune` lives in a module of the same name
-        module = importlib.import_module(f"{__name__}.{home}")
-        globals()[name] = getattr(module, name)
-        return globals()[name]
     return getattr(importlib.import_module(f"{__name__}.{home}"), name)

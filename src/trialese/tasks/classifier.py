@@ -45,6 +45,7 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
     fields: tuple[str, ...] = ()
     """Of a trial, the fields that are rendered; () for tasks that read one text of their own."""
     withhold: tuple[str, ...] = ()
+    without_sex_words: bool = False
 
     def clean(self, text: str) -> str:
         """The text as the model reads it."""
@@ -167,6 +168,8 @@ class Classifier:
         aside.mkdir(parents=True)
         with quiet_transformers():
             self.model.save_pretrained(aside)
+            # stock code truncates where this says; training did at `max_tokens`
+            self.tokenizer.model_max_length = self.preprocessing.max_tokens
             self.tokenizer.save_pretrained(aside)
         task = self.task
         saved = _Saved(

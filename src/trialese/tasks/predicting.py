@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from trialese.tasks.classifier import Classifier
 
 __all__ = ["LabelledText", "label_texts", "predict_inputs"]
+
+logger = logging.getLogger(__name__)
 
 _CHUNK_TEXTS = 1024
 
@@ -63,6 +67,8 @@ def predict_inputs(
     elif len(inputs) == 1 and _is_file(inputs[0]):
         yield from label_texts(classifier, _from_file(Path(inputs[0]), classifier))
     else:
+        if len(inputs) == 1 and _looks_like_a_file(inputs[0]):
+            raise RecordError(f"{inputs[0]}: no such file; check the path")
         for position, text in enumerate(inputs, start=1):
             if not text.strip():
                 raise RecordError(f"text {position} is empty; write one or leave it out")
@@ -95,6 +101,11 @@ def _lines(stream: Iterable[str]) -> Iterator[str]:
     return (line.strip() for line in stream if line.strip())
 
 
+def _looks_like_a_file(text: str) -> bool:
+    """A mistyped path must not be classified as if it were a text."""
+    return re.fullmatch(r"\S+\.(txt|[ct]sv|jsonl?|xml|zip|gz|zst|parquet)", text) is not None
+
+
 def _is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
@@ -113,18 +124,24 @@ def _from_file(path: Path, classifier: Classifier) -> Iterator[tuple[str, str]]:
         return
     from trialese.collect import read_trials_from_file
 
+    without = 0
     for trial in read_trials_from_file(path):
         text = _text_of(trial, classifier)
         if text:
             yield text, trial.nct_id
+        without += not text
+    if without:
+        logger.warning("%s: %d trials hold no text for this task; left out", path, without)
 
 
 def _text_of(trial: Trial, classifier: Classifier) -> str:
     """What the task reads of a trial, as in training."""
     from trialese.corpus import clean_text, render_document
     from trialese.settings import RenderSettings
+    from trialese.tasks.sex import cut_sex_words
 
     how = classifier.preprocessing
     if not how.fields:
         return clean_text(trial.why_stopped)
-    return render_document(trial, RenderSettings(fields=how.fields, withhold=how.withhold)).text
+    text = render_document(trial, RenderSettings(fields=how.fields, withhold=how.withhold)).text
+    return cut_sex_words(text) if how.without_sex_words else text

@@ -26,6 +26,7 @@ __all__ = [
     "learning_panels",
     "make_axis",
     "reliability_panel",
+    "system_look",
 ]
 
 LEAST_FORECASTS = 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ def judge(
     *,
     allow_overlap: bool = False,
     audits: Sequence[Audit] = (),
+    about: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """The verdict on one task: scores with intervals, paired differences, audits, signature.
 
@@ -34,7 +36,8 @@ def judge(
     seeds. Intervals come from resampling clusters of duplicates, the same ones for every system
     and seed, so they tell how far other test texts could move a figure; they do not tell how far
     other training runs could. `audits` are findings of earlier stages, such as `audit_giveaways`,
-    to be shown with the verdict's own.
+    to be shown with the verdict's own. `about` goes into the notes: `synthetic` (true for made-up
+    trials) and `models` (system -> what its language model is) are said with every table.
 
     Raises:
         RecordError: no rival, or systems that were not tested alike (see `line_up`).
@@ -62,6 +65,7 @@ def judge(
         differences=compare(board.decisions, lineup, settings, headlines=headlines),
         audits=(*overlap, *audit_scores(lineup, scores), *audits),
         notes={
+            **(about or {}),
             "settings": as_settings(settings),
             "test_digest": lineup.digest(),
             "rows_overlapping": leaked,

@@ -89,7 +89,12 @@ def format_table(verdict: Verdict) -> str:
         row = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
         return f"{name.ljust(left)}  {row}  {last:>7}"
 
-    out = [f"{verdict.task}: {_setting(verdict)}", "", line("f1-score", systems, "support")]
+    out = [
+        f"{verdict.task}: {_setting(verdict)}",
+        *_models(verdict),
+        "",
+        line("f1-score", systems, "support"),
+    ]
     for place, label in enumerate(verdict.scores[0].labels):
         cells = [f"{scores.labels[place].f1.point:.4f}" for scores in verdict.scores]
         out.append(line(label.label, cells, str(label.support)))
@@ -139,13 +144,25 @@ def _setting(verdict: Verdict) -> str:
     return (
         f"{verdict.rows:,} test texts in {verdict.clusters:,} clusters of duplicates, "
         f"{folds} {'fold' if folds == 1 else 'folds'}, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+        + (
+            "; synthetic trials: no evidence about real ones"
+            if verdict.notes.get("synthetic")
+            else ""
+        )
     )
+
+
+def _models(verdict: Verdict) -> list[str]:
+    """What each language model is: a new head or an adapted base is said with every result."""
+    return [f"{system}: {what}" for system, what in verdict.notes.get("models", {}).items()]
 
 
 def _markdown(verdict: Verdict) -> Iterator[str]:
     yield f"# {verdict.task}\n"
     yield f"{summarise(verdict)}\n"
     yield f"{_setting(verdict)}; {_level(verdict)} intervals. Signature: `{verdict.signature}`\n"
+    yield from (f"- {model}" for model in _models(verdict))
+    yield ""
     for scores in verdict.scores:
         yield from classification_report(scores, verdict)
     yield "## Paired differences\n"

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from trialese.artifacts import Draft, as_settings, digest_of, digest_of_file, write_artifact
+from trialese.artifacts import (
+    MANIFEST_NAME,
+    Draft,
+    as_settings,
+    digest_of,
+    digest_of_file,
+    read_manifest,
+    write_artifact,
+)
 from trialese.cutoffs import shrunk_cuts
 from trialese.errors import ArtifactError, RecipeError
 from trialese.predictions import save_predictions
@@ -74,9 +82,15 @@ def finetune(
     inputs = {"examples": found.digest}
     if model is not None:
         inputs["model"] = _digest_of_model(model)
-    described = {"task": name, "system": system, "section": plain}
+    described: dict[str, Any] = {"task": name, "system": system, "section": plain}
+    if model is not None:
+        described["threshold_shrinkage"] = settings.threshold_shrinkage
     with write_artifact(path, kind="classifier", settings=described, inputs=inputs) as draft:
         draft.counts.update(found.counts)
+        trials = snapshot if section.labelled is None else None
+        draft.notes["synthetic"] = bool(trials and trials.manifest.notes.get("synthetic"))
+        if model is not None:
+            draft.notes["masked_lm"] = _origin_of(model)
         runs = _runs(found, system, model, settings, section, inputs, draft, progress)
         save_predictions(draft.folder / "predictions.parquet", runs)
     assert draft.manifest is not None
@@ -130,6 +144,16 @@ def _runs(
     return runs
 
 
+def _origin_of(model: Path) -> str:
+    """What the masked-LM is, as its artifact tells it; "" for a folder that is none of ours."""
+    if not (model.parent / MANIFEST_NAME).is_file():
+        return ""
+    notes = read_manifest(model.parent).notes
+    facts = (str(notes.get("backbone", "")), str(notes.get("head") or ""))
+    adapted = "first adapted to the old trials" if notes.get("adapted_to_old") else ""
+    return "; ".join(filter(None, (*facts, adapted)))
+
+
 _Parts = dict[Split, list[Example]]
 
 
@@ -172,7 +196,10 @@ def _fit(
     preprocessing = Preprocessing(max_tokens=section.finetune.max_tokens)
     if isinstance(section, SexSettings):
         preprocessing = msgspec.structs.replace(
-            preprocessing, fields=section.fields, withhold=WITHHELD
+            preprocessing,
+            fields=section.fields,
+            withhold=WITHHELD,
+            without_sex_words=section.without_sex_words,
         )
     elif isinstance(section, DeclaredTaskSettings) and section.field is not None:
         preprocessing = msgspec.structs.replace(

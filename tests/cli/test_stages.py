@@ -10,24 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from trialese.cli import main
+from trialese.cli import app
 from trialese.recipe import Recipe
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command line in this process: (exit status, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trialese", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    return call
 
 
 @pytest.fixture
@@ -35,7 +21,7 @@ def home(toy: Recipe) -> Path:
     return Path(toy.folder) / "toy"
 
 
-COMMANDS = ("collect", "corpus", "pretrain", "finetune", "evaluate", "predict", "show", "run")
+COMMANDS = [each.callback.__name__.replace("_", "-") for each in app.registered_commands]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -76,11 +62,18 @@ def test_predict_prints_a_line_a_text_or_json(run: Run, home: Path) -> None:
     assert len(row["scores"]) == 17
 
 
+def test_predict_does_not_take_a_mistyped_path_for_a_text(run: Run, home: Path) -> None:
+    status, _, err = run("predict", home / "sex" / "adapted", "trails.zip")
+    assert status == 1
+    assert "trails.zip: no such file" in err
+
+
 def test_evaluate_prints_tables_and_writes_the_report(run: Run, home: Path, tmp_path: Path) -> None:
     folders = [home / "sex" / system for system in ("tfidf", "adapted")]
     status, out, _ = run("evaluate", *folders, "-o", tmp_path / "v", "-s", "verdict.resamples=50")
     assert status == 0
     assert "sex|test:" in out
+    assert "synthetic trials: no evidence about real ones" in out
     assert (tmp_path / "v" / "report.html").is_file()
 
 
@@ -103,6 +96,7 @@ def test_run_says_what_it_would_do(run: Run, toy: Recipe) -> None:
         (["collect", "-o", "x", "-s", "collect.sample.studes=4"], 1, "studes", "did you mean"),
         (["collect", "nowhere.zip", "-o", "x"], 1, "nowhere.zip", "no such file"),
         (["predict", "nowhere", "text"], 1, "nowhere", ""),
+        (["collect", "-o", "x", "-s", "corpus.new_from=2006-1-1"], 1, "corpus.new_from", "regex"),
         (["finetune", "height", "-o", "x", "--system", "prior"], 1, "height", "sex"),
         (["evaluate", "nowhere", "-o", "x"], 1, "nowhere", "no such folder"),
         (["collect"], 2, "--out", ""),

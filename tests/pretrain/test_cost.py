@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trialese.errors import ArtifactError
 from trialese.pretrain.backbone import load_masked_lm
+from trialese.pretrain.cost import estimate, flops_per_token, read_shape
 from trialese.pretrain.encoder import MaskedEncoder
-from trialese.pretrain.estimate import estimate, flops_per_token, read_shape
 from trialese.settings import MaskingSettings, PhaseSettings
 
 

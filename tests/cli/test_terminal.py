@@ -2,7 +2,7 @@
 
 import pytest
 
-from trialese.terminal import show_progress, tree_lines
+from trialese.cli.terminal import show_progress, tree_lines
 
 
 def test_nested_counts_are_indented_and_long_lists_counted() -> None:

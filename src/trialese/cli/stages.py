@@ -1,0 +1,200 @@
+"""The verbs that make something: one a stage, and `run` for all of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from trialese.cli.look import print_artifact
+from trialese.cli.options import JsonOption, OutOption, RecipeOption, SetOption, read_recipe, watch
+
+if TYPE_CHECKING:
+    from trialese.pipeline import Stage
+    from trialese.settings import CollectSettings
+
+__all__ = ["VERBS"]
+
+
+def collect(
+    out: OutOption,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Files or folders of registry records.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="First posted on or after this date.")] = None,
+    updated_since: Annotated[
+        str | None, typer.Option(help="Updated on or after this date.")
+    ] = None,
+    query: Annotated[str | None, typer.Option(help="The registry's own search terms.")] = None,
+    ids: Annotated[Path | None, typer.Option(help="Only the NCT numbers in this file.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The whole registry.")] = False,
+    new_since: Annotated[
+        Path | None,
+        typer.Option(help="Only what this snapshot, or file of NCT numbers, lacks as it is."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how many studies and bytes.")
+    ] = False,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Registry records -> snapshot.
+
+    From files; from the live registry with --since, --updated-since, --query, --ids or --all;
+    else from the synthetic sample. Interrupted, the same command goes on where it was.
+    """
+    from trialese.collect import collect_snapshot, estimate_collection
+
+    asked: dict[str, object] = {
+        "since": since,
+        "updated_since": updated_since,
+        "query": query,
+        "ids": str(ids) if ids else None,
+        "whole": everything or None,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    section = _collect_section(read_recipe(recipe, settings).collect, files, asked)
+    if new_since:
+        section = msgspec.structs.replace(section, new_since=str(new_since))
+    if dry_run:
+        found = estimate_collection(section)
+        studies = "an unknown number of" if found.studies is None else f"{found.studies:,}"
+        print(f"{studies} studies, about {found.json_bytes / 1e6:,.0f} MB of records")
+        if found.requests:
+            print(f"{found.requests:,} requests, at least {found.seconds:,.0f} s")
+        return
+    with watch() as progress:
+        collect_snapshot(section, out, progress=progress)
+    print_artifact(out)
+
+
+def _collect_section(
+    section: CollectSettings, files: list[Path] | None, asked: dict[str, object]
+) -> CollectSettings:
+    if files and asked:
+        raise typer.BadParameter(f"FILES do not go with --{next(iter(asked))}")
+    if files:
+        paths = tuple(str(file) for file in files)
+        return msgspec.structs.replace(section, source="files", paths=paths)
+    return msgspec.structs.replace(section, source="registry", **asked) if asked else section
+
+
+def corpus(
+    snapshot: Path, out: OutOption, recipe: RecipeOption = None, settings: SetOption = None
+) -> None:
+    """Snapshot -> clean, deduplicated, split documents."""
+    from trialese.collect import open_snapshot
+    from trialese.corpus import build_corpus
+
+    section = read_recipe(recipe, settings).corpus
+    with watch() as progress:
+        build_corpus(open_snapshot(snapshot), section, out, progress=progress)
+    print_artifact(out)
+
+
+def pretrain(
+    corpus: Path, out: OutOption, recipe: RecipeOption = None, settings: SetOption = None
+) -> None:
+    """Corpus -> token blocks, base model and LoRA adapter, in OUT/blocks, base and adapter."""
+    from trialese.corpus import open_corpus
+    from trialese.pretrain import build_base, tokenise_corpus, train_adapter
+
+    tree = read_recipe(recipe, settings)
+    backbone, blocks = tree.pretrain.backbone, tree.corpus.blocks
+    with watch() as progress:
+        tokenise_corpus(open_corpus(corpus), backbone, blocks, out / "blocks", progress=progress)
+        build_base(out / "blocks", tree.pretrain, out / "base", progress=progress)
+        train_adapter(
+            out / "blocks", out / "base", tree.pretrain, out / "adapter", progress=progress
+        )
+    print_artifact(out / "adapter")
+
+
+def finetune(
+    task: Annotated[str, typer.Argument(help="stop-reasons or sex.")],
+    out: OutOption,
+    model: Annotated[
+        Path | None, typer.Option(help="Masked-LM folder, such as OUT/adapter/model.")
+    ] = None,
+    system: Annotated[
+        str, typer.Option(help="base or adapted (with --model); prior, keywords or tfidf.")
+    ] = "adapted",
+    snapshot: Annotated[Path | None, typer.Option(help="Trials to take labels from.")] = None,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Labelled texts + model -> classifier and its honest predictions on held-out folds."""
+    from trialese.collect import open_snapshot
+    from trialese.tasks import finetune as fit
+
+    section = read_recipe(recipe, settings).tasks
+    trials = open_snapshot(snapshot) if snapshot else None
+    with watch() as progress:
+        fit(task, system, model, trials, section, out, progress=progress)
+    print_artifact(out)
+
+
+def evaluate(
+    classifiers: Annotated[
+        list[Path], typer.Argument(help="Classifier folders of one or more tasks, with rivals.")
+    ],
+    out: OutOption,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Judge leaking rows too; brands the signature.")
+    ] = False,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Saved predictions -> verdict: report.html, verdict.md, verdict.json. Needs no torch."""
+    from trialese.judging import judge_classifiers
+
+    section = read_recipe(recipe, settings).verdict
+    judge_classifiers(classifiers, section, out, allow_overlap=allow_overlap)
+    print_artifact(out)
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="Classifier folder.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="TEXT... | - | FILE", help="Texts, stdin, or a file.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Texts or trials -> labels with probabilities."""
+    from trialese.tasks import predict_inputs
+
+    stdin = sys.stdin if inputs == ["-"] else None
+    for row in predict_inputs(model, inputs, stdin=stdin):
+        print(msgspec.json.encode(row).decode() if as_json else row.as_line())
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="TOML file, such as recipes/quickstart.toml.")],
+    settings: SetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print stages, tokens, time and memory.")
+    ] = False,
+) -> None:
+    """All stages of a recipe; finished ones are skipped."""
+    from trialese.pipeline import run_recipe
+
+    tree = read_recipe(recipe, settings)
+    if dry_run:
+        from trialese.plan import format_plan, plan_recipe
+
+        print(format_plan(plan_recipe(tree)))
+        return
+    with watch() as progress:
+        folder = run_recipe(tree, progress=progress, on_stage=_announce)
+    print_artifact(folder)
+    print(f"\nreport: {folder / 'report.html'}")
+
+
+def _announce(stage: Stage, finished: bool) -> None:
+    print(f"{'skip' if finished else 'make'}  {stage.path}", file=sys.stderr)
+
+
+VERBS = (collect, corpus, pretrain, finetune, evaluate, predict, run)

@@ -1,0 +1,81 @@
+"""Looking into what was made, from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trialese.recipe import Recipe
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def home(toy: Recipe) -> Path:
+    return Path(toy.folder) / "toy"
+
+
+def test_show_tells_of_a_snapshot_what_is_in_it(run: Run, home: Path) -> None:
+    status, out, _ = run("show", home / "snapshot")
+    assert status == 0
+    assert "synthetic_notice" in out
+    assert "statuses" in out
+    assert "TERMINATED" in out
+
+
+def test_show_tells_of_a_corpus_what_leaks(run: Run, home: Path) -> None:
+    status, out, _ = run("show", home / "corpus")
+    assert status == 0
+    rows = [line.split() for line in out.splitlines() if line.split()[:1] in (["tune"], ["test"])]
+    assert len(rows) == 4
+    assert [row[3] for row in rows] == ["0"] * 4
+
+
+def test_show_tells_of_a_verdict_the_tables(run: Run, home: Path) -> None:
+    status, out, _ = run("show", home / "verdict")
+    assert status == 0
+    assert "stop-reasons|test:" in out
+    assert "macro avg" in out
+
+
+def test_diff_lists_what_is_new_changed_and_gone(run: Run, tmp_path: Path) -> None:
+    for name, studies in (("old", 30), ("new", 33)):
+        run("collect", "-o", tmp_path / name, "-s", f"collect.sample.studies={studies}")
+    status, out, _ = run("diff", tmp_path / "old", tmp_path / "new", "--ids", tmp_path / "ids")
+    assert status == 0
+    assert len((tmp_path / "ids" / "new.txt").read_text().split()) == 3
+    assert (tmp_path / "ids" / "vanished.txt").read_text() == ""
+    assert out.count("new       NCT9") == 3
+    status, out, _ = run("diff", tmp_path / "new", tmp_path / "old", "--json")
+    assert len(json.loads(out)["changes"]["vanished"]) == 3
+
+
+def test_quality_names_each_doubt_with_its_count(run: Run, home: Path) -> None:
+    status, out, _ = run("quality", home / "snapshot", "--json")
+    assert status == 0
+    findings = [json.loads(line) for line in out.splitlines()]
+    assert findings
+    assert all({"name", "meaning", "trials"} <= set(finding) for finding in findings)
+
+
+def test_collect_says_how_much_it_would_read(run: Run, tmp_path: Path) -> None:
+    status, out, _ = run("collect", "-o", tmp_path / "x", "--dry-run")
+    assert status == 0
+    assert out.startswith("2,000 studies, about ")
+    assert not (tmp_path / "x").exists()
+
+
+def test_files_and_questions_to_the_registry_do_not_go_together(run: Run, tmp_path: Path) -> None:
+    status, _, err = run("collect", "a.zip", "--since", "2024-01-01", "-o", tmp_path / "x")
+    assert status == 2
+    assert "FILES do not go with --since" in err
+
+
+def test_dropin_check_passes_on_a_classifier(run: Run, home: Path) -> None:
+    status, out, _ = run("check-dropin", home / "stop-reasons" / "adapted")
+    assert status == 0
+    assert "FAILED" not in out
+    assert "passed" in out
