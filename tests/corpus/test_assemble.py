@@ -180,4 +180,5 @@ def test_importing_the_room_loads_no_torch() -> None:
         "import sys, trialese.corpus.assemble, trialese.corpus.blocks;"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
