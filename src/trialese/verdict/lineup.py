@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -180,18 +180,10 @@ def _refuse_repeats(task: str, rounds: Sequence[Round]) -> None:
 
 def _ordered(run: Predictions) -> Predictions:
     order = sorted(range(len(run.ids)), key=run.ids.__getitem__)
-    return Predictions(
-        task=run.task,
-        kind=run.kind,
-        labels=run.labels,
-        system=run.system,
-        split=run.split,
-        seed=run.seed,
-        fold=run.fold,
+    return replace(
+        run,
         ids=tuple(run.ids[row] for row in order),
         clusters=tuple(run.clusters[row] for row in order),
         scores=np.asarray(run.scores[order], np.float64),
         truth=np.ascontiguousarray(run.truth[order], np.bool_),
-        trained_on=run.trained_on,
-        model_digest=run.model_digest,
     )
