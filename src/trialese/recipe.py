@@ -21,6 +21,7 @@ from trialese.settings import (
     CorpusSettings,
     PretrainSettings,
     Section,
+    ServeSettings,
     TasksSettings,
     VerdictSettings,
 )
@@ -39,6 +40,7 @@ class Recipe(Section, frozen=True, kw_only=True):
     pretrain: PretrainSettings = PretrainSettings()
     tasks: TasksSettings = TasksSettings()
     verdict: VerdictSettings = VerdictSettings()
+    serve: ServeSettings = ServeSettings()
 
 
 def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:

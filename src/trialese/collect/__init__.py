@@ -17,6 +17,7 @@ _HOMES = {
         "quality_report",
         "summarise_snapshot",
     ),
+    "trialese.collect.lookup": ("find_trials",),
     "trialese.collect.parse": ("parse_trial",),
     "trialese.collect.snapshot": (
         "collect_snapshot",

@@ -25,6 +25,7 @@ from trialese.settings.learning import (
 from trialese.settings.section import (
     Section,
 )
+from trialese.settings.serving import ServeSettings
 from trialese.settings.text import (
     BlockSettings,
     BoilerplateSettings,
@@ -55,6 +56,7 @@ __all__ = [
     "RenderSettings",
     "SampleSettings",
     "Section",
+    "ServeSettings",
     "SexSettings",
     "SplitSettings",
     "StopReasonsSettings",

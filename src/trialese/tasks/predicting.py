@@ -17,9 +17,9 @@ from trialese.errors import RecordError
 from trialese.records import Trial
 
 if TYPE_CHECKING:
-    from trialese.tasks.classifier import Classifier
+    from trialese.tasks.classifier import Classifier, Preprocessing
 
-__all__ = ["LabelledText", "label_texts", "predict_inputs"]
+__all__ = ["LabelledText", "label_texts", "predict_inputs", "text_of_trial"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def _from_file(path: Path, classifier: Classifier) -> Iterator[tuple[str, str]]:
 
     without = 0
     for trial in read_trials_from_file(path):
-        text = _text_of(trial, classifier)
+        text = text_of_trial(trial, classifier.preprocessing)
         if text:
             yield text, trial.nct_id
         without += not text
@@ -134,13 +134,12 @@ def _from_file(path: Path, classifier: Classifier) -> Iterator[tuple[str, str]]:
         logger.warning("%s: %d trials hold no text for this task; left out", path, without)
 
 
-def _text_of(trial: Trial, classifier: Classifier) -> str:
-    """What the task reads of a trial, as in training."""
+def text_of_trial(trial: Trial, how: Preprocessing) -> str:
+    """What a task with this preprocessing reads of a trial, as in training."""
     from trialese.corpus import clean_text, render_document
     from trialese.settings import RenderSettings
     from trialese.tasks.sex import cut_sex_words
 
-    how = classifier.preprocessing
     if not how.fields:
         return clean_text(trial.why_stopped)
     text = render_document(trial, RenderSettings(fields=how.fields, withhold=how.withhold)).text

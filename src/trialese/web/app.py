@@ -1,0 +1,63 @@
+"""The application: routes put together; everything they share is handed to them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from trialese import __version__
+from trialese.errors import TrialeseError
+from trialese.settings import ServeSettings
+from trialese.web.failures import handle_failures
+from trialese.web.health import health_routes
+from trialese.web.predict import predict_routes
+from trialese.web.served import Served
+
+__all__ = ["create_app"]
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(
+    served: Served,
+    settings: ServeSettings,
+    *,
+    token: str | None = None,
+    on_failure: Callable[[TrialeseError], None] | None = None,
+) -> FastAPI:
+    """The application over `served`, whose models load in the background once it starts.
+
+    Until they are loaded `/readyz` and what needs them answer 503. If they cannot be, `on_failure`
+    is told. With a `token`, requests must carry it (`Authorization: Bearer ...`).
+    """
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(load())
+        yield
+        await loading
+
+    async def load() -> None:
+        try:
+            await asyncio.to_thread(served.load)
+        except TrialeseError as error:
+            logger.error("%s", error)
+            if on_failure:
+                on_failure(error)
+
+    app = FastAPI(
+        title="trialese",
+        summary="Labels with probabilities for clinical trials.",
+        version=__version__,
+        lifespan=life,
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
+    )
+    handle_failures(app)
+    app.include_router(health_routes(served))
+    app.include_router(predict_routes(served, settings))
+    return app

@@ -1,0 +1,79 @@
+"""What went wrong, as one JSON shape: `{"error": code, "message": line, "details": [...]}`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from trialese.errors import RecordError
+
+__all__ = ["Refusal", "handle_failures"]
+
+logger = logging.getLogger(__name__)
+
+_CODES = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    422: "invalid",
+    429: "queue_full",
+    503: "not_ready",
+    504: "timeout",
+}
+
+
+class Refusal(HTTPException):
+    """An answer that is no result: its status, a code for programs, a line for people."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        retry_seconds: int | None = None,
+    ) -> None:
+        headers = None if retry_seconds is None else {"Retry-After": str(retry_seconds)}
+        super().__init__(status, message, headers)
+        self.code = code
+
+
+def handle_failures(app: FastAPI) -> None:
+    """Give every failure of `app` the one shape; an unforeseen one tells the client nothing."""
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+        code = getattr(error, "code", None) or _CODES.get(error.status_code, "refused")
+        return _answer(error.status_code, code, error.detail, headers=error.headers)
+
+    @app.exception_handler(RecordError)
+    async def misunderstood(_: Request, error: RecordError) -> JSONResponse:
+        return _answer(422, "invalid", str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        # the input itself is left out: it may be large, and no text at all
+        details = [
+            {"where": ".".join(map(str, each["loc"])), "message": each["msg"]}
+            for each in error.errors()
+        ]
+        first = details[0]
+        return _answer(422, "invalid", f"{first['where']}: {first['message']}", details)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return _answer(500, "internal", "this is a bug of the server; its log has the details")
+
+
+def _answer(
+    status: int, code: str, message: str, details: Any = (), headers: Any = None
+) -> JSONResponse:
+    content = {"error": code, "message": message, "details": list(details)}
+    return JSONResponse(content, status, headers)

@@ -1,0 +1,101 @@
+"""What goes over the wire, with examples: the source of the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["Failure", "ModelCard", "Models", "PredictAnswer", "PredictRequest", "Prediction"]
+
+Text = Annotated[str, Field(pattern=r"\S", description="Any text but blanks.")]
+NctId = Annotated[str, Field(pattern=r"^NCT\d{8}$")]
+_STUDY = {
+    "protocolSection": {
+        "identificationModule": {"nctId": "NCT90000001", "briefTitle": "Drug A in asthma"},
+        "statusModule": {"overallStatus": "TERMINATED", "whyStopped": "Slow accrual"},
+    }
+}
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PredictRequest(_Request):
+    """Texts, or trials, or NCT ids: one of the three."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "oneOf": [{"required": ["texts"]}, {"required": ["trials"]}, {"required": ["nct_ids"]}],
+            "examples": [
+                {"texts": ["Slow accrual and lack of funding"]},
+                {"model": "stop-reasons", "nct_ids": ["NCT90000001"]},
+                {"trials": [_STUDY]},
+            ],
+        },
+    )
+    model: str = Field("", description="Name of a served model; without it, the first.")
+    texts: list[Text] = Field([], min_length=1)
+    trials: list[dict[str, Any]] = Field(
+        [], min_length=1, description="Studies as version 2 of the registry's API gives them."
+    )
+    nct_ids: list[NctId] = Field(
+        [], min_length=1, description="Looked up in the snapshot that the server was given."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> PredictRequest:
+        if len(self.model_fields_set & {"texts", "trials", "nct_ids"}) != 1:
+            raise ValueError("give exactly one of texts, trials and nct_ids")
+        return self
+
+
+class Prediction(BaseModel):
+    """One text or trial with its predicted labels and the probability of every label."""
+
+    nct_id: str | None = None
+    text: str = Field(description="What was read, as it was given.")
+    labels: list[str] = Field(description="Predicted labels, in the task's order.")
+    scores: dict[str, float]
+    missing: Literal["no_text", "not_in_snapshot"] | None = Field(
+        None, description="Why there is no prediction."
+    )
+
+
+class ModelCard(BaseModel):
+    """What a served model is."""
+
+    model: str
+    digest: str
+    task: str
+    kind: Literal["multilabel", "multiclass"]
+    labels: list[str]
+    thresholds: dict[str, float] | None = Field(
+        description="Cut-off of each label; null where the largest probability wins."
+    )
+    chosen_on: Literal["train", "tune", "test"] | None = Field(
+        description="Split that the cut-offs were chosen on; null: they are 0.5."
+    )
+    description: str = ""
+
+
+class Models(BaseModel):
+    """All served models, the default first."""
+
+    models: list[ModelCard]
+
+
+class PredictAnswer(ModelCard):
+    """One prediction an item, in the order of the request."""
+
+    predictions: list[Prediction]
+
+
+class Failure(BaseModel):
+    """Every answer that is no result."""
+
+    error: str = Field(description="A code for programs.", examples=["queue_full"])
+    message: str = Field(description="One line for people: what is wrong and what to do.")
+    details: list[dict[str, str]] = Field([], description="Where, if in several places.")

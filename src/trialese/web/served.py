@@ -1,0 +1,133 @@
+"""What a server holds: classifiers by name, a snapshot to look trials up in, a verdict to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trialese.artifacts import MANIFEST_NAME, read_manifest
+from trialese.collect import open_snapshot
+from trialese.cutoffs import decide
+from trialese.errors import ArtifactError
+from trialese.records import Snapshot
+from trialese.verdict import load_verdicts
+from trialese.web.schemas import ModelCard, Prediction
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trialese.tasks import Classifier
+
+__all__ = ["Served", "ServedModel", "open_served"]
+
+
+@dataclass(slots=True)
+class ServedModel:
+    """A classifier under the name that requests call it by."""
+
+    name: str
+    digest: str
+    scorer: Classifier
+
+    def card(self) -> ModelCard:
+        """What clients are told of it."""
+        task, cuts = self.scorer.task, self.scorer.thresholds
+        values = (0.5,) * len(task.labels) if cuts is None else cuts.values
+        return ModelCard(
+            model=self.name,
+            digest=self.digest,
+            task=task.name,
+            kind=task.kind,
+            labels=list(task.labels),
+            thresholds=dict(zip(task.labels, values, strict=True))
+            if task.kind == "multilabel"
+            else None,
+            chosen_on=None if cuts is None or task.kind == "multiclass" else cuts.chosen_on,
+            description=task.description,
+        )
+
+    def predictions(self, texts: Sequence[str], scores: NDArray[np.float64]) -> list[Prediction]:
+        """Label sets and probabilities of texts whose scores (texts, labels) are known."""
+        task, cuts = self.scorer.task, self.scorer.thresholds
+        given = decide(scores, task.kind, 0.5 if cuts is None else np.array(cuts.values))
+        return [
+            Prediction(
+                text=text,
+                labels=[task.labels[column] for column in np.flatnonzero(given[row])],
+                scores={
+                    label: round(float(score), 6)
+                    for label, score in zip(task.labels, scores[row], strict=True)
+                },
+            )
+            for row, text in enumerate(texts)
+        ]
+
+
+@dataclass(slots=True)
+class Served:
+    """Everything that routes may use. `models` is filled by `load`, the default first."""
+
+    folders: tuple[Path, ...]
+    snapshot: Snapshot | None = None
+    verdict: Path | None = None
+    labels: Path | None = None
+    """SQLite file of the labelling queue."""
+    models: dict[str, ServedModel] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model is loaded."""
+        return len(self.models) == len(self.folders)
+
+    def load(self) -> None:
+        """Load the weights: seconds of work.
+
+        Raises:
+            ArtifactError: no classifier in a folder, or two that would have one name.
+        """
+        from trialese.tasks import Classifier
+
+        loaded = [(folder, Classifier.load(folder)) for folder in self.folders]
+        tasks = [scorer.task.name for _, scorer in loaded]
+        models: dict[str, ServedModel] = {}
+        for folder, scorer in loaded:
+            name = scorer.task.name
+            if tasks.count(name) > 1:
+                name = f"{name}/{folder.resolve().name}"
+            if name in models:
+                raise ArtifactError(f"{folder}: {name!r} is served already; rename one folder")
+            has_manifest = (folder / MANIFEST_NAME).is_file()
+            digest = read_manifest(folder).digest if has_manifest else ""
+            models[name] = ServedModel(name, digest, scorer)
+        self.models = models
+
+
+def open_served(
+    folders: Sequence[Path],
+    *,
+    snapshot: Path | None = None,
+    verdict: Path | None = None,
+    labels: Path | None = None,
+) -> Served:
+    """What is in these folders, looked at but not yet loaded.
+
+    Raises:
+        ArtifactError: a folder does not hold what it should.
+    """
+    for folder in folders:
+        if not any((folder / name).is_file() for name in _DESCRIBED):
+            raise ArtifactError(
+                f"{folder}: no classifier here (no preprocessing.json); "
+                "give a folder that `trialese finetune` wrote"
+            )
+    if verdict is not None:
+        load_verdicts(verdict)
+    opened = open_snapshot(snapshot) if snapshot is not None else None
+    return Served(tuple(folders), opened, verdict, labels)
+
+
+_DESCRIBED = ("preprocessing.json", "model/preprocessing.json")

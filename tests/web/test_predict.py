@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from trialese.collect import read_trials
+from trialese.collect.sample import sample_study
+from trialese.records import Snapshot
+from trialese.settings import SampleSettings
+from trialese.tasks import Classifier, predict_inputs
+
+HARD = (
+    "<script>alert(1)</script>",
+    "\u202eright to left\u202c and \u200b zero width",
+    "stopped \U0001f9ec \U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "NUL \x00 and \u2028 line separator",
+)
+
+
+def test_texts_get_what_the_command_line_gives(client: TestClient, classifier: Path) -> None:
+    texts = ["slow accrual", "funding", "a much longer text about low recruitment", "slow accrual"]
+    answer = client.post("/v1/predict", json={"texts": texts}).raise_for_status().json()
+    expected = list(predict_inputs(classifier, texts))
+    for told, row in zip(answer["predictions"], expected, strict=True):
+        assert (told["text"], tuple(told["labels"])) == (row.text, row.labels)
+        assert told["scores"] == pytest.approx(row.scores, abs=1e-5)
+    assert answer["model"] == answer["task"] == "reasons"
+    assert answer["thresholds"] == {"Enrollment": 0.25, "Money": 0.5}
+    assert (answer["chosen_on"], answer["kind"]) == ("tune", "multilabel")
+    assert client.get("/v1/models").json() == {
+        "models": [{key: value for key, value in answer.items() if key != "predictions"}]
+    }
+
+
+def test_trials_are_read_as_in_training(client: TestClient, snapshot: Snapshot) -> None:
+    stopped = next(trial for trial in read_trials(snapshot) if trial.why_stopped)
+    running = next(trial for trial in read_trials(snapshot) if not trial.why_stopped)
+    settings = SampleSettings(studies=60)
+    studies = [sample_study(settings, int(t.nct_id[3:]) - 90_000_000) for t in (stopped, running)]
+    by_study = client.post("/v1/predict", json={"trials": studies}).raise_for_status().json()
+    ids = [stopped.nct_id, running.nct_id, "NCT00000001"]
+    by_id = client.post("/v1/predict", json={"nct_ids": ids}).raise_for_status().json()
+    first, second = by_study["predictions"]
+    assert first["nct_id"] == stopped.nct_id
+    assert first["text"] == stopped.why_stopped
+    assert (second["missing"], second["labels"], second["scores"]) == ("no_text", [], {})
+    assert by_id["predictions"][:2] == by_study["predictions"]
+    assert by_id["predictions"][2]["missing"] == "not_in_snapshot"
+
+
+@pytest.mark.parametrize("text", HARD)
+def test_text_comes_back_as_it_was(client: TestClient, text: str) -> None:
+    answer = client.post("/v1/predict", json={"texts": [text]})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["predictions"][0]["text"] == text
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({}, 422, "invalid"),
+        ({"texts": []}, 422, "invalid"),
+        ({"texts": [" "]}, 422, "invalid"),
+        ({"texts": ["\ud800"]}, 422, "invalid"),
+        ({"texts": "slow accrual"}, 422, "invalid"),
+        ({"texts": ["x"], "trials": [{}]}, 422, "invalid"),
+        ({"texts": ["x"], "surprise": 1}, 422, "invalid"),
+        ({"trials": [{"protocolSection": 3}]}, 422, "invalid"),
+        ({"nct_ids": ["NCT1"]}, 422, "invalid"),
+        ({"texts": ["x"] * 257}, 413, "too_many"),
+        ({"texts": ["x"], "model": "nobody"}, 404, "unknown_model"),
+    ],
+)
+def test_bad_requests_are_told_why(
+    client: TestClient, body: object, status: int, code: str
+) -> None:
+    import json
+
+    answer = client.post(
+        "/v1/predict", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["error"]) == (status, code)
+    assert "\n" not in answer.json()["message"]
+
+
+def test_the_classifier_is_the_one_in_the_folder(client: TestClient, classifier: Path) -> None:
+    alone = Classifier.load(classifier).predict(["slow accrual"])[0]
+    told = client.post("/v1/predict", json={"texts": ["slow accrual"]}).json()
+    assert list(told["predictions"][0]["scores"].values()) == pytest.approx(alone, abs=1e-5)
