@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter
 
@@ -16,7 +17,9 @@ from trialese.web.served import Served, ServedModel
 
 __all__ = ["model_named", "predict_routes"]
 
-FAILURES = {status: {"model": Failure} for status in (401, 404, 413, 422, 429, 503, 504)}
+FAILURES: dict[int | str, dict[str, Any]] = {
+    status: {"model": Failure} for status in (401, 404, 413, 422, 429, 503, 504)
+}
 
 
 def predict_routes(served: Served, settings: ServeSettings) -> APIRouter:

@@ -10,7 +10,7 @@ __all__ = ["Failure", "ModelCard", "Models", "PredictAnswer", "PredictRequest", 
 
 Text = Annotated[str, Field(pattern=r"\S", description="Any text but blanks.")]
 NctId = Annotated[str, Field(pattern=r"^NCT\d{8}$")]
-_STUDY = {
+_STUDY: dict[str, Any] = {
     "protocolSection": {
         "identificationModule": {"nctId": "NCT90000001", "briefTitle": "Drug A in asthma"},
         "statusModule": {"overallStatus": "TERMINATED", "whyStopped": "Slow accrual"},
@@ -36,13 +36,15 @@ class PredictRequest(_Request):
             ],
         },
     )
-    model: str = Field("", description="Name of a served model; without it, the first.")
-    texts: list[Text] = Field([], min_length=1)
+    model: str = Field(default="", description="Name of a served model; without it, the first.")
+    texts: list[Text] = Field(default=[], min_length=1)
     trials: list[dict[str, Any]] = Field(
-        [], min_length=1, description="Studies as version 2 of the registry's API gives them."
+        default=[],
+        min_length=1,
+        description="Studies as version 2 of the registry's API gives them.",
     )
     nct_ids: list[NctId] = Field(
-        [], min_length=1, description="Looked up in the snapshot that the server was given."
+        default=[], min_length=1, description="Looked up in the snapshot that the server was given."
     )
 
     @model_validator(mode="after")
@@ -60,7 +62,7 @@ class Prediction(BaseModel):
     labels: list[str] = Field(description="Predicted labels, in the task's order.")
     scores: dict[str, float]
     missing: Literal["no_text", "not_in_snapshot"] | None = Field(
-        None, description="Why there is no prediction."
+        default=None, description="Why there is no prediction."
     )
 
 
@@ -98,4 +100,4 @@ class Failure(BaseModel):
 
     error: str = Field(description="A code for programs.", examples=["queue_full"])
     message: str = Field(description="One line for people: what is wrong and what to do.")
-    details: list[dict[str, str]] = Field([], description="Where, if in several places.")
+    details: list[dict[str, str]] = Field(default=[], description="Where, if in several places.")
