@@ -1,8 +1,9 @@
 """BERT's encoder and masked-LM head, written for training on masked positions only.
 
 The same function of the same parameters as transformers' `BertForMaskedLM` (held to it by the
-tests). What it leaves out: the head on positions that are not masked, and in the last layer
-everything but keys and values for them; neither can change the loss.
+tests). What it leaves out: the head on positions that are not asked for, and in the last layer
+everything but keys and values for them; neither can change the loss. A classifier asks for the
+first token alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from trialese.pretrain.linear import Drop, FrozenWeight, LinearGroup, apply_frozen
 
-__all__ = ["MaskedEncoder", "no_dropout", "seeded_dropout"]
+__all__ = ["Encoder", "MaskedEncoder", "no_dropout", "seeded_dropout"]
 
 
 def no_dropout(x: Tensor, rate: float) -> Tensor:
@@ -42,12 +43,12 @@ def seeded_dropout(generator: torch.Generator) -> Drop:
     return drop
 
 
-class MaskedEncoder:
-    """A masked-LM (with or without LoRA) as `logits(inputs, attended, positions)`.
+class Encoder:
+    """BERT's encoder (with or without LoRA) as `states(inputs, attended, positions)`.
 
-    It reads the model's parameters as they are now: build it after attaching LoRA, and anew
-    after frozen weights have changed. `plain` writes the same sums as ordinary operations, for
-    torch.compile to fuse.
+    `model` is any of transformers' BERT models. Its parameters are read as they are now: build
+    this after attaching LoRA, and anew after frozen weights have changed. `plain` writes the same
+    sums as ordinary operations, for torch.compile to fuse and torch.onnx to export.
     """
 
     def __init__(
@@ -60,9 +61,8 @@ class MaskedEncoder:
         explicit_attention: bool = True,
         plain: bool = False,
     ) -> None:
-        wrapped: Any = model
-        base = wrapped.get_base_model() if hasattr(model, "get_base_model") else wrapped
-        self._bert, self._head = base.bert, base.cls.predictions
+        base: Any = _unwrapped(model)
+        self._bert = base.bert
         self._heads: int = base.config.num_attention_heads
         self._dtype, self._dropout = dtype, dropout
         self.max_tokens: int = base.config.max_position_embeddings
@@ -70,23 +70,14 @@ class MaskedEncoder:
         options: Any = {"dtype": dtype, "packed_rows": packed_rows, "plain": plain}
         layers = list(self._bert.encoder.layer)
         self._layers = [_Layer(layer, options, last=layer is layers[-1]) for layer in layers]
-        decoder = self._head.decoder
-        self._decoder = None
-        if not decoder.weight.requires_grad:
-            self._decoder = FrozenWeight(decoder.weight, None, dtype=dtype, packed_rows=packed_rows)
 
-    def logits(
-        self,
-        inputs: Tensor,
-        attended: Tensor | None,
-        positions: Tensor,
-        drop: Drop = no_dropout,
-        kept: Tensor | None = None,
+    def states(
+        self, inputs: Tensor, attended: Tensor | None, positions: Tensor, drop: Drop = no_dropout
     ) -> Tensor:
-        """Scores at the positions asked for: (blocks * width, vocabulary), fp32.
+        """What the last layer makes of the positions asked for: (blocks * width, hidden).
 
         `inputs` (blocks, tokens), `attended` (blocks, tokens) bool or None if all are,
-        `positions` (blocks, width). With `kept`, only these rows of the result.
+        `positions` (blocks, width).
         """
         blocks, tokens = inputs.shape
         bias = None
@@ -98,8 +89,7 @@ class MaskedEncoder:
         for layer in self._layers[:-1]:
             x = self._run(layer, x, x, blocks=blocks, bias=bias, drop=drop)
         wanted = x.index_select(0, rows.flatten())  # (blocks * width, hidden)
-        x = self._run(self._layers[-1], wanted, x, blocks=blocks, bias=bias, drop=drop)
-        return self._score(x if kept is None else x.index_select(0, kept))
+        return self._run(self._layers[-1], wanted, x, blocks=blocks, bias=bias, drop=drop)
 
     def _embed(self, inputs: Tensor) -> Tensor:
         embeddings = self._bert.embeddings
@@ -144,6 +134,35 @@ class MaskedEncoder:
             scores = scores + bias
         return torch.matmul(drop(scores.softmax(dim=-1), self._dropout), v)
 
+
+class MaskedEncoder(Encoder):
+    """A masked-LM (with or without LoRA) as `logits(inputs, attended, positions)`."""
+
+    def __init__(self, model: nn.Module, *, packed_rows: int | None = None, **options: Any) -> None:
+        super().__init__(model, packed_rows=packed_rows, **options)
+        self._head = _unwrapped(model).cls.predictions
+        decoder = self._head.decoder
+        self._decoder = None
+        if not decoder.weight.requires_grad:
+            self._decoder = FrozenWeight(
+                decoder.weight, None, dtype=self._dtype, packed_rows=packed_rows
+            )
+
+    def logits(
+        self,
+        inputs: Tensor,
+        attended: Tensor | None,
+        positions: Tensor,
+        drop: Drop = no_dropout,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """Scores at the positions asked for (see `states`): (blocks * width, vocabulary), fp32.
+
+        With `kept`, only these rows of the result.
+        """
+        x = self.states(inputs, attended, positions, drop)
+        return self._score(x if kept is None else x.index_select(0, kept))
+
     def _score(self, x: Tensor) -> Tensor:
         head = self._head
         with torch.autocast(x.device.type, self._dtype, enabled=self._dtype != torch.float32):
@@ -155,6 +174,10 @@ class MaskedEncoder:
         else:
             scores = apply_frozen(x.to(self._dtype), self._decoder).float()
         return torch.add(scores, head.decoder.bias)
+
+
+def _unwrapped(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 class _Norm:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trialese.tasks.classifier import Classifier
+    from trialese.tasks.explain import Explanation, explain
     from trialese.tasks.fits import finetune
     from trialese.tasks.folds import ExampleSet, build_examples, section_of
     from trialese.tasks.labelled import read_labelled
     from trialese.tasks.predicting import LabelledText, predict_inputs
+    from trialese.tasks.scorer import Scorer, load_scorer
     from trialese.tasks.sex import SEX
     from trialese.tasks.stop_reasons import STOP_REASONS
     from trialese.tasks.task import encode_labels, task_named
@@ -20,10 +22,14 @@ __all__ = [
     "STOP_REASONS",
     "Classifier",
     "ExampleSet",
+    "Explanation",
     "LabelledText",
+    "Scorer",
     "build_examples",
     "encode_labels",
+    "explain",
     "finetune",
+    "load_scorer",
     "predict_inputs",
     "read_labelled",
     "section_of",
@@ -35,10 +41,14 @@ _HOME_OF = {
     "STOP_REASONS": "stop_reasons",
     "Classifier": "classifier",
     "ExampleSet": "folds",
+    "Explanation": "explain",
     "LabelledText": "predicting",
+    "Scorer": "scorer",
     "build_examples": "folds",
     "encode_labels": "task",
+    "explain": "explain",
     "finetune": "fits",
+    "load_scorer": "scorer",
     "predict_inputs": "predicting",
     "read_labelled": "labelled",
     "section_of": "folds",

@@ -13,9 +13,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 import transformers
@@ -26,6 +25,14 @@ from trialese.errors import ArtifactError
 from trialese.progress import Progress, silent
 from trialese.records import Example, Task, Thresholds
 from trialese.settings import FinetuneSettings
+from trialese.tasks.description import (
+    Preprocessing,
+    model_folder,
+    read_description,
+    write_description,
+)
+from trialese.tasks.inference import FirstTokenLogits, Precision, fast_forward
+from trialese.tasks.scorer import length_sorted_batches, probabilities, score_ids
 
 __all__ = ["Classifier", "Preprocessing", "length_sorted_batches", "quiet_transformers"]
 
@@ -37,43 +44,6 @@ PROBLEM_TYPES = {
 }
 
 
-class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
-    """What happens to a text before the tokenizer sees it, and after how many tokens it ends."""
-
-    max_tokens: int
-    cleaning: Literal["faithful", "none"] = "faithful"
-    fields: tuple[str, ...] = ()
-    """Of a trial, the fields that are rendered; () for tasks that read one text of their own."""
-    withhold: tuple[str, ...] = ()
-    without_sex_words: bool = False
-
-    def clean(self, text: str) -> str:
-        """The text as the model reads it."""
-        if self.cleaning == "none":
-            return text
-        from trialese.corpus import clean_text
-
-        return clean_text(text)
-
-
-class _Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """`preprocessing.json`."""
-
-    task: str
-    kind: Literal["multilabel", "multiclass"]
-    labels: tuple[str, ...]
-    description: str
-    preprocessing: Preprocessing
-
-
-class _SavedThresholds(msgspec.Struct, frozen=True, kw_only=True):
-    """`thresholds.json`."""
-
-    labels: tuple[str, ...]
-    values: tuple[float, ...]
-    chosen_on: Literal["train", "tune", "test"]
-
-
 @dataclass(slots=True)
 class Classifier:
     """A task, a model, its tokenizer, its thresholds and its preprocessing."""
@@ -83,6 +53,10 @@ class Classifier:
     tokenizer: Any
     preprocessing: Preprocessing
     thresholds: Thresholds | None = None
+    digest: str = ""
+    """sha256 over the files it was loaded from; "" before it is saved."""
+    forward: FirstTokenLogits | None = None
+    """The fast forward pass of a finished classifier; None: the model's own."""
 
     @classmethod
     def fit(
@@ -116,26 +90,31 @@ class Classifier:
     ) -> NDArray[np.float64]:
         """Probabilities (texts, labels): sigmoid if several labels may hold at once, else softmax.
 
-        Always in fp32, so that a text in a batch scores as it does alone (to 1e-5).
+        In fp32 (see `load`) a text in a batch scores as it does alone, to 1e-5. Texts that the
+        tokenizer makes the same are scored once.
         """
         cleaned = [self.preprocessing.clean(text) for text in texts]
-        ids = self.encode(cleaned)
-        scores = np.zeros((len(ids), len(self.task.labels)), np.float64)
-        device = self.model.device
         self.model.eval()
-        done = 0
         with torch.inference_mode():
-            for rows in length_sorted_batches([len(text) for text in ids], batch_texts):
-                batch = self.pad([ids[row] for row in rows], device)
-                logits = self.model(**batch).logits.float()
-                if self.task.kind == "multilabel":
-                    probabilities = torch.sigmoid(logits)
-                else:
-                    probabilities = torch.softmax(logits, dim=-1)
-                scores[rows] = probabilities.double().cpu().numpy()
-                done += len(rows)
-                progress("predict: texts", done, len(ids))
-        return scores
+            logits = score_ids(
+                self.encode(cleaned),
+                self._logits,
+                len(self.task.labels),
+                batch_texts=batch_texts,
+                progress=progress,
+            )
+        return probabilities(logits, self.task.kind)
+
+    def _logits(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        batch = self.pad(ids, self.model.device)
+        if self.forward is None:
+            logits = self.model(**batch).logits
+        else:
+            same_length = len(ids[0]) == len(ids[-1])  # they come sorted by length
+            attended = None if same_length else batch["attention_mask"].bool()
+            logits = self.forward(batch["input_ids"], attended)
+        found: NDArray[np.float32] = logits.float().cpu().numpy()
+        return found
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, cut after `max_tokens`."""
@@ -171,49 +150,22 @@ class Classifier:
             # stock code truncates where this says; training did at `max_tokens`
             self.tokenizer.model_max_length = self.preprocessing.max_tokens
             self.tokenizer.save_pretrained(aside)
-        task = self.task
-        saved = _Saved(
-            task=task.name,
-            kind=task.kind,
-            labels=task.labels,
-            description=task.description,
-            preprocessing=self.preprocessing,
-        )
-        _write_json(aside / "preprocessing.json", saved)
-        if self.thresholds is not None:
-            cut = self.thresholds
-            _write_json(
-                aside / "thresholds.json",
-                _SavedThresholds(labels=cut.labels, values=cut.values, chosen_on=cut.chosen_on),
-            )
+        write_description(aside, self.task, self.preprocessing, self.thresholds)
         if path.exists():
             path.rmdir()
         aside.rename(path)
 
     @classmethod
-    def load(cls, path: Path) -> Classifier:
-        """The classifier in a folder that `save` or `finetune` wrote.
+    def load(cls, path: Path, *, precision: Precision = "fp32") -> Classifier:
+        """The classifier in a folder that `save` or `finetune` wrote, ready for use.
 
         Raises:
             ArtifactError: no classifier there, or a damaged one.
+            RecipeError: a precision that the machine does not have.
         """
-        folder = path / "model" if (path / "model" / "config.json").is_file() else path
-        described = folder / "preprocessing.json"
-        if not described.is_file():
-            raise ArtifactError(
-                f"{path}: no classifier here (no preprocessing.json); "
-                "give a folder that `trialese finetune` wrote"
-            )
-        thresholds = None
+        folder = model_folder(path)
+        known = read_description(folder)
         try:
-            saved = msgspec.json.decode(described.read_bytes(), type=_Saved)
-            if (folder / "thresholds.json").is_file():
-                cut = msgspec.json.decode(
-                    (folder / "thresholds.json").read_bytes(), type=_SavedThresholds
-                )
-                thresholds = Thresholds(
-                    labels=cut.labels, values=cut.values, chosen_on=cut.chosen_on
-                )
             with quiet_transformers():
                 model = transformers.AutoModelForSequenceClassification.from_pretrained(
                     folder, dtype=torch.float32, local_files_only=True
@@ -221,37 +173,23 @@ class Classifier:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(
                     folder, local_files_only=True
                 )
-        except (msgspec.DecodeError, OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0]
             raise ArtifactError(f"{folder}: damaged classifier ({first}); fit it again") from error
-        if model.config.num_labels != len(saved.labels):
+        if model.config.num_labels != len(known.task.labels):
             raise ArtifactError(
                 f"{folder}: the model has {model.config.num_labels} outputs but "
-                f"{len(saved.labels)} labels are declared; fit it again"
+                f"{len(known.task.labels)} labels are declared; fit it again"
             )
-        task = Task(saved.task, saved.labels, saved.kind, saved.description)
-        return cls(task, model.eval(), tokenizer, saved.preprocessing, thresholds)
-
-
-def length_sorted_batches(
-    lengths: Sequence[int], batch_texts: int, batch_tokens: int = 16_384
-) -> list[list[int]]:
-    """Rows in batches of near-equal length, longest first; each row stands in exactly one.
-
-    A batch holds at most `batch_texts` texts and `batch_tokens` tokens, padding included, but at
-    least one text.
-    """
-    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    batches: list[list[int]] = []
-    widest = 0
-    for row in order:
-        full = batches and len(batches[-1]) < batch_texts
-        if full and (len(batches[-1]) + 1) * widest <= batch_tokens:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-            widest = lengths[row]
-    return batches
+        return cls(
+            task=known.task,
+            model=model.eval(),
+            tokenizer=tokenizer,
+            preprocessing=known.preprocessing,
+            thresholds=known.thresholds,
+            digest=known.digest,
+            forward=fast_forward(model, precision),
+        )
 
 
 @contextlib.contextmanager
@@ -267,8 +205,3 @@ def quiet_transformers() -> Iterator[None]:
         hub.set_verbosity(level)
         if bars:
             hub.enable_progress_bar()
-
-
-def _write_json(path: Path, value: Any) -> None:
-    text = msgspec.json.format(msgspec.json.encode(value, order="deterministic"), indent=2)
-    path.write_bytes(text + b"\n")

@@ -1,0 +1,133 @@
+"""What stands beside a classifier's weights: its task, its preprocessing, its thresholds.
+
+Plain JSON in the classifier's folder, the same beside PyTorch weights and beside an exported
+graph: what was done to a text in training is done to it in use, whatever computes the scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from trialese.artifacts import MANIFEST_NAME, digest_of, digest_of_file
+from trialese.errors import ArtifactError
+from trialese.records import Task, Thresholds
+
+__all__ = ["Description", "Preprocessing", "model_folder", "read_description", "write_description"]
+
+_PREPROCESSING = "preprocessing.json"
+_THRESHOLDS = "thresholds.json"
+
+
+class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens to a text before the tokenizer sees it, and after how many tokens it ends."""
+
+    max_tokens: int
+    cleaning: Literal["faithful", "none"] = "faithful"
+    fields: tuple[str, ...] = ()
+    """Of a trial, the fields that are rendered; () for tasks that read one text of their own."""
+    withhold: tuple[str, ...] = ()
+    without_sex_words: bool = False
+
+    def clean(self, text: str) -> str:
+        """The text as the model reads it."""
+        if self.cleaning == "none":
+            return text
+        from trialese.corpus import clean_text
+
+        return clean_text(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A classifier but for its weights and its tokenizer."""
+
+    task: Task
+    preprocessing: Preprocessing
+    thresholds: Thresholds | None = None
+    digest: str = ""
+    """sha256 over the names and bytes of the folder's files; "" before it is one."""
+
+
+class _Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """`preprocessing.json`."""
+
+    task: str
+    kind: Literal["multilabel", "multiclass"]
+    labels: tuple[str, ...]
+    description: str
+    preprocessing: Preprocessing
+
+
+class _SavedThresholds(msgspec.Struct, frozen=True, kw_only=True):
+    """`thresholds.json`."""
+
+    labels: tuple[str, ...]
+    values: tuple[float, ...]
+    chosen_on: Literal["train", "tune", "test"]
+
+
+def model_folder(path: Path) -> Path:
+    """The folder with the weights: `path`, or `path/model` in what `finetune` wrote.
+
+    Raises:
+        ArtifactError: no classifier there.
+    """
+    for folder in (path / "model", path):
+        if (folder / _PREPROCESSING).is_file():
+            return folder
+    raise ArtifactError(
+        f"{path}: no classifier here (no {_PREPROCESSING}); "
+        "give a folder that `trialese finetune` wrote"
+    )
+
+
+def read_description(folder: Path) -> Description:
+    """The description in a model folder.
+
+    Raises:
+        ArtifactError: missing or damaged.
+    """
+    thresholds = None
+    try:
+        saved = msgspec.json.decode((folder / _PREPROCESSING).read_bytes(), type=_Saved)
+        if (folder / _THRESHOLDS).is_file():
+            cut = msgspec.json.decode((folder / _THRESHOLDS).read_bytes(), type=_SavedThresholds)
+            thresholds = Thresholds(labels=cut.labels, values=cut.values, chosen_on=cut.chosen_on)
+        if thresholds is not None and thresholds.labels != saved.labels:
+            raise ValueError(f"{_THRESHOLDS} is of other labels")
+        files = sorted(each for each in folder.iterdir() if each.is_file())
+        digest = digest_of(
+            {each.name: digest_of_file(each) for each in files if each.name != MANIFEST_NAME}
+        )
+    except (msgspec.DecodeError, OSError, ValueError) as error:
+        raise ArtifactError(f"{folder}: damaged classifier ({error}); fit it again") from error
+    task = Task(saved.task, saved.labels, saved.kind, saved.description)
+    return Description(task, saved.preprocessing, thresholds, digest)
+
+
+def write_description(
+    folder: Path, task: Task, preprocessing: Preprocessing, thresholds: Thresholds | None
+) -> None:
+    """Write the two files into the folder of the weights."""
+    saved = _Saved(
+        task=task.name,
+        kind=task.kind,
+        labels=task.labels,
+        description=task.description,
+        preprocessing=preprocessing,
+    )
+    _write_json(folder / _PREPROCESSING, saved)
+    if thresholds is not None:
+        cut = _SavedThresholds(
+            labels=thresholds.labels, values=thresholds.values, chosen_on=thresholds.chosen_on
+        )
+        _write_json(folder / _THRESHOLDS, cut)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = msgspec.json.format(msgspec.json.encode(value, order="deterministic"), indent=2)
+    path.write_bytes(text + b"\n")
