@@ -20,10 +20,13 @@ TORCH_FREE = {  # everything of `tasks/` that does not stand directly on classif
     for name in (
         "__init__",
         "baselines",
+        "description",
         "fields",
         "folds",
         "labelled",
+        "onnx_scorer",
         "predicting",
+        "scorer",
         "sex",
         "stop_reasons",
         "task",

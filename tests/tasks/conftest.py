@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from trialese.records import Example, Task
+from trialese.records import Example, Task, Thresholds
+from trialese.settings import FinetuneSettings
 
 TOY = Task("toy", ("Enrollment", "Money", "Science"), "multilabel")
 
@@ -35,3 +39,28 @@ def toy_task() -> Task:
 @pytest.fixture
 def toy_rows() -> list[Example]:
     return toy_examples()
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a classifier that has learnt the toy task, with thresholds; read only."""
+    from trialese.tasks import Classifier
+
+    rows = toy_examples()
+    settings = FinetuneSettings(
+        epochs=16, patience=16, lr=5e-3, head_lr=2e-2, batch_texts=8, max_tokens=32, dropout=0.0,
+        precision="fp32",
+    )  # fmt: skip
+    classifier = Classifier.fit(TOY, rows[:45], rows[45:], tiny_backbone, settings, seed=1)
+    classifier.thresholds = Thresholds(labels=TOY.labels, values=(0.4, 0.5, 0.6), chosen_on="tune")
+    folder = tmp_path_factory.mktemp("toy-classifier") / "model"
+    classifier.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_classifier(toy_folder: Path) -> Any:
+    """The classifier of `toy_folder`, loaded in fp32."""
+    from trialese.tasks import Classifier
+
+    return Classifier.load(toy_folder)

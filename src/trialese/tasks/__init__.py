@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trialese.tasks.classifier import Classifier
-    from trialese.tasks.explain import Explanation, explain
+    from trialese.tasks.explaining import Explanation, explain
     from trialese.tasks.fits import finetune
     from trialese.tasks.folds import ExampleSet, build_examples, section_of
     from trialese.tasks.labelled import read_labelled
@@ -41,12 +41,12 @@ _HOME_OF = {
     "STOP_REASONS": "stop_reasons",
     "Classifier": "classifier",
     "ExampleSet": "folds",
-    "Explanation": "explain",
+    "Explanation": "explaining",
     "LabelledText": "predicting",
     "Scorer": "scorer",
     "build_examples": "folds",
     "encode_labels": "task",
-    "explain": "explain",
+    "explain": "explaining",
     "finetune": "fits",
     "load_scorer": "scorer",
     "predict_inputs": "predicting",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,7 +109,7 @@ def _write_graph(classifier: Classifier, path: Path) -> None:
     mask = torch.ones_like(ids)
     texts, tokens = torch.export.Dim("texts"), torch.export.Dim("tokens")
     shape = {0: texts, 1: tokens}
-    with warnings.catch_warnings(), torch.inference_mode(False):
+    with warnings.catch_warnings(), _silenced("torch.onnx"):
         warnings.simplefilter("ignore")  # the exporter's, about itself
         torch.onnx.export(
             _Graph(classifier.model.cpu()).eval(),
@@ -140,10 +141,7 @@ def _quantise(path: Path) -> None:
     """int8 weights, a scale a column; activations are quantised as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it recommends a step that the exporter has done
-    try:
+    with _silenced(None):  # it recommends a step that the exporter has done
         quantize_dynamic(
             path,
             path,
@@ -153,8 +151,6 @@ def _quantise(path: Path) -> None:
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )
-    finally:
-        logger.setLevel(level)
 
 
 def _check_int8(classifier: Classifier, folder: Path, texts: Sequence[str]) -> dict[str, Any]:
@@ -166,6 +162,18 @@ def _check_int8(classifier: Classifier, folder: Path, texts: Sequence[str]) -> d
             f"(at least {MIN_AGREEMENT:.1%} are needed); nothing was written; export --to onnx"
         )
     return {"label_agreement_int8": agreement, "texts_compared": len(texts)}
+
+
+@contextlib.contextmanager
+def _silenced(name: str | None) -> Iterator[None]:
+    """Only errors from the logger called `name` meanwhile."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _need_export_extra() -> None:
