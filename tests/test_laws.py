@@ -20,16 +20,19 @@ TORCH_FREE = {  # everything of `tasks/` that does not stand directly on classif
     for name in (
         "__init__",
         "baselines",
+        "bulk",
         "description",
         "fields",
         "folds",
         "labelled",
         "onnx_scorer",
         "predicting",
+        "reading",
         "scorer",
         "sex",
         "stop_reasons",
         "task",
+        "writing",
     )
 }
 

@@ -31,6 +31,7 @@ __all__ = [
     "digest_of",
     "digest_of_file",
     "is_complete",
+    "locked",
     "read_manifest",
     "verify_files",
     "work_folder",
@@ -103,7 +104,7 @@ def write_artifact(
     aside = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        with locked(path):
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
             draft = Draft(aside)
@@ -252,8 +253,12 @@ def _refuse_foreign(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the artifact's lock file; the kernel lets go of it however the process ends."""
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file beside `path`; the kernel lets go of it however the process ends.
+
+    Raises:
+        ArtifactError: another process holds it.
+    """
     lock = path.with_name(f".{path.name}.lock")
     with lock.open("w") as file:
         try:

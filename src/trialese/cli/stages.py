@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from trialese.cli.look import print_artifact
-from trialese.cli.options import JsonOption, OutOption, RecipeOption, SetOption, read_recipe, watch
+from trialese.cli.options import OutOption, RecipeOption, SetOption, read_recipe, watch
 
 if TYPE_CHECKING:
     from trialese.pipeline import Stage
@@ -156,21 +156,6 @@ def evaluate(
     print_artifact(out)
 
 
-def predict(
-    model: Annotated[Path, typer.Argument(help="Classifier folder.")],
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="TEXT... | - | FILE", help="Texts, stdin, or a file.")
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """Texts or trials -> labels with probabilities."""
-    from trialese.tasks import predict_inputs
-
-    stdin = sys.stdin if inputs == ["-"] else None
-    for row in predict_inputs(model, inputs, stdin=stdin):
-        print(msgspec.json.encode(row).decode() if as_json else row.as_line())
-
-
 def run(
     recipe: Annotated[Path, typer.Argument(help="TOML file, such as recipes/quickstart.toml.")],
     settings: SetOption = None,
@@ -197,4 +182,4 @@ def _announce(stage: Stage, finished: bool) -> None:
     print(f"{'skip' if finished else 'make'}  {stage.path}", file=sys.stderr)
 
 
-VERBS = (collect, corpus, pretrain, finetune, evaluate, predict, run)
+VERBS = (collect, corpus, pretrain, finetune, evaluate, run)

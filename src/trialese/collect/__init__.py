@@ -19,6 +19,7 @@ _HOMES = {
     ),
     "trialese.collect.lookup": ("find_trials",),
     "trialese.collect.parse": ("parse_trial",),
+    "trialese.collect.parse_table": ("text_row",),
     "trialese.collect.snapshot": (
         "collect_snapshot",
         "open_snapshot",
@@ -28,7 +29,7 @@ _HOMES = {
         "read_trials_from_file",
         "snapshot_inputs",
     ),
-    "trialese.collect.source": ("ATTRIBUTION", "RawStudy", "Reject", "Source"),
+    "trialese.collect.source": ("ATTRIBUTION", "RawStudy", "Reject", "Source", "StudyError"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -7,6 +7,7 @@ from io import BufferedReader
 
 import msgspec
 
+from trialese.collect.parse_table import TEXT_COLUMNS
 from trialese.collect.parse_xml import XML_ROOT
 from trialese.collect.source import RawStudy, Reject
 from trialese.errors import RecordError
@@ -67,6 +68,9 @@ def split_page(data: bytes, origin: str) -> Iterator[RawStudy | Reject]:
             envelope = _ENVELOPE.decode(data)
             if envelope.studies is msgspec.UNSET:
                 if envelope.protocol_section is msgspec.UNSET:
+                    if cells := _text_cells(data):
+                        yield RawStudy(origin, "text", cells)
+                        return
                     detail = "this JSON is no study (no protocolSection); pass v2 records"
                     yield Reject(origin=origin, reason="no_study", detail=detail)
                 else:
@@ -84,6 +88,14 @@ def split_page(data: bytes, origin: str) -> Iterator[RawStudy | Reject]:
         return
     for position, part in enumerate(parts):
         yield RawStudy(f"{origin}#{position}", "v2", bytes(part))
+
+
+def _text_cells(data: bytes) -> dict[str, str]:
+    """The cells of a JSON object that is the row of a table of texts; {} if it is none."""
+    row = msgspec.json.decode(data)
+    if not any(name.strip().lower() in TEXT_COLUMNS for name in row):
+        return {}
+    return {name: "" if value is None else str(value) for name, value in row.items()}
 
 
 def _is_whole(line: bytes) -> bool:

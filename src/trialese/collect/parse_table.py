@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from trialese.collect.source import RawStudy, StudyError
 from trialese.collect.vocabulary import (
@@ -24,10 +25,22 @@ from trialese.collect.vocabulary import (
 )
 from trialese.records import Trial
 
-__all__ = ["CSV_ID_COLUMN", "ID_COLUMNS", "TEXT_COLUMNS", "parse_aact", "parse_csv", "parse_text"]
+__all__ = [
+    "CSV_ID_COLUMN",
+    "ID_COLUMNS",
+    "REASON_COLUMNS",
+    "TEXT_COLUMNS",
+    "TextRow",
+    "parse_aact",
+    "parse_csv",
+    "parse_text",
+    "text_row",
+]
 
 CSV_ID_COLUMN = "NCT Number"
-TEXT_COLUMNS = ("text", "document")
+REASON_COLUMNS = ("why_stopped", "stop_reason")
+TEXT_COLUMNS = ("text", "document", "input", *REASON_COLUMNS)
+"""Names of the column that holds a bare text, best first."""
 ID_COLUMNS = ("nct_id", "nctid", "nct number", "id", "trial_id", "")
 """Names of the column that identifies a bare text, best first; "" is pandas' unnamed index."""
 
@@ -146,21 +159,45 @@ def parse_text(raw: RawStudy) -> Trial:
 
     The identifier is the NCT number in the identifying column, else one made of the text's
     sha256 (`TEXT-` and twelve hexadecimal digits), so that equal texts are one trial. The text
-    becomes the detailed description, as no section of it is known.
+    becomes the reason to stop if its column is named so, else the detailed description, as no
+    section of it is known.
+
+    Raises:
+        StudyError: the text is empty.
+    """
+    row = text_row(raw)
+    found = _NCT_ID.fullmatch(row.identifier)
+    made_up = f"TEXT-{hashlib.sha256(row.text.encode()).hexdigest()[:12]}"
+    nct_id = found[0].upper() if found else made_up
+    if row.column in REASON_COLUMNS:
+        return Trial(nct_id=nct_id, why_stopped=row.text)
+    return Trial(nct_id=nct_id, detailed_description=row.text)
+
+
+class TextRow(NamedTuple):
+    """A row of a table of texts."""
+
+    identifier: str
+    """As it stands in the identifying column; "" without one."""
+    column: str
+    """The text's column, in lower case."""
+    text: str
+
+
+def text_row(raw: RawStudy) -> TextRow:
+    """The text of a row and what names it.
 
     Raises:
         StudyError: the text is empty.
     """
     row = _cells(raw)
     columns = {name.strip().lower(): name for name in row}
-    text_column = next((columns[name] for name in TEXT_COLUMNS if name in columns), None)
-    text = row.get(text_column or "", "").strip()
+    column = next((name for name in TEXT_COLUMNS if name in columns), "")
+    text = row[columns[column]].strip() if column else ""
     if not text:
         raise StudyError(raw.origin, "no_text", "the row has no text")
     id_column = next((columns[name] for name in ID_COLUMNS if name in columns), None)
-    found = _NCT_ID.fullmatch(row[id_column].strip()) if id_column is not None else None
-    made_up = f"TEXT-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return Trial(nct_id=found[0].upper() if found else made_up, detailed_description=text)
+    return TextRow(row[id_column].strip() if id_column is not None else "", column, text)
 
 
 def _cells(raw: RawStudy) -> dict[str, str]:

@@ -6,12 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trialese.tasks.bulk import predict_file
     from trialese.tasks.classifier import Classifier
     from trialese.tasks.explaining import Explanation, explain
+    from trialese.tasks.exporting import export_classifier
     from trialese.tasks.fits import finetune
     from trialese.tasks.folds import ExampleSet, build_examples, section_of
     from trialese.tasks.labelled import read_labelled
     from trialese.tasks.predicting import LabelledText, predict_inputs
+    from trialese.tasks.reading import read_texts
     from trialese.tasks.scorer import Scorer, load_scorer
     from trialese.tasks.sex import SEX
     from trialese.tasks.stop_reasons import STOP_REASONS
@@ -28,10 +31,13 @@ __all__ = [
     "build_examples",
     "encode_labels",
     "explain",
+    "export_classifier",
     "finetune",
     "load_scorer",
+    "predict_file",
     "predict_inputs",
     "read_labelled",
+    "read_texts",
     "section_of",
     "task_named",
 ]
@@ -47,10 +53,13 @@ _HOME_OF = {
     "build_examples": "folds",
     "encode_labels": "task",
     "explain": "explaining",
+    "export_classifier": "exporting",
     "finetune": "fits",
     "load_scorer": "scorer",
+    "predict_file": "bulk",
     "predict_inputs": "predicting",
     "read_labelled": "labelled",
+    "read_texts": "reading",
     "section_of": "folds",
     "task_named": "task",
 }

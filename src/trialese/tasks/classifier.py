@@ -58,6 +58,11 @@ class Classifier:
     forward: FirstTokenLogits | None = None
     """The fast forward pass of a finished classifier; None: the model's own."""
 
+    @property
+    def engine(self) -> str:
+        """Such as "torch fp32"."""
+        return f"torch {'fp32' if self.forward is None else self.forward.precision}"
+
     @classmethod
     def fit(
         cls,

@@ -45,6 +45,7 @@ class FirstTokenLogits:
             explicit_attention=plain,
             plain=plain,
         )
+        self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
         self._pooler, self._head = model.bert.pooler.dense, model.classifier
 
     def __call__(self, inputs: Tensor, attended: Tensor | None) -> Tensor:

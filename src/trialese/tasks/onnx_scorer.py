@@ -35,6 +35,13 @@ class OnnxScorer:
     tokenizer: Any
     """`tokenizers.Tokenizer`, truncating and not padding."""
 
+    @property
+    def engine(self) -> str:
+        """ONNX Runtime and its version."""
+        import onnxruntime
+
+        return f"onnxruntime {onnxruntime.__version__}"
+
     @classmethod
     def load(cls, folder: Path, *, threads: int | None = None) -> OnnxScorer:
         """The exported classifier in a folder; `threads` are those of one batch, None: all cores.

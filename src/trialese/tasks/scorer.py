@@ -55,6 +55,11 @@ class Scorer(Protocol):
         """sha256 that names the model's files."""
         ...
 
+    @property
+    def engine(self) -> str:
+        """What computes the scores, such as "torch fp32"; those of two engines differ a little."""
+        ...
+
     def predict(self, texts: Sequence[str], *, progress: Progress = silent) -> NDArray[np.float64]:
         """Probabilities (texts, labels) of raw texts, in their order."""
         ...
