@@ -1,11 +1,11 @@
 """How fast and how large: a registry's worth of API v2 JSON in a zip -> snapshot.
 
-    python benchmarks/collect_scale.py --studies 100000 --folder /tmp/scale
+    python benchmarks/collect_scale.py --studies 10000 100000 --folder /tmp/scale
 
 Studies come from the `sample` source, filled up with sites, contacts and outcomes to the size
 and the ratio of read to unread bytes of real records (16.4 KB a study, 3.8 KB of it kept,
-deflated to a quarter). Rivals in the same run, on the first `--rival-studies` of the same zip:
-`json` + pandas with every field by `json_normalize`, and `json` + pandas with the fields of a
+deflated to about a quarter). Rivals in the same run, on the first `--rival-studies` of the
+smallest zip: `json` + pandas with every field by `json_normalize`, and `json` + pandas with the fields of a
 `Trial` picked by hand; both write Parquet with the same compression. Peak memory is the largest
 resident size of the process plus that of its largest worker times the workers.
 """
@@ -18,6 +18,7 @@ import math
 import os
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -41,7 +42,9 @@ snapshot = collect_snapshot(
     CollectSettings(source="files", paths=(sys.argv[1],)), Path(sys.argv[2])
 )
 seconds = time.perf_counter() - start
-own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# not ru_maxrss, which a process inherits from the one that started it
+high = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+own = int(high.split()[1]) * 1024
 worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 print(json.dumps({
     "seconds": seconds,
@@ -56,62 +59,72 @@ print(json.dumps({
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--studies", type=int, default=100_000)
+    parser.add_argument("--studies", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--rival-studies", type=int, default=5_000)
-    parser.add_argument("--growth-from", type=int, default=10_000)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--folder", type=Path, required=True, help="emptied at the end")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path, required=True, help="archives there are used again")
+    parser.add_argument("--only-make", action="store_true", help="make the archives and end")
     arguments = parser.parse_args()
-    folder: Path = arguments.folder
-    folder.mkdir(parents=True)
-    try:
-        report(arguments, folder)
-    finally:
-        shutil.rmtree(folder)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    sizes = sorted(set(arguments.studies))
+    plain_bytes = {studies: prepare(arguments.folder, studies) for studies in sizes}
+    if not arguments.only_make:
+        report(arguments.folder, plain_bytes, arguments.rival_studies, arguments.repeats)
 
 
-def report(arguments: argparse.Namespace, folder: Path) -> None:
-    sizes = sorted({arguments.growth_from, arguments.studies})
-    archives = {}
-    for studies in sizes:
+def prepare(folder: Path, studies: int) -> int:
+    """Bytes of JSON in the archive of so many studies, which is made unless it is there."""
+    path, noted = folder / f"{studies}.zip", folder / f"{studies}.bytes"
+    if not noted.is_file():
         start = time.perf_counter()
-        archives[studies] = make_archive(folder / f"{studies}.zip", studies)
-        packed = (folder / f"{studies}.zip").stat().st_size
+        total = make_archive(path, studies)
+        noted.write_text(str(total), "utf-8")
+        say(f"made {path.name} in {time.perf_counter() - start:.0f} s")
+    total = int(noted.read_text("utf-8"))
+    say(
+        f"{studies:,} studies: {total / 1e6:,.0f} MB of JSON (mean {total / studies:,.0f} bytes), "
+        f"deflated to {path.stat().st_size / total:.2f}"
+    )
+    return total
+
+
+def report(folder: Path, plain_bytes: dict[int, int], rival_studies: int, repeats: int) -> None:
+    """Every size and every rival in turn, `repeats` times; ratios of the medians."""
+    small, large = min(plain_bytes), max(plain_bytes)
+    seconds: dict[int | str, list[float]] = {}
+    rivals = {"every field": normalise, "picked fields": pick}
+    for _ in range(repeats):
+        for studies in plain_bytes:
+            result = collect(folder / f"{studies}.zip", folder / "snapshot")
+            assert result["trials"] == studies, result
+            assert result["rejects"] == {}, result
+            seconds.setdefault(studies, []).append(result["seconds"] / studies)
+            own, worker, peak = (
+                result[name] / 2**20 for name in ("own_bytes", "worker_bytes", "peak_bytes")
+            )
+            say(
+                f"trialese, {studies:,}: {result['seconds']:.1f} s, "
+                f"{result['cpu_seconds'] / studies * 1e6:.0f} us of CPU a study, "
+                f"peak {peak:,.0f} MiB (own {own:,.0f}, a worker {worker:,.0f})"
+            )
+        for name, rival in rivals.items():
+            # from the small archive: the large one's directory alone takes a second to read
+            wall, cpu = timed(rival, folder / f"{small}.zip", rival_studies, folder / "rival")
+            seconds.setdefault(name, []).append(wall / rival_studies)
+            say(
+                f"json + pandas, {name}, {rival_studies:,}: {wall:.1f} s, "
+                f"{cpu / rival_studies * 1e6:.0f} us of CPU a study"
+            )
+    mean = plain_bytes[large] / large
+    ours = statistics.median(seconds[large])
+    for name, times in seconds.items():
+        middle = statistics.median(times)
+        who = f"trialese, {name:,}" if isinstance(name, int) else f"json + pandas, {name}"
+        ratios = sorted(rival / own for rival, own in zip(times, seconds[large], strict=True))
         say(
-            f"made {studies:,} studies: {archives[studies] / 1e6:,.0f} MB of JSON "
-            f"(mean {archives[studies] / studies:,.0f} bytes), deflated to "
-            f"{packed / archives[studies]:.2f}, in {time.perf_counter() - start:.0f} s"
-        )
-    rates = {}
-    for studies in sizes * arguments.repeats:
-        result = collect(folder / f"{studies}.zip", folder / "snapshot")
-        assert result["trials"] == studies, result
-        assert result["rejects"] == {}, result
-        seconds = result["seconds"]
-        rates[studies] = max(rates.get(studies, 0.0), archives[studies] / 1e6 / seconds)
-        own, worker, peak = (
-            result[name] / 2**20 for name in ("own_bytes", "worker_bytes", "peak_bytes")
-        )
-        say(
-            f"trialese, {studies:,}: {seconds:.1f} s, "
-            f"{archives[studies] / 1e6 / seconds:.0f} MB/s, "
-            f"{result['cpu_seconds'] / studies * 1e6:.0f} us of CPU a study, "
-            f"peak {peak:,.0f} MiB (own {own:,.0f}, a worker {worker:,.0f})"
-        )
-    small, large = sizes[0], sizes[-1]
-    say(f"growth {small:,} -> {large:,}: time a study x {rates[small] / rates[large]:.2f}")
-    for name, rival in (("every field", normalise), ("picked fields", pick)):
-        runs = [
-            timed(rival, folder / f"{large}.zip", arguments.rival_studies, folder / "rival")
-            for _ in range(arguments.repeats)
-        ]
-        seconds, cpu_seconds = min(runs)
-        rate = archives[large] / large * arguments.rival_studies / 1e6 / seconds
-        say(
-            f"json + pandas, {name}: {seconds:.1f} s for {arguments.rival_studies:,}, "
-            f"{rate:.0f} MB/s, "
-            f"{cpu_seconds / arguments.rival_studies * 1e6:.0f} us of CPU a study; "
-            f"trialese is {rates[large] / rate:.1f} times as fast"
+            f"{who}: median {middle * 1e6:.0f} us a study, {mean / middle / 1e6:.0f} MB/s; "
+            f"{middle / ours:.2f} times the time of trialese at {large:,} "
+            f"(turn by turn {ratios[0]:.2f} to {ratios[-1]:.2f})"
         )
 
 
@@ -138,12 +151,16 @@ def make_ballast(rng: random.Random) -> dict[str, list[Any]]:
     """Sites, outcomes and sentences in made-up words, to fill studies up with."""
     letters = "etaoinshrdlucmfwypvbgkqjxz"
     weights = [1 / (place + 2) for place in range(26)]
-    words = ["".join(rng.choices(letters, weights, k=rng.randint(2, 11))) for _ in range(9_000)]
-    common = [1 / (place + 5) for place in range(len(words))]
+    words = ["".join(rng.choices(letters, weights, k=rng.randint(2, 11))) for _ in range(500)]
+    common = [1 / (place + 1) ** 1.1 for place in range(len(words))]
 
     def text(count: int) -> str:
         return " ".join(rng.choices(words, common, k=count))
 
+    contacts = [
+        {"name": text(2).title(), "role": "CONTACT", "phone": str(rng.randint(10**9, 10**10))}
+        for _ in range(40)
+    ]
     sites = [
         {
             "facility": text(4).title(),
@@ -152,8 +169,11 @@ def make_ballast(rng: random.Random) -> dict[str, list[Any]]:
             "state": text(1).title(),
             "zip": str(rng.randint(10_000, 99_999)),
             "country": rng.choice(["Northland", "Westmark", "Southmere"]),
-            "contacts": [{"name": text(2).title(), "role": "CONTACT", "phone": str(rng.random())}],
-            "geoPoint": {"lat": rng.uniform(-60, 60), "lon": rng.uniform(-180, 180)},
+            "contacts": [rng.choice(contacts)],
+            "geoPoint": {
+                "lat": round(rng.uniform(-60, 60), 3),
+                "lon": round(rng.uniform(-180, 180), 3),
+            },
         }
         for _ in range(4_000)
     ]
@@ -173,10 +193,10 @@ def fill_up(study: dict[str, Any], ballast: dict[str, list[Any]], rng: random.Ra
     )
     scale = math.exp(rng.gauss(0.0, 0.9)) / math.exp(0.9**2 / 2)
     protocol["contactsLocationsModule"]["locations"] = rng.choices(
-        ballast["sites"], k=int(scale * 28)
+        ballast["sites"], k=int(scale * 31)
     )
     protocol["outcomesModule"]["secondaryOutcomes"] = rng.choices(
-        ballast["outcomes"], k=int(scale * 12)
+        ballast["outcomes"], k=int(scale * 14)
     )
     study["derivedSection"] = {"miscInfoModule": {"versionHolder": "2024-09-24"}}
     return study

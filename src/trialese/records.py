@@ -40,7 +40,7 @@ Split = Literal["train", "tune", "test"]
 SPLITS: tuple[Split, ...] = ("train", "tune", "test")
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Trial(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One registered study as parsed, whatever its source.
 
     Text is as the registry holds it (escapes and line breaks included); cleaning is the corpus's

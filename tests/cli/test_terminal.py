@@ -2,7 +2,7 @@
 
 import pytest
 
-from trialese.cli.terminal import show_progress, tree_lines
+from trialese.cli.terminal import _Pace, show_progress, tree_lines
 
 
 def test_nested_counts_are_indented_and_long_lists_counted() -> None:
@@ -25,3 +25,24 @@ def test_without_a_terminal_progress_is_plain_lines(capsys: pytest.CaptureFixtur
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.splitlines() == ["records: 3 of 3"]
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "told"),
+    [
+        (100, 1_000, 0.5, ""),  # too early to say
+        (200, 1_000, 10.0, "20/s, 40 s left"),
+        (1_000, 1_000_000, 10.0, "100/s, 2.8 h left"),
+        (2_000, 100_000, 20.0, "100/s, 16 min left"),
+        (5, 20, 10.0, "30/min, 30 s left"),
+        (20, 20, 10.0, "120/min"),
+        (300, None, 10.0, "30/s"),
+    ],
+)
+def test_the_pace_and_the_time_left(
+    done: int, total: int | None, seconds: float, told: str
+) -> None:
+    times = iter([100.0, 100.0 + seconds])
+    pace = _Pace(lambda: next(times))
+    assert pace("records", 0, total) == ""
+    assert pace("records", done, total) == told

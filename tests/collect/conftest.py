@@ -49,6 +49,8 @@ class Registry(ThreadingHTTPServer):
     """`faults` maps the number of a request (from 0) to what goes wrong with it."""
 
     daemon_threads = True
+    announced: int | None = None
+    """What `totalCount` says instead of the truth."""
 
     def __init__(self, studies: list[dict[str, Any]]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -62,6 +64,7 @@ class Registry(ThreadingHTTPServer):
         self.downloaded = 0
         self.aliases: dict[str, str] = {}
         self.shuffle = random.Random(7)
+        self.unstable_ties = False
 
     @property
     def url(self) -> str:
@@ -160,12 +163,14 @@ class _Handler(BaseHTTPRequestHandler):
             studies = [study for study in studies if id_of(study) in wanted]
         window = query.get("filter.advanced", "")
         if "StudyFirstPostDate]RANGE[" in window:
-            since = window.partition("StudyFirstPostDate]RANGE[")[2].partition(",")[0]
-            studies = [study for study in studies if posted_of(study) >= since]
-        if "sort" in query:
-            studies.sort(key=lambda study: (posted_of(study), id_of(study)))
-        else:
+            since, until = window.partition("RANGE[")[2].partition("]")[0].split(",")
+            since, until = since.replace("MIN", "0"), until.replace("MAX", "9")
+            studies = [study for study in studies if since <= (posted_of(study) or "-") <= until]
+        if "sort" not in query or self.server.unstable_ties:
             self.server.shuffle.shuffle(studies)
+        if "sort" in query:
+            by_number = not self.server.unstable_ties
+            studies.sort(key=lambda study: (posted_of(study), by_number * id_of(study)))
         size = min(int(query.get("pageSize") or 10), 1000)
         offset = 0
         if "pageToken" in query:
@@ -181,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "repeat" and "pageToken" in query:
             body["nextPageToken"] = query["pageToken"]
         if query.get("countTotal") == "true" and offset == 0:
-            body["totalCount"] = len(studies)
+            body["totalCount"] = self.server.announced or len(studies)
         data = json.dumps(body).encode()
         self._answer(200, data, truncate=fault == "truncate")
 

@@ -73,11 +73,21 @@ def test_a_registry_that_never_stands_still_is_given_up(registry):
         crawl(registry)
 
 
-def test_an_unstable_order_is_noticed(registry, monkeypatch):
-    monkeypatch.setattr(
-        "trialese.collect.crawl.query_of", lambda settings: {"pageSize": "5", "format": "json"}
-    )
-    with pytest.raises(RegistryError, match="distinct studies where 25 were announced"):
+def test_an_unstable_order_within_a_day_loses_nothing(registry, study_maker):
+    registry.studies = [study_maker(20 * number) for number in range(1, 31)]
+    for study in registry.studies:
+        status = study["protocolSection"]["statusModule"]
+        status["studyFirstPostDateStruct"]["date"] = "2014-01-01"
+    registry.unstable_ties = True
+    trials, _ = crawl(registry)
+    assert sorted(trial.nct_id for trial in trials) == sorted(registry.ids)
+    versions = [path for _, path, _ in registry.asked if path.endswith("/version")]
+    assert len(registry.asked) > 9 + len(versions)  # one pass was not enough
+
+
+def test_a_registry_that_never_gives_all_is_given_up(registry, monkeypatch):
+    monkeypatch.setattr(type(registry), "announced", 26)
+    with pytest.raises(RegistryError, match="25 distinct studies where 26 were announced"):
         crawl(registry)
 
 

@@ -1,5 +1,5 @@
 from trialese.collect.parse_v2 import parse_v2
-from trialese.collect.query import FIELDS, query_of
+from trialese.collect.query import FIELDS, query_of, year_windows
 from trialese.collect.source import RawStudy
 from trialese.settings import CollectSettings
 
@@ -23,3 +23,14 @@ def test_every_module_that_a_trial_needs_is_asked_for(study_maker):
     study["protocolSection"] = {name: protocol[name] for name in protocol if name in asked}
     assert len(study["protocolSection"]) < len(protocol)
     assert parse_v2(RawStudy("x", "v2", study)) == whole
+
+
+def test_windows_of_years_leave_no_day_out():
+    windows = [
+        query["filter.advanced"] for query in year_windows({"format": "json"}, last_year=2001)
+    ]
+    assert windows == [
+        "AREA[StudyFirstPostDate]RANGE[MIN,1999-12-31]",
+        "AREA[StudyFirstPostDate]RANGE[2000-01-01,2000-12-31]",
+        "AREA[StudyFirstPostDate]RANGE[2001-01-01,MAX]",
+    ]

@@ -86,11 +86,31 @@ def test_a_file_that_is_no_zip_is_refused(archived, tmp_path):
         list(source.studies())
 
 
-def test_without_the_zip_it_goes_page_by_page(registry, tmp_path):
+def windows_of(registry):
+    return [
+        query.get("filter.advanced")
+        for _, path, query in registry.asked
+        if path.endswith("/studies") and "pageToken" not in query
+    ]
+
+
+def test_without_the_zip_it_goes_year_by_year(registry, tmp_path):
     snapshot = collect_snapshot(settings_for(registry), tmp_path / "snapshot")
     assert {trial.nct_id for trial in read_trials(snapshot)} == registry.ids
     assert snapshot.manifest.notes["data_timestamp"] == registry.timestamp
     assert not (tmp_path / ".snapshot.work").exists()
+    windows = windows_of(registry)
+    assert len(windows) == 2024 - 1999 + 1
+    assert windows[0] == "AREA[StudyFirstPostDate]RANGE[MIN,1999-12-31]"
+    assert windows[-1] == "AREA[StudyFirstPostDate]RANGE[2024-01-01,MAX]"
+
+
+def test_a_study_outside_every_year_is_asked_for_too(registry, tmp_path):
+    status = registry.studies[3]["protocolSection"]["statusModule"]
+    status["studyFirstPostDateStruct"]["date"] = ""
+    snapshot = collect_snapshot(settings_for(registry), tmp_path / "snapshot")
+    assert {trial.nct_id for trial in read_trials(snapshot)} == registry.ids
+    assert windows_of(registry)[-1] is None
 
 
 def test_a_snapshot_of_the_whole_registry(archived, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,35 +29,65 @@ def tree_lines(tree: dict[str, Any], indent: str = "  ") -> Iterator[str]:
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """A bar for each thing counted on a terminal, a line every few seconds elsewhere."""
+    """A bar for each thing counted on a terminal, a line every few seconds elsewhere.
+
+    Both tell the rate and, where the total is known, about how long it still takes.
+    """
     if not sys.stderr.isatty():
         yield _plain_lines()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Bars(
-        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
-    ) as bars:
+    pace_column = TextColumn("{task.fields[pace]}")
+    with Bars(*columns, pace_column, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
+        pace = _Pace()
 
         def draw(what: str, done: int, total: int | None, /) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+                tasks[what] = bars.add_task(what, total=total, pace="")
+            bars.update(tasks[what], completed=done, total=total, pace=pace(what, done, total))
 
         yield draw
 
 
 def _plain_lines(pause_seconds: float = 5.0) -> Progress:
     last: dict[str, float] = {}
+    pace = _Pace()
 
     def say(what: str, done: int, total: int | None, /) -> None:
         now = time.monotonic()
+        told = pace(what, done, total)
         if done == total or now - last.setdefault(what, now) >= pause_seconds:
             last[what] = now
-            sys.stderr.write(f"{what}: {done:,}{f' of {total:,}' if total else ''}\n")
+            of = f" of {total:,}" if total else ""
+            sys.stderr.write(f"{what}: {done:,}{of}{told and ', '}{told}\n")
 
     return say
+
+
+class _Pace:
+    """How fast each thing goes since it was first heard of: "120/s, 3 min left"; "" too early."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, what: str, done: int, total: int | None) -> str:
+        now = self._clock()
+        since, before = self._began.setdefault(what, (now, done))
+        if done <= before or now - since < 1:
+            return ""
+        rate = (done - before) / (now - since)
+        told = f"{rate:,.0f}/s" if rate >= 10 else f"{60 * rate:,.0f}/min"
+        left = ((total or done) - done) / rate
+        return f"{told}, {_duration(left)} left" if left > 0 else told
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -101,7 +101,7 @@ class _Cell(msgspec.Struct, array_like=True, gc=False):
 
 def is_aact(entries: list[Entry]) -> bool:
     """Whether the entries of an archive are AACT's tables."""
-    names = {PurePosixPath(entry.name).name for entry in entries}
+    names = {entry.name.rpartition("/")[2] for entry in entries}
     return _STUDIES in names and len(names & _TABLES.keys()) > 1
 
 

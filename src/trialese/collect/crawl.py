@@ -3,7 +3,9 @@
 A crawl downloads to the end before anything is parsed. Every page is on disk before the next is
 asked for, so a crawl that is interrupted anywhere goes on where it was and ends in the same
 pages. It counts as whole only if the data's timestamp is the same before and after, no page
-token came twice, and the distinct studies are as many as the registry said.
+token came twice, and the distinct studies are as many as the registry said. If fewer came (the
+order among studies of one day may change from page to page), what came stays and the registry is
+read once more; if the data moved, all begins anew.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import msgspec
 from trialese.artifacts import digest_of, write_bytes
 from trialese.collect.documents import split_page
 from trialese.collect.earlier import read_ids
-from trialese.collect.query import query_of
+from trialese.collect.query import query_of, year_windows
 from trialese.collect.registry import Page, RefusedError, RegistryClient, Version
 from trialese.collect.source import RawStudy, Reject, SourceFacts
 from trialese.errors import RegistryError
@@ -40,16 +42,19 @@ class _State(msgspec.Struct, kw_only=True):
     """How far a crawl has come."""
 
     query: str
-    """Digest of the queries: a crawl for something else is never gone on with."""
+    """Digest of what is asked for: a crawl for something else is never gone on with."""
     version: Version
     pages: int = 0
     studies: int = 0
     total: int | None = None
+    """As announced in this pass."""
     token: str | None = None
     """Of the next page; None before the first page of a part."""
     part: int = 0
     """Which of the queries is being read; their number once all are."""
     starts: int = 1
+    passes: int = 1
+    """Since the last start from nothing."""
 
 
 class _MovedError(Exception):
@@ -84,6 +89,7 @@ class RegistrySource:
     ) -> None:
         self._query = query_of(settings)
         self._ids = read_ids(Path(settings.ids)) if settings.ids else None
+        self._whole = settings.whole
         self._client = client or RegistryClient(settings)
         self._temporary = tempfile.TemporaryDirectory() if work is None else None
         self._work = Path(self._temporary.name) if self._temporary else work or Path()
@@ -162,30 +168,43 @@ class RegistrySource:
                 found.add(_id_of(data))
                 yield RawStudy(nct_id, "v2", data)
 
-    def _queries(self) -> list[dict[str, str]]:
-        """One query, or one for each so many of the numbers asked for."""
-        if self._ids is None:
-            return [self._query]
-        return [
-            {**self._query, "filter.ids": "|".join(self._ids[start : start + IDS_A_QUERY])}
-            for start in range(0, len(self._ids), IDS_A_QUERY)
-        ]
+    def _queries(self, state: _State) -> list[dict[str, str]]:
+        """One query, one for each so many of the numbers asked for, or for each year of the whole.
+
+        A second pass over the whole asks without windows, which would miss undated studies.
+        """
+        if self._ids is not None:
+            return [
+                {**self._query, "filter.ids": "|".join(self._ids[start : start + IDS_A_QUERY])}
+                for start in range(0, len(self._ids), IDS_A_QUERY)
+            ]
+        if self._whole and state.passes == 1:
+            return year_windows(self._query, last_year=int(state.version.data_timestamp[:4]))
+        return [self._query]
 
     def _crawl(self) -> _State:
         state = self._resumed()
         while True:
             try:
                 self._fetch_rest(state)
-                self._check(state)
-                return state
-            except _MovedError as reason:
+                reason = self._what_lacks(state)
+                if reason is None:
+                    return state
+                log.warning("%s; reading once more", reason)
+                renewed = msgspec.structs.replace(
+                    state, part=0, total=None, starts=state.starts + 1, passes=state.passes + 1
+                )
+                self._save(renewed)
+            except _MovedError as moved:
+                reason = str(moved)
                 log.warning("%s; starting over", reason)
-                if state.starts >= MAX_STARTS:
-                    raise RegistryError(
-                        f"the registry did not stand still in {MAX_STARTS} attempts "
-                        f"(last: {reason}); try again later, or ask for a narrower window"
-                    ) from reason
-                state = self._fresh(starts=state.starts + 1)
+                renewed = self._fresh(starts=state.starts + 1)
+            if state.starts >= MAX_STARTS:
+                raise RegistryError(
+                    f"the registry did not stand still in {MAX_STARTS} attempts "
+                    f"(last: {reason}); try again later, or ask for a narrower window"
+                )
+            state = renewed
 
     def _resumed(self) -> _State:
         """Where an earlier crawl of this query got to, if the data are still the same."""
@@ -193,7 +212,7 @@ class RegistrySource:
             state = msgspec.json.decode((self._work / _STATE).read_bytes(), type=_State)
         except (OSError, msgspec.DecodeError):
             return self._fresh()
-        if state.query != digest_of(self._queries()):
+        if state.query != self._wanted() or state.starts > MAX_STARTS:
             return self._fresh()
         if self._client.version() != state.version:
             log.warning("the registry was refreshed since; starting over")
@@ -203,14 +222,15 @@ class RegistrySource:
     def _fresh(self, *, starts: int = 1) -> _State:
         shutil.rmtree(self._work, ignore_errors=True)
         self._work.mkdir(parents=True, exist_ok=True)
-        state = _State(
-            query=digest_of(self._queries()), version=self._client.version(), starts=starts
-        )
+        state = _State(query=self._wanted(), version=self._client.version(), starts=starts)
         self._save(state)
         return state
 
+    def _wanted(self) -> str:
+        return digest_of([self._query, self._ids, self._whole])
+
     def _fetch_rest(self, state: _State) -> None:
-        queries = self._queries()
+        queries = self._queries(state)
         while state.part < len(queries):
             query = dict(queries[state.part])
             if state.token is None:
@@ -240,18 +260,22 @@ class RegistrySource:
         state.part += page.next_page_token is None
         self._save(state)
 
-    def _check(self, state: _State) -> None:
+    def _what_lacks(self, state: _State) -> str | None:
+        """What one more pass may bring, or None if every study announced has come."""
         distinct: set[str] = set()
         for number in range(state.pages):
             body = gzip.decompress(_page_file(self._work, number).read_bytes())
             for place, study in enumerate(msgspec.json.decode(body, type=Page).studies):
                 distinct.add(_id_of(bytes(study)) or f"{number}/{place}")
-        if state.total is not None and len(distinct) != state.total:
-            raise _MovedError(
-                f"{len(distinct):,} distinct studies where {state.total:,} were announced"
-            )
+        total = self._client.size().total_studies if self._whole else state.total
         if self._client.version() != state.version:
             raise _MovedError("the registry was refreshed meanwhile")
+        if total is None or len(distinct) == total:
+            return None
+        what = f"{len(distinct):,} distinct studies where {total:,} were announced"
+        if len(distinct) > total:
+            raise _MovedError(what)
+        return what
 
     def _save(self, state: _State) -> None:
         write_bytes(self._work / _STATE, msgspec.json.encode(state))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import types
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -118,12 +119,20 @@ class TrialMerger:
     def write(self, path: Path) -> int:
         """How many trials stand in the Parquet file written at `path`, sorted by NCT id."""
         written = 0
-        with pq.ParquetWriter(
-            path, _COLUMNS, compression="zstd", use_dictionary=_KEPT_WORDS
-        ) as writer:
+        with (
+            pq.ParquetWriter(
+                path, _COLUMNS, compression="zstd", use_dictionary=_KEPT_WORDS
+            ) as writer,
+            ThreadPoolExecutor(1) as pool,  # one group is compressed while the next is merged
+        ):
+            writing: Future[None] | None = None
             for table in _in_groups(self._merged()):
-                writer.write_table(table, row_group_size=ROW_GROUP_TRIALS)
+                if writing is not None:
+                    writing.result()
+                writing = pool.submit(writer.write_table, table, ROW_GROUP_TRIALS)
                 written += table.num_rows
+            if writing is not None:
+                writing.result()
         return written
 
     def _merged(self) -> Iterator[pa.Table]:

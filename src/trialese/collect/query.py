@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trialese.settings import CollectSettings
 
-__all__ = ["FIELDS", "query_of"]
+__all__ = ["FIELDS", "query_of", "year_windows"]
 
 FIELDS = (
     "IdentificationModule", "StatusModule", "SponsorCollaboratorsModule", "DescriptionModule",
@@ -12,6 +12,8 @@ FIELDS = (
     "EligibilityModule", "MiscInfoModule",
 )  # fmt: skip
 """The modules that a `Trial` is parsed from; locations and results would treble the bytes."""
+FIRST_YEAR = 1999
+"""Of first posting: the registry opened in February 2000 with studies dated a little earlier."""
 
 
 def query_of(settings: CollectSettings) -> dict[str, str]:
@@ -39,3 +41,13 @@ def query_of(settings: CollectSettings) -> dict[str, str]:
     if settings.query:
         query["query.term"] = settings.query
     return query
+
+
+def year_windows(query: dict[str, str], *, last_year: int) -> list[dict[str, str]]:
+    """The query once for each year of first posting; the first and last windows are open."""
+    starts = ["MIN", *(f"{year}-01-01" for year in range(FIRST_YEAR + 1, last_year + 1))]
+    ends = [*(f"{year}-12-31" for year in range(FIRST_YEAR, last_year)), "MAX"]
+    return [
+        {**query, "filter.advanced": f"AREA[StudyFirstPostDate]RANGE[{start},{end}]"}
+        for start, end in zip(starts, ends, strict=True)
+    ]

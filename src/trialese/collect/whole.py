@@ -1,7 +1,7 @@
 """The whole registry as one zip, downloaded once, continued if it breaks off, and checked.
 
 The address is undocumented (the website's "download all" uses it), so whoever asks for the whole
-registry gets it page by page where the zip cannot be had.
+registry gets it year by year and page by page where the zip cannot be had.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class WholeRegistrySource:
         try:
             archive = self._whole_archive()
         except RefusedError as refusal:
-            log.warning("%s; going page by page", refusal)
+            log.warning("%s; going year by year", refusal)
             self._pages = RegistrySource(
                 self._settings,
                 work=self._work / "pages",
