@@ -5,9 +5,9 @@
 Studies come from the `sample` source, filled up with sites, contacts and outcomes to the size
 and the ratio of read to unread bytes of real records (16.4 KB a study, 3.8 KB of it kept,
 deflated to about a quarter). Rivals in the same run, on the first `--rival-studies` of the
-smallest zip: `json` + pandas with every field by `json_normalize`, and `json` + pandas with the fields of a
-`Trial` picked by hand; both write Parquet with the same compression. Peak memory is the largest
-resident size of the process plus that of its largest worker times the workers.
+smallest zip: `json` + pandas with every field by `json_normalize`, and `json` + pandas with the
+fields of a `Trial` picked by hand; both write Parquet with the same compression. Peak memory is
+the largest resident size of the process plus that of its largest worker times the workers.
 """
 
 from __future__ import annotations

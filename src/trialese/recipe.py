@@ -125,4 +125,6 @@ def _choices(known: Mapping[str, Any]) -> str:
 def _plain(error: msgspec.ValidationError) -> str:
     """msgspec's message with its path `$.a.b` as the recipe's own dotted key."""
     message, _, where = str(error).partition(" - at `$.")
+    if "matching regex" in message:  # only dates have a pattern
+        message = "write a date as YYYY-MM-DD"
     return f"{where.rstrip('`')}: {message}" if where else message

@@ -72,6 +72,11 @@ def test_files_and_questions_to_the_registry_do_not_go_together(run: Run, tmp_pa
     status, _, err = run("collect", "a.zip", "--since", "2024-01-01", "-o", tmp_path / "x")
     assert status == 2
     assert "FILES do not go with --since" in err
+    status, _, err = run("collect", "--since", "yesterday", "-o", tmp_path / "x")
+    assert (status, err.strip()) == (
+        1,
+        "error: --set: collect.since: write a date as YYYY-MM-DD",
+    )
 
 
 def test_dropin_check_passes_on_a_classifier(run: Run, home: Path) -> None:

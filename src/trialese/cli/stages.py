@@ -14,7 +14,6 @@ from trialese.cli.options import OutOption, RecipeOption, SetOption, read_recipe
 
 if TYPE_CHECKING:
     from trialese.pipeline import Stage
-    from trialese.settings import CollectSettings
 
 __all__ = ["VERBS"]
 
@@ -52,13 +51,21 @@ def collect(
         "since": since,
         "updated_since": updated_since,
         "query": query,
-        "ids": str(ids) if ids else None,
+        "ids": ids,
         "whole": everything or None,
     }
     asked = {name: value for name, value in asked.items() if value is not None}
-    section = _collect_section(read_recipe(recipe, settings).collect, files, asked)
+    if files and asked:
+        raise typer.BadParameter(f"FILES do not go with --{next(iter(asked))}")
+    if files:
+        asked = {"source": "files", "paths": files}
+    elif asked:
+        asked["source"] = "registry"
     if new_since:
-        section = msgspec.structs.replace(section, new_since=str(new_since))
+        asked["new_since"] = new_since
+    # As settings, so that a wrong date is told in the same words wherever it stands.
+    options = [f"collect.{name}={_as_toml(value)}" for name, value in asked.items()]
+    section = read_recipe(recipe, [*(settings or ()), *options]).collect
     if dry_run:
         found = estimate_collection(section)
         studies = "an unknown number of" if found.studies is None else f"{found.studies:,}"
@@ -71,15 +78,8 @@ def collect(
     print_artifact(out)
 
 
-def _collect_section(
-    section: CollectSettings, files: list[Path] | None, asked: dict[str, object]
-) -> CollectSettings:
-    if files and asked:
-        raise typer.BadParameter(f"FILES do not go with --{next(iter(asked))}")
-    if files:
-        paths = tuple(str(file) for file in files)
-        return msgspec.structs.replace(section, source="files", paths=paths)
-    return msgspec.structs.replace(section, source="registry", **asked) if asked else section
+def _as_toml(value: object) -> str:
+    return msgspec.json.encode(value, enc_hook=str).decode()
 
 
 def corpus(
