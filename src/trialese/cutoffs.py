@@ -13,7 +13,10 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["best_cut", "decide", "f1_averages", "shrunk_cuts"]
+__all__ = ["PUBLISHED_CUT", "best_cut", "decide", "f1_averages", "shrunk_cuts"]
+
+PUBLISHED_CUT = 0.3
+"""Open Targets' preset, and the prior art's: a label is given from this probability up."""
 
 _EDGE = 1e-6  # keeps log-odds finite
 

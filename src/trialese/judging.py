@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from trialese.artifacts import read_manifest
+from trialese.cutoffs import PUBLISHED_CUT
 from trialese.errors import RecordError
 from trialese.predictions import load_predictions
 from trialese.progress import Progress, silent
-from trialese.records import Audit, Predictions
+from trialese.records import Audit, Manifest, Predictions, Verdict
 from trialese.settings import VerdictSettings
 
-__all__ = ["judge_classifiers"]
+__all__ = ["Protocol", "judge_classifiers"]
+
+Protocol = Literal["honest", "published", "both"]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What was given for one task under one protocol."""
+
+    runs: dict[str, list[Predictions]] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+    synthetic: bool = False
+    overlap: dict[str, Any] = field(default_factory=dict)
+    """Of the published way: how many rows had been trained on, and F1 on the 10 %."""
+
+
+_Entries = dict[tuple[str, str], _Entry]
+"""By protocol and task."""
 
 
 def judge_classifiers(
@@ -21,6 +42,7 @@ def judge_classifiers(
     settings: VerdictSettings,
     path: Path,
     *,
+    protocol: Protocol = "honest",
     curves: Sequence[Mapping[str, Any]] = (),
     context: Mapping[str, Any] | None = None,
     read_unlabelled: frozenset[str] = frozenset(),
@@ -29,45 +51,102 @@ def judge_classifiers(
 ) -> Path:
     """The folder of the verdict over the predictions in classifier folders, task by task.
 
-    `read_unlabelled` are ids of trials that a masked-LM was trained on: how many of them are
-    judged is told in an audit, since their labels stayed unseen but their text did not.
+    Under the published protocol the cut-off is the prior art's 0.3 and overlap is what it is
+    about; `both` gives the twin report of the two. `read_unlabelled` are ids of trials that a
+    masked-LM was trained on: how many of them are judged is told in an audit, since their labels
+    stayed unseen but their text did not.
 
     Raises:
-        RecordError: two folders hold the same system of one task.
+        RecordError: two folders hold the same system of one task, or a folder was fitted under
+            another protocol than is asked for, or under only one of both.
         LeakageError, ArtifactError: see `verdict.judge` and `read_manifest`.
     """
-    from trialese.verdict import judge, write_report
+    from trialese.verdict import write_report, write_twin
 
-    runs: dict[str, dict[str, list[Predictions]]] = {}
+    entries, inputs = _read(classifiers)
+    _check_protocols(entries, protocol)
+    verdicts: dict[tuple[str, str], Verdict] = {}
+    for number, ((way, task), entry) in enumerate(entries.items(), start=1):
+        verdicts[way, task] = _judge(way, entry, settings, read_unlabelled, allow_overlap)
+        progress("verdict: tasks judged", number, len(entries))
+    synthetic = any(entry.synthetic for entry in entries.values())
+    context = {"synthetic": synthetic, **(context or {})}
+    if protocol != "both":
+        return write_report(
+            path, list(verdicts.values()), curves=curves, context=context, inputs=inputs
+        )
+    pairs = [
+        (verdict, verdicts["honest", task])
+        for (way, task), verdict in verdicts.items()
+        if way == "published"
+    ]
+    overlap = {task: entry.overlap for (way, task), entry in entries.items() if way == "published"}
+    return write_twin(path, pairs, overlap=overlap, context=context, inputs=inputs)
+
+
+def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
+    """The predictions by protocol and task, and the digest of each folder."""
+    entries: _Entries = {}
     inputs: dict[str, str] = {}
-    about: dict[str, dict[str, Any]] = {}
     for folder in classifiers:
         manifest = read_manifest(folder, kind="classifier")
         task, system = manifest.settings["task"], manifest.settings["system"]
-        if system in runs.setdefault(task, {}):
+        way = manifest.settings.get("protocol", "honest")
+        entry = entries.setdefault((way, task), _Entry())
+        if system in entry.runs:
             raise RecordError(f"{folder}: a second {system!r} for {task}; give each system once")
-        runs[task][system] = load_predictions(folder / "predictions.parquet")
-        inputs[f"{task}/{system}"] = manifest.digest
-        facts = about.setdefault(task, {"synthetic": False, "models": {}})
-        facts["synthetic"] |= bool(manifest.notes.get("synthetic"))
+        entry.runs[system] = load_predictions(folder / "predictions.parquet")
+        entry.synthetic |= bool(manifest.notes.get("synthetic"))
         if manifest.notes.get("masked_lm"):
-            facts["models"][system] = manifest.notes["masked_lm"]
-    verdicts = []
-    for number, (task, systems) in enumerate(runs.items(), start=1):
-        audits = _audit_reading(systems, read_unlabelled)
-        verdicts.append(
-            judge(
-                systems,
-                settings,
-                allow_overlap=allow_overlap,
-                audits=audits,
-                about=about[task],
+            entry.models[system] = manifest.notes["masked_lm"]
+        if way == "published":
+            entry.overlap |= _overlap(system, manifest)
+        inputs[f"{task}/{system}" + ("/published" if way == "published" else "")] = manifest.digest
+    return entries, inputs
+
+
+def _overlap(system: str, manifest: Manifest) -> dict[str, Any]:
+    micro, macro = manifest.notes["held_out_f1"]
+    said = f"micro-F1 {micro:.4f}, macro-F1 {macro:.4f}"
+    return {**manifest.notes["overlap"], f"{system} on the 10 % held out": said}
+
+
+def _check_protocols(entries: _Entries, protocol: Protocol) -> None:
+    cure = "`trialese finetune --protocol` makes either"
+    for way, task in entries:
+        if protocol not in (way, "both"):
+            raise RecordError(
+                f"{task}: fitted the {way} way, but judged by --protocol {protocol}; "
+                "leave it out, or judge by --protocol both"
             )
-        )
-        progress("verdict: tasks judged", number, len(runs))
-    synthetic = any(facts["synthetic"] for facts in about.values())
-    context = {"synthetic": synthetic, **(context or {})}
-    return write_report(path, verdicts, curves=curves, context=context, inputs=inputs)
+        other = "published" if way == "honest" else "honest"
+        if protocol == "both" and (other, task) not in entries:
+            raise RecordError(
+                f"{task}: fitted the {way} way only; give the {other} one too; {cure}"
+            )
+
+
+def _judge(
+    way: str,
+    entry: _Entry,
+    settings: VerdictSettings,
+    read_unlabelled: frozenset[str],
+    allow_overlap: bool,
+) -> Verdict:
+    from trialese.tasks import STOP_REASON_GROUPS, STOP_REASONS
+    from trialese.verdict import judge
+
+    of_open_targets = next(iter(entry.runs.values()))[0].labels == STOP_REASONS.labels
+    if way == "published":
+        settings = msgspec.structs.replace(settings, threshold=PUBLISHED_CUT)
+    return judge(
+        entry.runs,
+        settings,
+        allow_overlap=allow_overlap or way == "published",
+        audits=_audit_reading(entry.runs, read_unlabelled),
+        groups=STOP_REASON_GROUPS if of_open_targets else None,
+        about={"synthetic": entry.synthetic, "models": entry.models, "protocol": way},
+    )
 
 
 def _audit_reading(

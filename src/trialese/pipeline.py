@@ -188,9 +188,10 @@ def _task_stages(
 def _task_stage(
     recipe: Recipe, home: Path, task: str, system: str, snapshot: Stage, model: Stage | None
 ) -> Stage:
-    from trialese.tasks import section_of, task_named
+    from trialese.tasks import is_hub_id, section_of, task_named
 
     section = section_of(task_named(task, recipe.tasks), recipe.tasks)
+    labelled = (section.labelled, section.test_labelled)
     settings = as_settings(section)
     if model is None:
         del settings["finetune"]  # a baseline has nothing to fine-tune
@@ -217,7 +218,7 @@ def _task_stage(
         settings,
         (snapshot, model) if model else (snapshot,),
         make,
-        (Path(section.labelled),) if section.labelled else (),
+        tuple(Path(name) for name in labelled if name and not is_hub_id(name)),
     )
 
 

@@ -1,66 +1,132 @@
+"""The published protocol: the prior art's rows, and what of them had been trained on."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.model_selection import train_test_split
 
+from trialese.artifacts import read_manifest
+from trialese.errors import RecipeError, RecordError
+from trialese.judging import judge_classifiers
+from trialese.predictions import load_predictions
 from trialese.records import Example
-from trialese.settings import DedupSettings, StopReasonsSettings, TasksSettings
-from trialese.tasks import STOP_REASONS, build_examples
-from trialese.tasks.folds import ExampleSet, gather_examples
-from trialese.tasks.protocols import published_sex_rows, run_published, split_published
+from trialese.settings import StopReasonsSettings, TasksSettings, VerdictSettings
+from trialese.tasks import finetune, finetune_published
+from trialese.tasks.protocols import count_known, divide_published
+from trialese.verdict import load_verdicts
 
 GOLD = Path(__file__).parents[2].parent / "shared" / "data" / "stop_reasons" / "gold.tsv"
+QUICK = VerdictSettings(resamples=50)
 
 
-def repeated_rows(copies: int) -> ExampleSet:
+def noise(folder: Path, copies: int) -> TasksSettings:
     """Forty texts whose labels cannot be learnt, each `copies` times."""
     generator = np.random.default_rng(3)
     letters = [chr(c) for c in range(97, 123)]
-    rows = []
-    for text in range(40):
+    lines = ["text\tlabels"]
+    for _ in range(40):
         words = " ".join("".join(generator.choice(letters, 6)) for _ in range(5))
         label = ("Negative", "Success", "Regulatory")[int(generator.integers(3))]
-        rows += [
-            Example(f"t{text:02d}-{copy}", words + "." * copy, (label,)) for copy in range(copies)
-        ]
-    return gather_examples(STOP_REASONS, rows, DedupSettings(shingle_words=1), {})
+        lines += [f"{words}{'.' * copy}\t{label}" for copy in range(copies)]
+    (folder / "noise.tsv").write_text("\n".join(lines) + "\n")
+    section = StopReasonsSettings(labelled=str(folder / "noise.tsv"), folds=2, tune_share=0.3)
+    return TasksSettings(stop_reasons=section)
 
 
 @pytest.mark.parametrize("rows", [10, 375, 3747])
-def test_the_split_is_scikit_learns(rows: int) -> None:
+def test_stop_reasons_are_divided_as_datasets_does_it_and_scored_whole(rows: int) -> None:
     examples = [Example(str(row), "x", ()) for row in range(rows)]
-    divided = split_published(examples)
-    train, test = train_test_split(np.arange(rows), test_size=0.1, random_state=42)
-    assert {int(e.example_id) for e in divided if e.split == "test"} == set(test.tolist())
-    assert {int(e.example_id) for e in divided if e.split == "train"} == set(train.tolist())
+    fitted, held, scored = divide_published("stop-reasons", examples)
+    # datasets.Dataset.train_test_split(test_size=0.1, seed=42), written out
+    order = np.random.default_rng(42).permutation(rows)
+    tenth = int(np.ceil(0.1 * rows))
+    assert [int(e.example_id) for e in held] == order[:tenth].tolist()
+    assert [int(e.example_id) for e in fitted] == order[tenth:].tolist()
+    assert scored == examples
 
 
-def test_noise_scores_well_the_published_way_and_the_overlap_says_why() -> None:
-    found = run_published(repeated_rows(5), "tfidf", None)
-    assert found.all_rows[0] > 0.9  # labels drawn at random: an honest score is about a third
-    assert (found.rows, found.held_out_rows, found.scored_rows_trained_on) == (200, 20, 180)
-    assert found.held_out_exact == found.held_out_near == 20
+def test_sex_is_scored_on_rows_of_the_training_slice() -> None:
+    examples = [Example(str(row), "x", ("All",)) for row in range(401_406)]
+    fitted, held, scored = divide_published("sex", examples)
+    assert (len(fitted), len(held), len(scored)) == (325_138, 36_127, 40_141)
+    assert {int(e.example_id) for e in [*fitted, *held]} == set(range(361_265))
+    assert [int(e.example_id) for e in scored] == list(range(40_141))
+    fitted, held, scored = divide_published("sex", examples[:1000])
+    assert (len(fitted) + len(held), len(scored)) == (900, 100)
 
 
-def test_without_copies_nothing_overlaps() -> None:
-    found = run_published(repeated_rows(1), "tfidf", None)
-    assert found.held_out_exact == found.held_out_near == 0
-    assert found.held_out[0] < found.all_rows[0]
+def test_other_tasks_have_no_published_protocol() -> None:
+    with pytest.raises(RecipeError, match="phase: the prior art has stop-reasons and sex only"):
+        divide_published("phase", [])
 
 
-def test_every_published_sex_row_was_trained_on() -> None:
-    examples = [Example(str(row), "x", ("All",)) for row in range(1000)]
-    train, test = published_sex_rows(examples)
-    assert len(train) == 1000 and len(test) == 111
-    assert {e.example_id for e in test} < {e.example_id for e in train}
+def test_known_rows_are_counted_themselves_word_for_word_and_nearly() -> None:
+    fitted = [Example("a", "Low accrual", (), "c1"), Example("b", "No money left", (), "c2")]
+    rows = [
+        fitted[0],
+        Example("c", "low accrual.", (), "c1"),
+        Example("d", "No money is left", (), "c2"),
+        Example("e", "Toxicity", (), "c3"),
+    ]
+    assert count_known(rows, fitted) == {
+        "rows": 4,
+        "trained_on": 1,
+        "trained_on_exactly": 2,
+        "trained_on_nearly": 3,
+    }
+
+
+def test_noise_scores_well_the_published_way_and_the_twin_says_why(tmp_path: Path) -> None:
+    settings = noise(tmp_path, copies=5)
+    folders = []
+    for system in ("tfidf", "prior"):
+        for make in (finetune, finetune_published):
+            folders.append(tmp_path / f"{make.__name__}-{system}")
+            make("stop-reasons", system, None, None, settings, folders[-1])
+    judge_classifiers(folders, QUICK, tmp_path / "twin", protocol="both")
+    published, honest = load_verdicts(tmp_path / "twin")
+    assert "thr=0.3" in published.signature and "OVERLAP=200" in published.signature
+    assert published.rows == honest.rows == 200
+    assert published.scores[0].averages["micro"].f1.low > 0.9  # the labels were drawn at random
+    assert honest.scores[0].averages["micro"].f1.high < 0.7
+    text = (tmp_path / "twin" / "twin.md").read_text(encoding="utf-8")
+    assert "scored trained on: 180" in text
+    assert "held out trained on exactly: 20" in text
+    assert "tfidf on the 10 % held out: micro-F1" in text
+    assert "is inflation" in text
+
+
+def test_a_folder_is_judged_by_the_protocol_that_it_was_fitted_under(tmp_path: Path) -> None:
+    settings = noise(tmp_path, copies=1)
+    for system in ("tfidf", "prior"):
+        finetune_published("stop-reasons", system, None, None, settings, tmp_path / system)
+    folders = [tmp_path / "tfidf", tmp_path / "prior"]
+    tune, test = load_predictions(folders[0] / "predictions.parquet")
+    assert (len(tune.ids), len(test.ids)) == (4, 40)
+    assert read_manifest(folders[0]).notes["overlap"]["held_out_trained_on_exactly"] == 0
+    with pytest.raises(RecordError, match="fitted the published way, but judged by --protocol hon"):
+        judge_classifiers(folders, QUICK, tmp_path / "out")
+    with pytest.raises(RecordError, match="fitted the published way only; give the honest one"):
+        judge_classifiers(folders, QUICK, tmp_path / "out", protocol="both")
+    assert not (tmp_path / "out").exists()
+    judge_classifiers(folders, QUICK, tmp_path / "out", protocol="published")
+    assert "OVERLAP=40" in load_verdicts(tmp_path / "out")[0].signature
+    assert "Overlap allowed" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not GOLD.is_file(), reason="../shared/data is not here")
-def test_a_random_split_of_gold_leaks() -> None:
+def test_a_random_split_of_gold_leaks(tmp_path: Path) -> None:
     settings = TasksSettings(stop_reasons=StopReasonsSettings(labelled=str(GOLD)))
-    found = run_published(build_examples("stop-reasons", settings, None), "keywords", None)
-    assert (found.rows, found.held_out_rows) == (3372, 338)
-    assert 30 < found.held_out_exact < found.held_out_near
+    made = finetune_published("stop-reasons", "keywords", None, None, settings, tmp_path / "k")
+    assert made.notes["overlap"] == {
+        "scored_rows": 3372,
+        "scored_trained_on": 3034,
+        "scored_trained_on_exactly": 3077,
+        "scored_trained_on_nearly": 3089,
+        "held_out_rows": 338,
+        "held_out_trained_on": 0,
+        "held_out_trained_on_exactly": 43,
+        "held_out_trained_on_nearly": 55,
+    }

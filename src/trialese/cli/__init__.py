@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from trialese.cli import look, serving, stages, using
+from trialese.cli import look, serving, stages, studies, using
 from trialese.errors import TrialeseError
 
 __all__ = ["app", "main"]
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Keep a language model of clinical-trial text up to date, and score it honestly.",
 )
-for _verb in (*stages.VERBS, *using.VERBS, *serving.VERBS, *look.VERBS):
+for _verb in (*stages.VERBS, *using.VERBS, *serving.VERBS, *studies.VERBS, *look.VERBS):
     app.command()(_verb)
 
 

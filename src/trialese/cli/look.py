@@ -118,6 +118,9 @@ def print_artifact(artifact: Path) -> None:
     from trialese.artifacts import read_manifest
 
     manifest = read_manifest(artifact)
+    if (artifact / "twin.md").is_file():
+        print((artifact / "twin.md").read_text(encoding="utf-8").rstrip())
+        return
     if manifest.kind == "verdict":
         from trialese.verdict import format_table, load_verdicts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,22 @@ from trialese.cli.options import OutOption, RecipeOption, SetOption, read_recipe
 if TYPE_CHECKING:
     from trialese.pipeline import Stage
 
-__all__ = ["VERBS"]
+__all__ = ["VERBS", "FitProtocol", "JudgeProtocol"]
+
+
+class FitProtocol(StrEnum):
+    """How a classifier is fitted and tested."""
+
+    honest = "honest"
+    published = "published"
+
+
+class JudgeProtocol(StrEnum):
+    """Which predictions are judged."""
+
+    honest = "honest"
+    published = "published"
+    both = "both"
 
 
 def collect(
@@ -123,17 +139,27 @@ def finetune(
         str, typer.Option(help="base or adapted (with --model); prior, keywords or tfidf.")
     ] = "adapted",
     snapshot: Annotated[Path | None, typer.Option(help="Trials to take labels from.")] = None,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Keep test texts that are trained on too.")
+    ] = False,
+    protocol: Annotated[
+        FitProtocol, typer.Option(help="published: as the prior art did, to measure its inflation.")
+    ] = FitProtocol.honest,
     recipe: RecipeOption = None,
     settings: SetOption = None,
 ) -> None:
     """Labelled texts + model -> classifier and its honest predictions on held-out folds."""
     from trialese.collect import open_snapshot
     from trialese.tasks import finetune as fit
+    from trialese.tasks import finetune_published
 
     section = read_recipe(recipe, settings).tasks
+    if allow_overlap:
+        section = msgspec.structs.replace(section, allow_overlap=True)
     trials = open_snapshot(snapshot) if snapshot else None
+    make = fit if protocol is FitProtocol.honest else finetune_published
     with watch() as progress:
-        fit(task, system, model, trials, section, out, progress=progress)
+        make(task, system, model, trials, section, out, progress=progress)
     print_artifact(out)
 
 
@@ -142,6 +168,9 @@ def evaluate(
         list[Path], typer.Argument(help="Classifier folders of one or more tasks, with rivals.")
     ],
     out: OutOption,
+    protocol: Annotated[
+        JudgeProtocol, typer.Option(help="both: the published and the honest way side by side.")
+    ] = JudgeProtocol.honest,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Judge leaking rows too; brands the signature.")
     ] = False,
@@ -152,7 +181,9 @@ def evaluate(
     from trialese.judging import judge_classifiers
 
     section = read_recipe(recipe, settings).verdict
-    judge_classifiers(classifiers, section, out, allow_overlap=allow_overlap)
+    judge_classifiers(
+        classifiers, section, out, protocol=protocol.value, allow_overlap=allow_overlap
+    )
     print_artifact(out)
 
 

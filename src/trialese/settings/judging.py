@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trialese.settings.learning import LoraSettings
-from trialese.settings.section import Count, Folds, OpenShare, Section, Share
+from trialese.settings.section import Count, Folds, IsoDate, OpenShare, Section, Share
 from trialese.settings.text import DedupSettings
 
 __all__ = [
@@ -58,7 +58,10 @@ class StopReasonsSettings(Section, frozen=True, kw_only=True):
     """Why a trial stopped."""
 
     labelled: str | None = None
-    """Labelled file; None: the labels that synthetic trials carry."""
+    """Labelled file, or `owner/name@commit` on the hub, such as
+    `opentargets/clinical_trial_reason_to_stop`; None: the labels that synthetic trials carry."""
+    test_labelled: str | None = None
+    """Labelled file whose texts are tested, and no others; needs run_folds = 1."""
     dedup: DedupSettings = DedupSettings(shingle_words=1)
     """Reasons have seven words: one that differs would hide a duplicate from longer shingles."""
     folds: Folds = 5
@@ -87,7 +90,12 @@ class SexSettings(Section, frozen=True, kw_only=True):
     """Leave out every sentence that says women, men, pregnant, ...: what then remains is inference
     from the disease. For the input ablation."""
     labelled: str | None = None
-    """Labelled file, such as `Kira-Asimov/gender_clinical_trial`; None: labels from the trials."""
+    """Labelled file, or `owner/name@commit` on the hub, such as
+    `Kira-Asimov/gender_clinical_trial`; None: labels from the trials."""
+    test_labelled: str | None = None
+    """Labelled file whose texts are tested, and no others; needs run_folds = 1."""
+    test_from: IsoDate | None = None
+    """Test the clusters first posted on or after this date, and no others; needs run_folds = 1."""
     max_trials: int | None = None
     """At most so many trials, chosen by hash of their ids; None: all."""
     dedup: DedupSettings = DedupSettings()
@@ -109,6 +117,11 @@ class DeclaredTaskSettings(Section, frozen=True, kw_only=True):
     field: str | None = None
     """The field of `Trial` that holds the label; withheld from the text. True is "Yes"."""
     labelled: str | None = None
+    """Labelled file, or `owner/name@commit` on the hub."""
+    test_labelled: str | None = None
+    """Labelled file whose texts are tested, and no others; needs run_folds = 1."""
+    test_from: IsoDate | None = None
+    """Test the clusters first posted on or after this date, and no others; needs run_folds = 1."""
     fields: tuple[str, ...] = (
         "brief_title",
         "official_title",
@@ -136,6 +149,8 @@ class TasksSettings(Section, frozen=True, kw_only=True):
     declared: tuple[DeclaredTaskSettings, ...] = ()
     """`[[tasks.declared]]`; its name goes into `names` to be run."""
     baselines: tuple[Literal["prior", "keywords", "tfidf"], ...] = ("prior", "keywords", "tfidf")
+    allow_overlap: bool = False
+    """Test texts of `test_labelled` that are trained on too: False refuses them."""
     threshold_shrinkage: float = 10.0
     """For the cut-offs saved with a classifier; see `verdict.threshold_shrinkage`."""
 

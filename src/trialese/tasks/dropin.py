@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from trialese.cutoffs import PUBLISHED_CUT
 from trialese.records import Audit
 from trialese.tasks.stop_reasons import STOP_REASONS
 
 __all__ = ["OPEN_TARGETS_CUT", "UNCATEGORISED", "check_dropin", "preset_labels"]
 
-OPEN_TARGETS_CUT = 0.3
+OPEN_TARGETS_CUT = PUBLISHED_CUT
 UNCATEGORISED = "Uncategorised"
 
 _PROBES = (

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from trialese.tasks.classifier import Classifier
 
-__all__ = ["finetune"]
+__all__ = ["digest_of_model", "finetune"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def finetune(
         plain.pop("finetune")
     inputs = {"examples": found.digest}
     if model is not None:
-        inputs["model"] = _digest_of_model(model)
+        inputs["model"] = digest_of_model(model)
     described: dict[str, Any] = {"task": name, "system": system, "section": plain}
     if model is not None:
         described["threshold_shrinkage"] = settings.threshold_shrinkage
@@ -271,8 +271,8 @@ def _thresholds(tune: Predictions, shrinkage: float) -> Thresholds:
     )
 
 
-def _digest_of_model(folder: Path) -> str:
-    """sha256 over the names and bytes of the model's files."""
+def digest_of_model(folder: Path) -> str:
+    """sha256 over the names and bytes of the model's files; no folder of a model: ArtifactError."""
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder}: no model here (no config.json); give a masked-LM folder")
     files = sorted(file for file in folder.iterdir() if file.is_file())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from trialese.artifacts import digest_of
 from trialese.corpus import assign_fold, assign_split
 from trialese.errors import RecipeError, RecordError
-from trialese.records import Example, Snapshot, Split, Task
+from trialese.records import Example, Predictions, Snapshot, Split, Task
 from trialese.settings import (
     DeclaredTaskSettings,
     DedupSettings,
@@ -21,17 +24,25 @@ from trialese.settings import (
 )
 from trialese.tasks import sex, stop_reasons
 from trialese.tasks.fields import examples_of_declared
+from trialese.tasks.heldout import check_held_out, hold_out_late, refuse_overlap
+from trialese.tasks.hub import locate_labelled
 from trialese.tasks.labelled import read_labelled
-from trialese.tasks.task import task_named
+from trialese.tasks.task import encode_labels, task_named
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "ExampleSet",
     "TaskSection",
+    "as_predictions",
     "build_examples",
     "gather_examples",
     "section_of",
     "split_fold",
 ]
+
+logger = logging.getLogger(__name__)
 
 TaskSection = StopReasonsSettings | SexSettings | DeclaredTaskSettings
 
@@ -76,9 +87,10 @@ def build_examples(name: str, settings: TasksSettings, snapshot: Snapshot | None
     section = section_of(task, settings)
     if isinstance(section, SexSettings):
         task = sex.task_for(section)
+    check_held_out(name, section)
     dropped: dict[str, int] = {}
     if section.labelled is not None:
-        examples = read_labelled(Path(section.labelled), task)
+        examples = _read(section.labelled, task, dropped)
     elif snapshot is None:
         raise RecipeError(f"{name}: no snapshot to take examples from; give --snapshot")
     else:
@@ -91,7 +103,51 @@ def build_examples(name: str, settings: TasksSettings, snapshot: Snapshot | None
             examples = stop_reasons.examples_of_trials(trials, dropped)
         else:
             examples = examples_of_declared(trials, section, dropped)
-    return gather_examples(task, examples, section.dedup, dropped)
+    tested = _read(section.test_labelled, task, dropped) if section.test_labelled else []
+    tested = [replace(e, example_id=f"test {e.example_id}", split="test") for e in tested]
+    found = gather_examples(task, [*examples, *tested], section.dedup, dropped)
+    if tested:
+        refuse_overlap(found, allowed=settings.allow_overlap)
+    test_from = None if isinstance(section, StopReasonsSettings) else section.test_from
+    if test_from is not None and snapshot is not None:
+        found = hold_out_late(found, snapshot, test_from)
+    if task.kind == "multiclass":
+        _refuse_one_class(found, section)
+    return found
+
+
+def _refuse_one_class(found: ExampleSet, section: TaskSection) -> None:
+    """Told before anything is fitted: where every text has one label, nothing can be told apart."""
+    folds = section.folds if section.run_folds is None else min(section.run_folds, section.folds)
+    for fold in range(folds):
+        divided = split_fold(
+            found.examples,
+            folds=section.folds,
+            fold=fold,
+            tune_share=section.tune_share,
+            seed=section.split_seed,
+        )
+        for split in ("train", "test"):
+            held = {example.labels for example in divided if example.split == split}
+            if len(held) == 1:
+                raise RecordError(
+                    f"{found.task.name}, fold {fold} of {section.folds}: every {split} text is "
+                    f"{', '.join(*held)}, so nothing can be told apart; give more texts or fewer "
+                    "folds"
+                )
+
+
+def _read(labelled: str, task: Task, dropped: dict[str, int]) -> list[Example]:
+    """The examples of a labelled file; of sex, those without a label as the settings want them."""
+    path = locate_labelled(labelled)
+    if task.name != "sex":
+        return read_labelled(path, task)
+    whole = replace(task, labels=(*sex.SEX.labels, "None"))
+    examples = read_labelled(path, whole, missing_label="None")
+    kept = [e for e in examples if set(e.labels) <= set(task.labels)]
+    if len(kept) < len(examples):
+        dropped["no_sex"] = len(examples) - len(kept)
+    return kept
 
 
 def section_of(task: Task, settings: TasksSettings) -> TaskSection:
@@ -122,11 +178,20 @@ def gather_examples(
     told: dict[str, set[frozenset[str]]] = {}
     for example in examples:
         told.setdefault(normalise(example.text), set()).add(frozenset(example.labels))
+    torn = [text for text, labels in told.items() if len(labels) > 1]
+    if torn:
+        logger.warning(
+            "%s: %d texts stand more than once with different labels, such as %r; kept, but no "
+            "classifier can get both right",
+            task.name,
+            len(torn),
+            torn[0],
+        )
     return ExampleSet(
         task,
         tuple(replace(example, cluster=clusters[example.example_id]) for example in examples),
         dropped,
-        sum(len(labels) > 1 for labels in told.values()),
+        len(torn),
     )
 
 
@@ -136,19 +201,23 @@ def split_fold(
     """The examples with their split for one fold: its clusters are test, the rest train or tune.
 
     Which clusters of the rest are tune differs from fold to fold. Everything follows from the
-    names of the clusters and `seed`.
+    names of the clusters and `seed`. Where some examples are test already (held out by file or
+    date), they and no others are.
 
     Raises:
         RecordError: a split without any example.
     """
+    given = any(example.split == "test" for example in examples)
     share = SplitSettings(tune_share=tune_share, test_share=0.0, seed=seed)
 
-    def split_of(cluster: str) -> Split:
-        if assign_fold(cluster, folds=folds, seed=seed) == fold:
+    def split_of(example: Example) -> Split:
+        if given and example.split == "test":
             return "test"
-        return assign_split(f"fold {fold} {cluster}", share)
+        if not given and assign_fold(example.cluster, folds=folds, seed=seed) == fold:
+            return "test"
+        return assign_split(f"fold {fold} {example.cluster}", share)
 
-    divided = [replace(example, split=split_of(example.cluster)) for example in examples]
+    divided = [replace(example, split=split_of(example)) for example in examples]
     sizes = Counter(example.split for example in divided)
     if len(sizes) < 3:
         raise RecordError(
@@ -156,3 +225,33 @@ def split_fold(
             f"{sizes['test']} test texts; give more texts or fewer folds"
         )
     return divided
+
+
+def as_predictions(
+    task: Task,
+    rows: Sequence[Example],
+    scores: NDArray[np.float64],
+    *,
+    system: str,
+    split: Split,
+    seed: int,
+    fold: int,
+    trained_on: frozenset[str],
+    model_digest: str,
+) -> Predictions:
+    """The scores (rows, labels) of these examples with their truth, to be saved and judged."""
+    return Predictions(
+        task=task.name,
+        kind=task.kind,
+        labels=task.labels,
+        system=system,
+        split=split,
+        seed=seed,
+        fold=fold,
+        ids=tuple(example.example_id for example in rows),
+        clusters=tuple(example.cluster for example in rows),
+        scores=np.clip(scores, 0.0, 1.0),
+        truth=encode_labels(task, rows),
+        trained_on=trained_on,
+        model_digest=model_digest,
+    )

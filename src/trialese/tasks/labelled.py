@@ -1,8 +1,9 @@
-"""Labelled files in, Examples out: TSV, CSV, JSONL or Parquet, UTF-8.
+"""Labelled files in, Examples out: TSV, CSV, JSON, JSONL or Parquet, UTF-8, or a folder of them.
 
 One column `text` and either `labels` (or `label`), joined by `|`, or one 0/1 column a label as
-in `opentargets/clinical_trial_reason_to_stop`. A column `id` or `nct_id`, where present, names
-the rows; otherwise the row number does.
+in `opentargets/clinical_trial_reason_to_stop`; `Kira-Asimov/gender_clinical_trial` has `id`,
+`input` and `label`. A column `id` or `nct_id`, where present, names the rows; otherwise the row
+number does.
 """
 
 from __future__ import annotations
@@ -18,18 +19,21 @@ from trialese.errors import RecordError
 from trialese.records import Example, Task
 from trialese.tasks.task import check_example
 
-__all__ = ["read_labelled"]
+__all__ = ["id_of", "read_labelled", "read_rows", "text_of"]
 
 _TEXT_COLUMNS = ("text", "input", "why_stopped", "stop_reason")
 _LABEL_COLUMNS = ("labels", "label")
 _ID_COLUMNS = ("id", "example_id", "nct_id")
+_SUFFIXES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 _BINARY = {
     "0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "": False,
 }  # fmt: skip
 
 
-def read_labelled(path: Path, task: Task) -> list[Example]:
+def read_labelled(path: Path, task: Task, *, missing_label: str | None = None) -> list[Example]:
     """The examples in a labelled file, in its order; texts are cleaned as the model reads them.
+
+    A row of a multiclass task without a label gets `missing_label`, if one is given.
 
     Raises:
         RecordError: no such file, an unknown kind of file, a missing column, a malformed row, an
@@ -39,11 +43,13 @@ def read_labelled(path: Path, task: Task) -> list[Example]:
 
     examples: list[Example] = []
     seen: set[str] = set()
-    for number, row in _read_rows(path):
+    for number, row in read_rows(path):
         where = f"{path}: row {number}"
-        text = _text_of(row, where)
+        text = text_of(row, where)
         labels = _labels_of(row, task, where)
-        name = next((str(row[key]) for key in _ID_COLUMNS if row.get(key)), f"row-{number:06d}")
+        if not labels and missing_label is not None:
+            labels = (missing_label,)
+        name = id_of(row, number)
         check_example(task, labels, where)
         if name in seen:
             raise RecordError(f"{where}: id {name!r} stands twice; keep one row an id")
@@ -57,7 +63,13 @@ def read_labelled(path: Path, task: Task) -> list[Example]:
     return examples
 
 
-def _text_of(row: Mapping[str, Any], where: str) -> str:
+def id_of(row: Mapping[str, Any], number: int) -> str:
+    """The row's own name, or one made of its number."""
+    return next((str(row[key]) for key in _ID_COLUMNS if row.get(key)), f"row-{number:06d}")
+
+
+def text_of(row: Mapping[str, Any], where: str) -> str:
+    """What stands in the row's text column; RecordError, beginning with `where`, if none does."""
     column = next((key for key in _TEXT_COLUMNS if key in row), None)
     if column is None:
         raise RecordError(f"{where}: no text column; name one {' or '.join(_TEXT_COLUMNS)}")
@@ -89,8 +101,14 @@ def _labels_of(row: Mapping[str, Any], task: Task, where: str) -> tuple[str, ...
     return tuple(labels)
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(number, row) for each row; numbers count data rows from 1."""
+def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(number, row) for each row of a table; numbers count data rows from 1.
+
+    Raises:
+        RecordError: no such file, an unknown kind of file, or a malformed row.
+    """
+    if path.is_dir():
+        return _folder_rows(path)
     if not path.is_file():
         raise RecordError(f"{path}: no such labelled file; check the path")
     kind = path.suffix.lower()
@@ -102,16 +120,28 @@ def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise RecordError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
     if kind in (".tsv", ".csv"):
         return _table_rows(path, text, "\t" if kind == ".tsv" else ",")
-    if kind in (".jsonl", ".ndjson"):
+    if kind in (".jsonl", ".ndjson") or (kind == ".json" and text.lstrip()[:1] != "["):
         return _json_rows(path, text)
-    raise RecordError(f"{path}: unknown kind of file; give .tsv, .csv, .jsonl or .parquet")
+    if kind == ".json":
+        return _array_rows(path, text)
+    raise RecordError(f"{path}: unknown kind of file; give .tsv, .csv, .json, .jsonl or .parquet")
+
+
+def _folder_rows(folder: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of all tables in the folder, by file name: a data set in several parts."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise RecordError(f"{folder}: no table in this folder; give a {', '.join(_SUFFIXES)} file")
+    rows = (row for file in files for _, row in read_rows(file))
+    return enumerate(rows, start=1)
 
 
 def _table_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, None)
-        if header is None or len(set(header)) != len(header):
+        named = [name for name in header or () if name]  # unnamed columns are left unread
+        if header is None or len(set(named)) != len(named):
             raise RecordError(f"{path}: no header, or a column name twice; name each column once")
         for number, cells in enumerate(reader, start=1):
             if not cells:
@@ -140,6 +170,17 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]
             ) from error
         if not isinstance(row, dict):
             raise RecordError(f"{path}: row {number} is no JSON object; write one object a line")
+        yield number, row
+
+
+def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path}: no JSON ({error.msg}); write an array of objects") from error
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise RecordError(f"{path}: row {number} is no JSON object; write an array of objects")
         yield number, row
 
 

@@ -1,153 +1,160 @@
 """The published protocol, re-made to the letter so that its inflation can be measured.
 
-The prior art splits rows at random, 90 to 10 with seed 42, trains 20 epochs at 5e-5 in batches of
-32, texts cut after 177 tokens, a fresh head of two layers, keeps the epoch that is best on the
-10 %, and reports scores at a cut-off of 0.3 over *all* rows, those trained on included. Nothing
-here may be used to say how good a model is; `finetune` and the verdict do that.
+Stop reasons: rows divided at random, 90 to 10 with seed 42, fitted on the 90 %, the best epoch
+chosen on the 10 %, scored at a cut-off of 0.3 over *all* rows. Sex: rows 0-361,264 divided in the
+same way, scored on rows 0-40,140, nine in ten of which were fitted on. Nothing here may be used to
+say how good a model is; `finetune` and the verdict do that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trialese.cutoffs import decide, f1_averages
+from trialese.artifacts import digest_of, write_artifact
+from trialese.cutoffs import PUBLISHED_CUT, decide, f1_averages
+from trialese.errors import RecipeError
+from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
-from trialese.records import Example
-from trialese.settings import FinetuneSettings
+from trialese.records import Example, Manifest, Snapshot, Split
+from trialese.settings import TasksSettings
 from trialese.tasks.baselines import BASELINES, fit_baseline
-from trialese.tasks.folds import ExampleSet
-from trialese.tasks.task import encode_labels
+from trialese.tasks.fits import digest_of_model
+from trialese.tasks.folds import ExampleSet, as_predictions, build_examples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "PUBLISHED_CUT",
-    "PUBLISHED_FINETUNE",
-    "PUBLISHED_SEX_FINETUNE",
-    "PublishedScores",
-    "published_sex_rows",
-    "run_published",
-    "split_published",
-]
+__all__ = ["count_known", "divide_published", "finetune_published"]
 
-PUBLISHED_CUT = 0.3
-PUBLISHED_FINETUNE = FinetuneSettings(
-    epochs=20,
-    patience=20,
-    batch_texts=32,
-    max_tokens=177,
-    lr=5e-5,
-    head_lr=5e-5,
-    warmup_share=0.0,
-    pooler="random",  # new pooler + classifier: its head of two layers
-    loss="cross-entropy",
-)
-"""Padding to 177 is left out: padded positions are masked, so it changes time and no score."""
-
-_SEX_TRAIN_ROWS, _SEX_TEST_ROWS = 361_265, 40_141
-PUBLISHED_SEX_FINETUNE = FinetuneSettings(
-    epochs=3, patience=3, batch_texts=32, max_tokens=256, lr=5e-5, head_lr=5e-5, warmup_share=0.0,
-    pooler="random", loss="cross-entropy",
-)  # fmt: skip
+_SEED = 42
+_SEX_ROWS, _SEX_TRAIN_ROWS, _SEX_TEST_ROWS = 401_406, 361_265, 40_141
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedScores:
-    """What the published way says of one system, beside the same model's held-out rows."""
+def finetune_published(
+    name: str,
+    system: str,
+    model: Path | None,
+    snapshot: Snapshot | None,
+    settings: TasksSettings,
+    path: Path,
+    *,
+    progress: Progress = silent,
+) -> Manifest:
+    """The manifest of a classifier artifact at `path` that was fitted the published way.
 
-    system: str
-    all_rows: tuple[float, float]
-    """(micro-F1, macro-F1) over all rows, as published."""
-    held_out: tuple[float, float]
-    """The same cut-off on the 10 % only. Still flattered: duplicates, and the best epoch."""
-    label_f1: dict[str, tuple[float, float]]
-    """Label -> F1 over all rows, F1 on the 10 %."""
-    rows: int
-    held_out_rows: int
-    scored_rows_trained_on: int
-    """Of the scored rows, those that the weights were fitted on."""
-    held_out_exact: int
-    """Of the 10 %, texts whose normalised words stand in the 90 % too."""
-    held_out_near: int
-    """Of the 10 %, texts that share a duplicate cluster with one in the 90 %."""
+    It holds predictions alone: of the 10 % as tune, of the rows that the prior art scored as test,
+    with what each was trained on. `evaluate` judges them with `--protocol published` or `both`.
 
-
-def split_published(examples: Sequence[Example], *, seed: int = 42) -> list[Example]:
-    """The examples with split train or test: 10 % of the rows at random, whatever they share.
-
-    The permutation is numpy's legacy generator, as scikit-learn's `train_test_split` uses it.
+    Raises:
+        RecipeError: no such task or baseline, a task that the prior art has not, a model missing or
+            one too many.
+        RecordError: examples that cannot be understood, or too few.
+        ArtifactError: no usable model, or the disk refused.
     """
-    order = np.random.RandomState(seed).permutation(len(examples))
-    held = set(order[: -(-len(examples) // 10)].tolist())
-    return [
-        replace(example, split="test" if row in held else "train")
-        for row, example in enumerate(examples)
-    ]
+    if (system in BASELINES) != (model is None):
+        needs = "takes no model" if system in BASELINES else "needs the folder of a masked-LM"
+        raise RecipeError(f"{name}: system {system!r} {needs}; baselines: {', '.join(BASELINES)}")
+    found = build_examples(name, settings, snapshot)
+    fitted, held, scored = divide_published(found.task.name, found.examples)
+    inputs = {"examples": found.digest}
+    if model is not None:
+        inputs["model"] = digest_of_model(model)
+    described = {"task": name, "system": system, "protocol": "published"}
+    with write_artifact(path, kind="classifier", settings=described, inputs=inputs) as draft:
+        predict = _fit(found, system, model, fitted, held, progress)
+        known = frozenset(example.cluster for example in fitted)
+        chosen_on = frozenset(example.cluster for example in held)
+        parts: tuple[tuple[Split, list[Example], frozenset[str]], ...] = (
+            ("tune", held, known),
+            ("test", scored, known | chosen_on),
+        )
+        runs = [
+            as_predictions(
+                found.task,
+                rows,
+                predict([example.text for example in rows]),
+                system=system,
+                split=split,
+                seed=_SEED,
+                fold=0,
+                trained_on=trained_on,
+                model_digest=digest_of([inputs, described]),
+            )
+            for split, rows, trained_on in parts
+        ]
+        save_predictions(draft.folder / "predictions.parquet", runs)
+        draft.counts.update(found.counts)
+        draft.notes["synthetic"] = bool(snapshot and snapshot.manifest.notes.get("synthetic"))
+        draft.notes["overlap"] = {
+            **{f"scored_{what}": n for what, n in count_known(scored, fitted).items()},
+            **{f"held_out_{what}": n for what, n in count_known(held, fitted).items()},
+        }
+        tune = runs[0]
+        averages = f1_averages(tune.truth, decide(tune.scores, tune.kind, PUBLISHED_CUT))
+        draft.notes["held_out_f1"] = [round(value, 6) for value in averages]
+    assert draft.manifest is not None
+    return draft.manifest
 
 
-def published_sex_rows(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """(training rows, test rows) of the published sex classifier: rows 0-361,264 and 0-40,140.
+def divide_published(
+    task: str, examples: Sequence[Example]
+) -> tuple[list[Example], list[Example], list[Example]]:
+    """(rows fitted on, rows the epoch is chosen on, rows scored), whatever they share.
 
-    The second slice lies within the first, so every test row has been trained on. Shorter tables
-    are cut in the same proportion.
+    Stop reasons are scored on all rows, sex on the first tenth; both divide what they train on as
+    `datasets`' train_test_split(test_size=0.1, seed=42) does. Shorter tables of sex are cut in the
+    same proportion.
+
+    Raises:
+        RecipeError: a task that the prior art has not.
     """
-    whole = len(examples)
-    share = min(1.0, whole / _SEX_TRAIN_ROWS)
-    train, test = round(_SEX_TRAIN_ROWS * share), round(_SEX_TEST_ROWS * share)
-    return list(examples[:train]), list(examples[:test])
+    if task == "sex":
+        share = min(1.0, len(examples) / _SEX_ROWS)
+        pool = list(examples[: round(_SEX_TRAIN_ROWS * share)])
+        scored = list(examples[: round(_SEX_TEST_ROWS * share)])
+    elif task == "stop-reasons":
+        pool = scored = list(examples)
+    else:
+        raise RecipeError(f"{task}: the prior art has stop-reasons and sex only; judge it honestly")
+    order = np.random.default_rng(_SEED).permutation(len(pool)).tolist()
+    tenth = -(-len(pool) // 10)
+    return [pool[row] for row in order[tenth:]], [pool[row] for row in order[:tenth]], scored
 
 
-def run_published(
+def count_known(rows: Sequence[Example], fitted: Sequence[Example]) -> dict[str, int]:
+    """How many of the rows were fitted on: themselves, word for word, or as near-duplicates."""
+    from trialese.corpus import normalise
+
+    ids = {example.example_id for example in fitted}
+    texts = {normalise(example.text) for example in fitted}
+    clusters = {example.cluster for example in fitted}
+    return {
+        "rows": len(rows),
+        "trained_on": sum(example.example_id in ids for example in rows),
+        "trained_on_exactly": sum(normalise(example.text) in texts for example in rows),
+        "trained_on_nearly": sum(example.cluster in clusters for example in rows),
+    }
+
+
+def _fit(
     found: ExampleSet,
     system: str,
     model: Path | None,
-    *,
-    settings: FinetuneSettings = PUBLISHED_FINETUNE,
-    progress: Progress = silent,
-) -> PublishedScores:
-    """The published figures of one system on `found`, and how far they are flattered."""
-    from trialese.corpus import normalise
+    fitted: Sequence[Example],
+    held: Sequence[Example],
+    progress: Progress,
+) -> Callable[[Sequence[str]], NDArray[np.float64]]:
+    if model is None:
+        return fit_baseline(system, found.task, fitted, held)
+    from trialese.tasks.published import PublishedFit, fit_published
 
-    divided = split_published(found.examples)
-    train = [example for example in divided if example.split == "train"]
-    test = [example for example in divided if example.split == "test"]
-    predict: Callable[[Sequence[str]], NDArray[np.float64]]
-    if model is None and system in BASELINES:
-        predict = fit_baseline(system, found.task, train, test)
-    else:
-        from trialese.tasks.fitting import fit_classifier
-
-        assert model is not None
-        classifier, _ = fit_classifier(
-            found.task, train, test, model, settings, seed=42, progress=progress
-        )
-        predict = classifier.predict
-    scores = predict([example.text for example in divided])
-    given = decide(scores, found.task.kind, PUBLISHED_CUT)
-    truth = encode_labels(found.task, divided)
-    held = np.array([example.split == "test" for example in divided])
-    texts = {normalise(example.text) for example in train}
-    clusters = {example.cluster for example in train}
-    return PublishedScores(
-        system=system,
-        all_rows=f1_averages(truth, given),
-        held_out=f1_averages(truth[held], given[held]),
-        label_f1={
-            label: (
-                f1_averages(truth[:, [column]], given[:, [column]])[0],
-                f1_averages(truth[held][:, [column]], given[held][:, [column]])[0],
-            )
-            for column, label in enumerate(found.task.labels)
-        },
-        rows=len(divided),
-        held_out_rows=len(test),
-        scored_rows_trained_on=len(train),
-        held_out_exact=sum(normalise(example.text) in texts for example in test),
-        held_out_near=sum(example.cluster in clusters for example in test),
+    how = PublishedFit(epochs=20, max_tokens=177, eval_steps=None, patience=None)
+    if found.task.name == "sex":
+        how = PublishedFit(epochs=3, max_tokens=256, eval_steps=1000, patience=5)
+    return fit_published(
+        found.task, fitted, held, model, how, cut=PUBLISHED_CUT, seed=_SEED, progress=progress
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from trialese.records import Example, Task, Trial
 
-__all__ = ["STOP_REASONS", "STOP_REASON_WORDS", "examples_of_trials"]
+__all__ = ["STOP_REASONS", "STOP_REASON_GROUPS", "STOP_REASON_WORDS", "examples_of_trials"]
 
 STOP_REASONS = Task(
     name="stop-reasons",
@@ -36,6 +36,18 @@ STOP_REASONS = Task(
     kind="multilabel",
     description="Why a clinical trial was stopped early, from its free-text reason.",
 )
+
+STOP_REASON_GROUPS = {
+    **dict.fromkeys(STOP_REASONS.labels, "Neutral"),
+    "Business_Administrative": "Suspicious",
+    "Negative": "Negative",
+    "Safety_Sideeffects": "Safety",
+    "Success": "Success",
+    "Invalid_Reason": "Invalid",
+}
+"""Label -> Open Targets' coarser group: the column `meta` of github.com/opentargets/stopReasons,
+data/classes.csv at 50b31efd. (Their prediction code of 2021 calls Suspicious "Possibly_Negative"
+and has No_Context among the invalid ones.)"""
 
 STOP_REASON_WORDS: dict[str, tuple[str, ...]] = {
     "Another_Study": ("another study", "other study", "new study", "new protocol", "replaced"),

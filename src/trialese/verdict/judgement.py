@@ -12,6 +12,7 @@ from trialese.records import Audit, Predictions, Thresholds, Verdict
 from trialese.settings import VerdictSettings
 from trialese.verdict.audits import audit_scores
 from trialese.verdict.comparison import compare, count_discordant
+from trialese.verdict.groups import score_groups
 from trialese.verdict.leakage import audit_overlap
 from trialese.verdict.lineup import Lineup, line_up
 from trialese.verdict.scoreboard import averages_of, score
@@ -26,6 +27,7 @@ def judge(
     *,
     allow_overlap: bool = False,
     audits: Sequence[Audit] = (),
+    groups: Mapping[str, str] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """The verdict on one task: scores with intervals, paired differences, audits, signature.
@@ -36,8 +38,10 @@ def judge(
     seeds. Intervals come from resampling clusters of duplicates, the same ones for every system
     and seed, so they tell how far other test texts could move a figure; they do not tell how far
     other training runs could. `audits` are findings of earlier stages, such as `audit_giveaways`,
-    to be shown with the verdict's own. `about` goes into the notes: `synthetic` (true for made-up
-    trials) and `models` (system -> what its language model is) are said with every table.
+    to be shown with the verdict's own. `groups` (label -> coarser group) gives a second view: the
+    same decisions, a group given where one of its labels is. `about` goes into the notes:
+    `synthetic` (true for made-up trials) and `models` (system -> what its language model is) are
+    said with every table.
 
     Raises:
         RecordError: no rival, or systems that were not tested alike (see `line_up`).
@@ -83,6 +87,7 @@ def judge(
             "reliability": {system: board.reliability_notes(system) for system in lineup.systems},
             "confusions": {system: board.confusions(system) for system in lineup.systems},
             "mcnemar": count_discordant(lineup),
+            "groups": score_groups(lineup, board.decided, groups, settings) if groups else {},
         },
     )
 

@@ -18,7 +18,7 @@ from trialese.verdict.charts import (
 )
 from trialese.verdict.facts import attribution_of, list_facts
 from trialese.verdict.lineup import BASELINES
-from trialese.verdict.words import METRICS, summarise
+from trialese.verdict.words import METRICS, group_rows, summarise
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -97,6 +97,7 @@ def _task(verdict: Verdict) -> dict[str, Any]:
             if name not in BASELINES
         ],
         "least_forecasts": LEAST_FORECASTS,
+        "groups": group_rows(verdict),
         "confusions": _confusions(verdict),
         "matrix": _matrix(verdict),
         "mcnemar": verdict.notes["mcnemar"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from trialese.verdict.lineup import Lineup, Round
 from trialese.verdict.metrics import AVERAGES, measure, row_figures
 from trialese.verdict.tabulation import Table, tabulate
 
-__all__ = ["Scoreboard", "averages_of", "score"]
+__all__ = ["Scoreboard", "averages_of", "score", "score_decisions", "tabulate_decisions"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -46,7 +46,6 @@ class Scoreboard:
     decisions: Table
     calibration: Table
     sets: Table
-    support: Floats  # (labels,), mean over seeds
 
     def scores(self, system: str) -> Scores:
         """All figures of one system with their intervals."""
@@ -59,27 +58,14 @@ class Scoreboard:
         for name in _CALIBRATION:
             extra[name] = self.calibration.interval(system, name, centred=name.startswith("ece"))
         extra |= {name: self.sets.interval(system, name) for name in _SETS}
+        labels, averages = score_decisions(
+            self.decisions, system, self.lineup.labels, averages_of(self.lineup)
+        )
         return Scores(
             system=system,
             seeds=self.lineup.seeds,
-            labels=tuple(
-                LabelScore(
-                    label=label,
-                    precision=figure(f"precision:{label}").point,
-                    recall=figure(f"recall:{label}").point,
-                    f1=figure(f"f1:{label}"),
-                    support=round(float(self.support[place])),
-                )
-                for place, label in enumerate(self.lineup.labels)
-            ),
-            averages={
-                name: Average(
-                    precision=figure(f"{name}-precision"),
-                    recall=figure(f"{name}-recall"),
-                    f1=figure(f"{name}-f1"),
-                )
-                for name in averages_of(self.lineup)
-            },
+            labels=labels,
+            averages=averages,
             extra=extra,
         )
 
@@ -152,18 +138,49 @@ def score(lineup: Lineup, thresholds: Chosen, settings: VerdictSettings) -> Scor
         most = settings.most_labels if kind == "multilabel" else 1
         return set_figures(sets[key], decided[key], each.truth, each.clusters, most_labels=most)
 
-    decisions = tabulate(
-        lineup, decision_figures, _flat_decisions, _decision_names(lineup.labels), settings
-    )
     return Scoreboard(
         lineup=lineup,
         decided=decided,
         temperatures=temperatures,
-        decisions=decisions,
+        decisions=tabulate_decisions(lineup, decision_figures, lineup.labels, settings),
         calibration=tabulate(lineup, forecast_figures, _flat_forecasts, _CALIBRATION, settings),
         sets=tabulate(lineup, label_set_figures, _flat_sets, _SETS, settings),
-        support=measure(decisions.sums.sum(axis=0)).support[0].mean(axis=0),
     )
+
+
+def tabulate_decisions(
+    lineup: Lineup,
+    figures: Callable[[str, Round], Floats],
+    labels: Sequence[str],
+    settings: VerdictSettings,
+) -> Table:
+    """The table of precision, recall and F1 of `labels`, from each row's `row_figures`."""
+    return tabulate(lineup, figures, _flat_decisions, _decision_names(labels), settings)
+
+
+def score_decisions(
+    table: Table, system: str, labels: Sequence[str], averages: Sequence[str]
+) -> tuple[tuple[LabelScore, ...], dict[str, Average]]:
+    """One system's figures of each label, and their averages, from `tabulate_decisions`."""
+    figure = partial(table.interval, system)
+    support = measure(table.sums.sum(axis=0)).support[0].mean(axis=0)
+    return tuple(
+        LabelScore(
+            label=label,
+            precision=figure(f"precision:{label}").point,
+            recall=figure(f"recall:{label}").point,
+            f1=figure(f"f1:{label}"),
+            support=round(float(support[place])),
+        )
+        for place, label in enumerate(labels)
+    ), {
+        name: Average(
+            precision=figure(f"{name}-precision"),
+            recall=figure(f"{name}-recall"),
+            f1=figure(f"{name}-f1"),
+        )
+        for name in averages
+    }
 
 
 def averages_of(lineup: Lineup) -> tuple[str, ...]:

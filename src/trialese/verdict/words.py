@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
 
 from trialese.records import Difference, Interval, Scores, Verdict
+from trialese.verdict.ablation import describe_ablation
 from trialese.verdict.lineup import BASELINES
 
 __all__ = [
     "METRICS",
+    "GroupRow",
     "classification_report",
     "format_markdown",
     "format_table",
+    "group_rows",
     "in_brackets",
     "signed",
     "summarise",
@@ -40,8 +46,10 @@ METRICS = {
 def summarise(verdict: Verdict) -> str:
     """What was found, in a few sentences: first in words, then with figures and intervals.
 
-    "Cannot tell" stands wherever that is all there is to say.
+    "Cannot tell" stands wherever that is all there is to say. An input ablation says first what
+    it found.
     """
+    ablation = describe_ablation(verdict)
     leader = verdict.scores[0]
     answers, figures = [], []
     for rival in dict.fromkeys(d.rival for d in verdict.differences if d.system == leader.system):
@@ -58,7 +66,7 @@ def summarise(verdict: Verdict) -> str:
     )
     failed = sum(not audit.passed for audit in verdict.audits)
     found_by = f" {failed} of {len(verdict.audits)} audits found something." if failed else ""
-    return (
+    return (f"{ablation} " if ablation else "") + (
         f"On {verdict.rows:,} {verdict.task} texts, {leader.system} {', and '.join(answers)}. "
         f"It reaches {own}. {' '.join(figures)}{found_by}"
     )
@@ -165,6 +173,7 @@ def _markdown(verdict: Verdict) -> Iterator[str]:
     yield ""
     for scores in verdict.scores:
         yield from classification_report(scores, verdict)
+    yield from _groups(verdict)
     yield "## Paired differences\n"
     yield "| system | rival | figure | difference | interval | p | conclusion |"
     yield "|---|---|---|--:|---|--:|---|"
@@ -179,6 +188,50 @@ def _markdown(verdict: Verdict) -> Iterator[str]:
     for audit in verdict.audits:
         yield f"- {'passed' if audit.passed else '**look**'}: {audit.name}: {audit.finding}"
     yield ""
+
+
+def _groups(verdict: Verdict) -> Iterator[str]:
+    """The second view, by coarser groups, where the task has one."""
+    found = verdict.notes.get("groups")
+    if not found:
+        return
+    yield "## By coarser groups\n"
+    yield f"| F1 | {' | '.join(found['scores'])} | support |"
+    yield f"|---|{'--:|' * (len(found['scores']) + 1)}"
+    for row in group_rows(verdict):
+        cells = [f"{f1.point:.4f} {in_brackets(f1)}" for f1 in row.cells]
+        yield f"| {row.name} | {' | '.join(cells)} | {row.support} |"
+    yield ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """One group, or an average over them: its labels, each system's F1, and its texts."""
+
+    name: str
+    members: tuple[str, ...]
+    cells: tuple[Interval, ...]
+    support: int
+
+
+def group_rows(verdict: Verdict) -> list[GroupRow]:
+    """The second view as lines of a table, in the order of the verdict's systems."""
+    found = verdict.notes.get("groups") or {"members": {}, "scores": {}}
+    columns = list(found["scores"].values())
+    rows = [
+        GroupRow(
+            name=name,
+            members=tuple(members),
+            cells=tuple(msgspec.convert(c["labels"][place]["f1"], Interval) for c in columns),
+            support=columns[0]["labels"][place]["support"],
+        )
+        for place, (name, members) in enumerate(found["members"].items())
+    ]
+    total = sum(row.support for row in rows)
+    for average in columns[0]["averages"] if columns else ():
+        cells = tuple(msgspec.convert(c["averages"][average]["f1"], Interval) for c in columns)
+        rows.append(GroupRow(f"{average} avg", (), cells, total))
+    return rows
 
 
 def classification_report(scores: Scores, verdict: Verdict) -> Iterator[str]:

@@ -1,0 +1,198 @@
+"""How far a classifier agrees with labels that somebody else gave, and where it does not.
+
+The other labels are no truth (a model's predictions, say), so nothing here is a score: agreement by
+class, and the disagreements, those first that deserve a person's look.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from trialese.artifacts import write_bytes
+from trialese.cutoffs import decide
+from trialese.errors import RecordError
+from trialese.progress import Progress, silent
+from trialese.tasks.labelled import id_of, read_rows, text_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trialese.tasks.classifier import Classifier
+
+__all__ = ["Agreement", "Disagreement", "LabelAgreement", "compare_labels", "write_disagreements"]
+
+
+class LabelAgreement(msgspec.Struct, frozen=True, kw_only=True):
+    """One class: how often each side gives it, and how often both do."""
+
+    label: str
+    theirs: int
+    """Rows with this label in the table."""
+    given_too: int
+    """Of them, rows that the classifier gives it, possibly with others."""
+    first_too: int
+    """Of them, rows for which it is the classifier's likeliest label."""
+    ours: int
+    """Rows for which it is the classifier's likeliest label."""
+
+
+class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
+    """One text, however many rows have it, whose label the classifier does not give."""
+
+    text: str
+    rows: int
+    example_id: str
+    """Of the first row with the text."""
+    theirs: str
+    ours: tuple[str, ...]
+    likeliest: str
+    chance: float
+    """The classifier's probability of its likeliest label."""
+    chance_of_theirs: float
+
+
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """A table compared: rows used and left out, agreement by class, and every disagreement."""
+
+    rows: int
+    texts: int
+    """Distinct among the rows."""
+    left_out: dict[str, int]
+    """By reason."""
+    given_too: int
+    first_too: int
+    kappa: float
+    """Cohen's, of the table's label and the classifier's likeliest one."""
+    labels: list[LabelAgreement]
+    disagreements: list[Disagreement]
+    """Surest first: probability of the likeliest label less that of the table's."""
+
+
+def compare_labels(
+    classifier: Classifier, table: Path, column: str, *, progress: Progress = silent
+) -> Agreement:
+    """The classifier's labels beside those in a column of `table`, one label a row.
+
+    Rows without text or label, and rows whose label the task does not know, are left out and
+    counted. Equal texts are predicted once.
+
+    Raises:
+        RecordError: no such file or column, or no row that can be compared.
+    """
+    task = classifier.task
+    place = {label: number for number, label in enumerate(task.labels)}
+    left_out: Counter[str] = Counter()
+    ids: list[str] = []
+    texts: list[str] = []
+    theirs: list[int] = []
+    for number, row in read_rows(table):
+        where = f"{table}: row {number}"
+        text, label = text_of(row, where).strip(), _label_of(row, column, where)
+        if not text or not label:
+            left_out["no text" if not text else "no label"] += 1
+        elif label not in place:
+            left_out[f"unknown label {label!r}"] += 1
+        else:
+            ids.append(id_of(row, number))
+            texts.append(text)
+            theirs.append(place[label])
+    if not texts:
+        raise RecordError(f"{table}: no row has a text and a label of {task.name} in {column!r}")
+    distinct = list(dict.fromkeys(texts))
+    scores = classifier.predict(distinct, progress=progress)
+    where_of = {text: number for number, text in enumerate(distinct)}
+    rows = np.array([where_of[text] for text in texts])
+    cuts = classifier.thresholds
+    given = decide(scores, task.kind, 0.5 if cuts is None else np.array(cuts.values))
+    return _agreement(task.labels, ids, distinct, rows, np.array(theirs), scores, given, left_out)
+
+
+def write_disagreements(path: Path, found: Agreement) -> None:
+    """Write every disagreement to a TSV file, one text a line, the surest first."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, delimiter="\t", lineterminator="\n")
+    writer.writerow(
+        ["id", "rows", "theirs", "ours", "likeliest", "chance", "chance_of_theirs", "text"]
+    )
+    for each in found.disagreements:
+        writer.writerow(
+            [
+                each.example_id,
+                each.rows,
+                each.theirs,
+                "|".join(each.ours),
+                each.likeliest,
+                f"{each.chance:.4f}",
+                f"{each.chance_of_theirs:.4f}",
+                " ".join(each.text.split()),
+            ]
+        )
+    write_bytes(path, out.getvalue().encode())
+
+
+def _label_of(row: Mapping[str, object], column: str, where: str) -> str:
+    if column not in row:
+        raise RecordError(f"{where}: no column {column!r}; the table has {', '.join(row)}")
+    return str(row[column] or "").strip()
+
+
+def _agreement(
+    labels: tuple[str, ...],
+    ids: list[str],
+    distinct: list[str],
+    rows: NDArray[np.intp],
+    theirs: NDArray[np.intp],
+    scores: NDArray[np.float64],
+    given: NDArray[np.bool_],
+    left_out: Counter[str],
+) -> Agreement:
+    first = scores.argmax(axis=1)[rows]
+    too, same = given[rows, theirs], first == theirs
+    size = len(labels)
+    their_counts, our_counts = (np.bincount(x, minlength=size) for x in (theirs, first))
+    by_chance = float((their_counts * our_counts).sum()) / len(rows) ** 2
+    kappa = (same.mean() - by_chance) / (1 - by_chance) if by_chance < 1 else 1.0
+    seen: dict[tuple[int, int], list[int]] = {}
+    for number in np.flatnonzero(~too).tolist():
+        seen.setdefault((int(rows[number]), int(theirs[number])), []).append(number)
+    disagreements = [
+        Disagreement(
+            text=distinct[text],
+            rows=len(members),
+            example_id=ids[members[0]],
+            theirs=labels[their],
+            ours=tuple(labels[n] for n in np.flatnonzero(given[text])),
+            likeliest=labels[int(scores[text].argmax())],
+            chance=round(float(scores[text].max()), 6),
+            chance_of_theirs=round(float(scores[text, their]), 6),
+        )
+        for (text, their), members in seen.items()
+    ]
+    disagreements.sort(key=lambda d: (d.chance_of_theirs - d.chance, d.text))
+    return Agreement(
+        rows=len(rows),
+        texts=len(distinct),
+        left_out=dict(left_out),
+        given_too=int(too.sum()),
+        first_too=int(same.sum()),
+        kappa=round(float(kappa), 6),
+        labels=[
+            LabelAgreement(
+                label=label,
+                theirs=int(their_counts[n]),
+                given_too=int(too[theirs == n].sum()),
+                first_too=int(same[theirs == n].sum()),
+                ours=int(our_counts[n]),
+            )
+            for n, label in enumerate(labels)
+        ],
+        disagreements=disagreements,
+    )

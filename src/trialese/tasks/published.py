@@ -1,0 +1,224 @@
+"""The prior art's fine-tuning, re-made with the stock Trainer that it used. A rival, not a tool.
+
+From its notebooks (github.com/ilaananta/ClinicalTrialBioBert_FineTuned, DownstreamTasks, at
+56829236): texts lower-cased, contractions opened, hyphens and mentions cut; batches of 32; AdamW at
+5e-5, weight decay 0.01, linear decay without warm-up, gradients clipped at 1; binary cross-entropy
+(one label a text: cross-entropy) averaged over all cells; in place of the classifier two layers,
+hidden size to 50, ReLU, 50 to labels; the model with the best micro-F1 on the 10 % is kept.
+
+Two departures, which save most of the time here and move no score but by chance: texts are padded
+to the longest of their batch, not to 177 (padded positions are masked, so that outputs are equal),
+and batches are drawn from texts of similar length.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from trialese.cutoffs import decide, f1_averages
+from trialese.errors import ArtifactError, RecipeError
+from trialese.progress import Progress, silent
+from trialese.records import Example, Task
+from trialese.tasks.classifier import (
+    PROBLEM_TYPES,
+    Classifier,
+    Preprocessing,
+    quiet_transformers,
+)
+from trialese.tasks.task import encode_labels
+
+__all__ = ["PublishedFit", "fit_published", "published_text", "two_layer_head"]
+
+_HEAD_WIDTH = 50
+_REWRITTEN = (
+    ("what's", "what is "), ("won't", "will not "), ("'s", " "), ("'ve", " have "),
+    ("can't", "can not "), ("n't", " not "), ("i'm", "i am "), ("'re", " are "), ("'d", " would "),
+    ("'ll", " will "), ("'scuse", " excuse "), ("'\n", " "), ("-", " "), ("'\xa0", " "),
+)  # fmt: skip
+"""In this order, each wherever it stands: "can't" is gone before "n't" is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFit:
+    """What differs between the prior art's two tasks."""
+
+    epochs: int
+    max_tokens: int
+    eval_steps: int | None
+    """Steps from one look at the 10 % to the next; None: once an epoch."""
+    patience: int | None
+    """Stop after so many looks without a better one; None: never."""
+
+
+def published_text(text: str) -> str:
+    """The text as the prior art's classifiers read it."""
+    text = text.lower()
+    for written, read in _REWRITTEN:
+        text = text.replace(written, read)
+    text = re.sub(r"@[^\n]*?\s", " ", text).replace("&amp;", "&")
+    return " ".join(text.split())
+
+
+def two_layer_head(hidden: int, labels: int) -> torch.nn.Sequential:
+    """The head that takes the place of the stock linear classifier."""
+    return torch.nn.Sequential(
+        torch.nn.Linear(hidden, _HEAD_WIDTH), torch.nn.ReLU(), torch.nn.Linear(_HEAD_WIDTH, labels)
+    )
+
+
+def fit_published(
+    task: Task,
+    train: Sequence[Example],
+    held: Sequence[Example],
+    model: Path,
+    how: PublishedFit,
+    *,
+    cut: float,
+    seed: int,
+    progress: Progress = silent,
+) -> Callable[[Sequence[str]], NDArray[np.float64]]:
+    """Texts -> probabilities (texts, labels), of a model fitted on `train`, chosen on `held`.
+
+    The caller's random generators are left as they were.
+
+    Raises:
+        ArtifactError: no usable model at `model`.
+        RecipeError: accelerate, which the stock Trainer needs, is not installed.
+    """
+    with _own_randomness(seed):
+        classifier = _new_classifier(task, model, how.max_tokens)
+        with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+            chooser = _Chooser(how.patience, progress)
+            arguments = _arguments(Path(folder), how, seed)
+            trainer = transformers.Trainer(
+                model=classifier.model,
+                args=arguments,
+                train_dataset=_rows(classifier, train),
+                eval_dataset=_rows(classifier, held),
+                data_collator=transformers.DataCollatorWithPadding(classifier.tokenizer),
+                compute_metrics=lambda found: {"f1": _micro_f1(task, *found, cut)},
+                callbacks=[chooser],
+            )
+            trainer.remove_callback(transformers.PrinterCallback)
+            trainer.train()
+    if chooser.best is not None:
+        classifier.model.load_state_dict(chooser.best)
+    return lambda texts: classifier.predict([published_text(text) for text in texts])
+
+
+def _arguments(folder: Path, how: PublishedFit, seed: int) -> transformers.TrainingArguments:
+    try:
+        return transformers.TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=how.epochs,
+            learning_rate=5e-5,
+            weight_decay=0.01,
+            per_device_train_batch_size=32,
+            per_device_eval_batch_size=32,
+            eval_strategy="steps" if how.eval_steps else "epoch",
+            eval_steps=how.eval_steps,
+            train_sampling_strategy="group_by_length",
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            seed=seed,
+            data_seed=seed,
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=False,
+        )
+    except ImportError as error:
+        raise RecipeError(
+            "the published protocol fits with the stock Trainer, which needs accelerate; "
+            "pip install accelerate"
+        ) from error
+
+
+def _new_classifier(task: Task, folder: Path, max_tokens: int) -> Classifier:
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"{folder}: no model here (no config.json); give a masked-LM folder")
+    try:
+        with quiet_transformers():
+            model = transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=len(task.labels),
+                problem_type=PROBLEM_TYPES[task.kind],
+                dtype=torch.float32,
+                local_files_only=True,
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ArtifactError(f"{folder}: cannot make a classifier of it ({first})") from error
+    model.classifier = two_layer_head(model.config.hidden_size, len(task.labels))
+    limit = min(max_tokens, model.config.max_position_embeddings)
+    return Classifier(task, model, tokenizer, Preprocessing(max_tokens=limit, cleaning="none"))
+
+
+def _rows(classifier: Classifier, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Tokens and labels of each example as the Trainer takes them."""
+    ids = classifier.encode([published_text(example.text) for example in examples])
+    truth = encode_labels(classifier.task, examples)
+    several = classifier.task.kind == "multilabel"
+    return [
+        {
+            "input_ids": each,
+            "attention_mask": [1] * len(each),
+            "labels": row.astype(float).tolist() if several else int(row.argmax()),
+        }
+        for each, row in zip(ids, truth, strict=True)
+    ]
+
+
+def _micro_f1(task: Task, logits: NDArray[np.float32], labels: NDArray[Any], cut: float) -> float:
+    scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    truth = labels.astype(bool) if labels.ndim == 2 else np.eye(len(task.labels))[labels] > 0
+    return f1_averages(truth, decide(scores, task.kind, cut))[0]
+
+
+class _Chooser(transformers.TrainerCallback):  # type: ignore[misc]
+    """Keeps the weights of the best look at the 10 %, stops after `patience` without a better."""
+
+    def __init__(self, patience: int | None, progress: Progress) -> None:
+        self.patience, self.progress = patience, progress
+        self.best: dict[str, torch.Tensor] | None = None
+        self.best_f1, self.since_best = -1.0, 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress("fit, published: steps", state.global_step, state.max_steps)
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, *, metrics: dict[str, float], **more: Any
+    ) -> None:
+        self.since_best += 1
+        if metrics["eval_f1"] > self.best_f1:
+            self.best_f1, self.since_best = metrics["eval_f1"], 0
+            self.best = {k: v.detach().clone() for k, v in more["model"].state_dict().items()}
+        if self.patience is not None and self.since_best >= self.patience:
+            control.should_training_stop = True
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """The Trainer seeds every global generator; they are put back afterwards."""
+    python, legacy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
