@@ -5,8 +5,7 @@ The public names are loaded on first use: importing trialese never imports torch
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from trialese.lazy import load_lazily
 
 __version__ = "0.1.0"
 
@@ -54,13 +53,4 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = ["__version__", *_HOME_OF]  # noqa: PLE0604 - the names are strings of the table above
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'trialese' has no attribute {name!r}")
-    return getattr(importlib.import_module(home), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = load_lazily(__name__, _HOME_OF)

@@ -121,3 +121,46 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     if status == 1:
         assert len(err.strip().splitlines()) == 1
     assert not [file for file in tmp_path.rglob("*") if not file.name.endswith(".lock")]
+
+
+def test_both_protocols_side_by_side(run: Run, home: Path, tmp_path: Path) -> None:
+    published = []
+    for system in ("tfidf", "prior"):
+        published.append(tmp_path / system)
+        status, out, _ = run(
+            "finetune", "stop-reasons", "--system", system, "--snapshot", home / "snapshot",
+            "--protocol", "published", "-o", published[-1],
+        )  # fmt: skip
+        assert status == 0, out
+        assert "trained_on_exactly" in out
+    honest = [home / "stop-reasons" / system for system in ("tfidf", "prior", "base")]
+    twin = tmp_path / "twin"
+    status, out, _ = run(
+        "evaluate", *honest, *published, "--protocol", "both", "-o", twin,
+        "-s", "verdict.resamples=50",
+    )  # fmt: skip
+    assert status == 0
+    assert "# stop-reasons: published and honest" in out
+    assert "| tfidf | Success |" in out
+    assert (twin / "report.html").is_file()
+    status, _, err = run("evaluate", *honest, *published, "-o", tmp_path / "v")
+    assert status == 1
+    assert "leave it out, or judge by --protocol both" in err
+
+
+def test_ablation_and_agreement_from_the_command_line(run: Run, home: Path, tmp_path: Path) -> None:
+    status, out, _ = run(
+        "ablate", home / "snapshot", "-o", tmp_path / "a", "-s", "tasks.sex.max_trials=100",
+        "-s", "tasks.sex.run_folds=1", "-s", "verdict.resamples=50",
+    )  # fmt: skip
+    assert status == 0
+    assert "of the gain over the prior" in out.lower()
+    table = tmp_path / "theirs.tsv"
+    table.write_text("text\tprediction\nSlow accrual\tInsufficient_Enrollment\nx y\t\n")
+    status, out, _ = run(
+        "agree", home / "stop-reasons" / "adapted", table, "-o", tmp_path / "d.tsv"
+    )
+    assert status == 0
+    assert "1 rows (1 texts); left out: 1 no label" in out
+    status, out, _ = run("agree", home / "stop-reasons" / "adapted", table, "--json")
+    assert json.loads(out)["rows"] == 1

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from trialese.records import Audit, Example, Task
+from trialese.records import Audit, Example, Task, Thresholds
 from trialese.settings import FinetuneSettings
 from trialese.tasks import STOP_REASONS, Classifier
+from trialese.tasks.description import OPEN_TARGETS_PRESET, read_description
 from trialese.tasks.dropin import check_dropin, preset_labels
 
 FITTING = FinetuneSettings(epochs=1, max_tokens=64, precision="fp32")
@@ -14,7 +15,10 @@ FITTING = FinetuneSettings(epochs=1, max_tokens=64, precision="fp32")
 
 def saved(task: Task, backbone: Path, path: Path) -> Path:
     rows = [Example(str(i), f"slow accrual {i}", task.labels[:1]) for i in range(6)]
-    Classifier.fit(task, rows, rows, backbone, FITTING, seed=1).save(path)
+    classifier = Classifier.fit(task, rows, rows, backbone, FITTING, seed=1)
+    count = len(task.labels)
+    classifier.thresholds = Thresholds(labels=task.labels, values=(0.4,) * count, chosen_on="tune")
+    classifier.save(path)
     return path
 
 
@@ -24,7 +28,10 @@ def failed(audits: list[Audit]) -> list[str]:
 
 def test_a_stop_reason_classifier_drops_in(tiny_backbone: Path, tmp_path: Path) -> None:
     audits = check_dropin(saved(STOP_REASONS, tiny_backbone, tmp_path / "model"))
-    assert failed(audits) == [] and len(audits) == 6
+    assert failed(audits) == [] and len(audits) == 8
+    stored = read_description(tmp_path / "model")
+    assert stored.preset == OPEN_TARGETS_PRESET
+    assert stored.thresholds is not None and stored.thresholds.values[0] == 0.4
 
 
 def test_what_differs_is_named(tiny_backbone: Path, tmp_path: Path) -> None:
@@ -32,9 +39,11 @@ def test_what_differs_is_named(tiny_backbone: Path, tmp_path: Path) -> None:
     folder = saved(task, tiny_backbone, tmp_path / "model")
     (folder / "extra.bin").write_bytes(b"pickle")
     audits = {audit.name: audit for audit in check_dropin(folder)}
-    assert failed(list(audits.values())) == ["weights", "labels"]
+    assert failed(list(audits.values())) == ["weights", "labels", "thresholds"]
     assert "has besides Boredom" in audits["labels"].finding
     assert "extra.bin" in audits["weights"].finding
+    assert "preset: none" in audits["thresholds"].finding
+    assert "at most 64 tokens; the stock tokenizer cuts after 64" in audits["preprocessing"].finding
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -100,7 +101,10 @@ write_report(folder / "other", [judge(runs, VerdictSettings(resamples=50))])
 assert not {{"torch", "sklearn", "scipy", "transformers"}} & set(sys.modules)
 """
     subprocess.run(
-        [sys.executable, "-c", script], check=True, env={"PYTHONHASHSEED": "5"}, timeout=120
+        [sys.executable, "-c", script],
+        check=True,
+        env={"PYTHONHASHSEED": "5", "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=120,
     )
     loaded = {s: load_predictions(tmp_path / f"{s}.parquet") for s in runs}
     write_report(tmp_path / "one", [judge(loaded, QUICK)])

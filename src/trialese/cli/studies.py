@@ -58,10 +58,10 @@ def agree(
     as_json: JsonOption = False,
 ) -> None:
     """How far a classifier agrees with labels that are no truth, and which rows to look at."""
-    from trialese.tasks import Classifier, compare_labels, write_disagreements
+    from trialese.tasks import compare_labels, load_scorer, write_disagreements
 
     with watch() as progress:
-        found = compare_labels(Classifier.load(classifier), table, column, progress=progress)
+        found = compare_labels(load_scorer(classifier), table, column, progress=progress)
     if out:
         write_disagreements(out, found)
     if as_json:
@@ -82,10 +82,10 @@ def agree(
         cells = f"{each.theirs:>7,} {shares[0]:>10} {shares[1]:>10} {each.ours:>7,}"
         print(f"{each.label:<{width}} {cells}")
     print(f"\n{len(found.disagreements):,} texts whose label we do not give; the surest:")
-    for each in found.disagreements[:10]:
-        text = " ".join(each.text.split())
+    for odd in found.disagreements[:10]:
+        text = " ".join(odd.text.split())
         text = text if len(text) <= 90 else text[:89] + "…"
-        print(f"  {each.likeliest} {each.chance:.3f}, not {each.theirs}: {text}")
+        print(f"  {odd.likeliest} {odd.chance:.3f}, not {odd.theirs}: {text}")
     if out:
         print(f"all of them: {out}")
 

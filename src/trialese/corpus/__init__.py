@@ -5,8 +5,9 @@ Names are loaded on first use: what only wants folds need not load pyarrow.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trialese.lazy import load_lazily
 
 if TYPE_CHECKING:
     from trialese.corpus.assemble import assemble_corpus, build_corpus
@@ -38,25 +39,20 @@ __all__ = [
 ]
 
 _HOME_OF = {
-    "assemble_corpus": "assemble",
-    "assign_fold": "split",
-    "assign_split": "split",
-    "build_blocks": "blocks",
-    "build_corpus": "assemble",
-    "clean_text": "clean",
-    "cluster_texts": "dedup",
-    "leakage_table": "leakage",
-    "normalise": "fingerprint",
-    "open_blocks": "blocks",
-    "open_corpus": "store",
-    "pack_blocks": "packing",
-    "read_documents": "store",
-    "render_document": "render",
+    "assemble_corpus": "trialese.corpus.assemble",
+    "assign_fold": "trialese.corpus.split",
+    "assign_split": "trialese.corpus.split",
+    "build_blocks": "trialese.corpus.blocks",
+    "build_corpus": "trialese.corpus.assemble",
+    "clean_text": "trialese.corpus.clean",
+    "cluster_texts": "trialese.corpus.dedup",
+    "leakage_table": "trialese.corpus.leakage",
+    "normalise": "trialese.corpus.fingerprint",
+    "open_blocks": "trialese.corpus.blocks",
+    "open_corpus": "trialese.corpus.store",
+    "pack_blocks": "trialese.corpus.packing",
+    "read_documents": "trialese.corpus.store",
+    "render_document": "trialese.corpus.render",
 }
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+__getattr__, __dir__ = load_lazily(__name__, _HOME_OF)

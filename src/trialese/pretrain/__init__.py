@@ -5,8 +5,9 @@ The public verbs are loaded on first use, and torch with them.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trialese.lazy import load_lazily
 
 if TYPE_CHECKING:
     from trialese.pretrain.backbone import Backbone, load_backbone, load_tokenizer, tokenizer_digest
@@ -30,22 +31,17 @@ __all__ = [
 ]
 
 _HOME_OF = {
-    "Backbone": "backbone",
-    "build_base": "stages",
-    "estimate": "cost",
-    "join_workers": "workers",
-    "load_backbone": "backbone",
-    "load_tokenizer": "backbone",
-    "only_first": "workers",
-    "read_rows": "curves",
-    "tokenise_corpus": "stages",
-    "tokenizer_digest": "backbone",
-    "train_adapter": "stages",
+    "Backbone": "trialese.pretrain.backbone",
+    "build_base": "trialese.pretrain.stages",
+    "estimate": "trialese.pretrain.cost",
+    "join_workers": "trialese.pretrain.workers",
+    "load_backbone": "trialese.pretrain.backbone",
+    "load_tokenizer": "trialese.pretrain.backbone",
+    "only_first": "trialese.pretrain.workers",
+    "read_rows": "trialese.pretrain.curves",
+    "tokenise_corpus": "trialese.pretrain.stages",
+    "tokenizer_digest": "trialese.pretrain.backbone",
+    "train_adapter": "trialese.pretrain.stages",
 }
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+__getattr__, __dir__ = load_lazily(__name__, _HOME_OF)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trialese.lazy import load_lazily
 
 if TYPE_CHECKING:
     from trialese.tasks.ablation import ablate_sex
@@ -53,36 +54,31 @@ __all__ = [
 ]
 
 _HOME_OF = {
-    "SEX": "sex",
-    "STOP_REASONS": "stop_reasons",
-    "STOP_REASON_GROUPS": "stop_reasons",
-    "Classifier": "classifier",
-    "ExampleSet": "folds",
-    "Explanation": "explaining",
-    "LabelledText": "predicting",
-    "Scorer": "scorer",
-    "ablate_sex": "ablation",
-    "build_examples": "folds",
-    "compare_labels": "agreement",
-    "encode_labels": "task",
-    "explain": "explaining",
-    "export_classifier": "exporting",
-    "finetune": "fits",
-    "load_scorer": "scorer",
-    "predict_file": "bulk",
-    "finetune_published": "protocols",
-    "is_hub_id": "hub",
-    "predict_inputs": "predicting",
-    "read_labelled": "labelled",
-    "read_texts": "reading",
-    "section_of": "folds",
-    "task_named": "task",
-    "write_disagreements": "agreement",
+    "SEX": "trialese.tasks.sex",
+    "STOP_REASONS": "trialese.tasks.stop_reasons",
+    "STOP_REASON_GROUPS": "trialese.tasks.stop_reasons",
+    "Classifier": "trialese.tasks.classifier",
+    "ExampleSet": "trialese.tasks.folds",
+    "Explanation": "trialese.tasks.explaining",
+    "LabelledText": "trialese.tasks.predicting",
+    "Scorer": "trialese.tasks.scorer",
+    "ablate_sex": "trialese.tasks.ablation",
+    "build_examples": "trialese.tasks.folds",
+    "compare_labels": "trialese.tasks.agreement",
+    "encode_labels": "trialese.tasks.task",
+    "explain": "trialese.tasks.explaining",
+    "export_classifier": "trialese.tasks.exporting",
+    "finetune": "trialese.tasks.fits",
+    "load_scorer": "trialese.tasks.scorer",
+    "predict_file": "trialese.tasks.bulk",
+    "finetune_published": "trialese.tasks.protocols",
+    "is_hub_id": "trialese.tasks.hub",
+    "predict_inputs": "trialese.tasks.predicting",
+    "read_labelled": "trialese.tasks.labelled",
+    "read_texts": "trialese.tasks.reading",
+    "section_of": "trialese.tasks.folds",
+    "task_named": "trialese.tasks.task",
+    "write_disagreements": "trialese.tasks.agreement",
 }
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+__getattr__, __dir__ = load_lazily(__name__, _HOME_OF)

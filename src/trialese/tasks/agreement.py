@@ -25,7 +25,7 @@ from trialese.tasks.labelled import id_of, read_rows, text_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trialese.tasks.classifier import Classifier
+    from trialese.tasks.scorer import Scorer
 
 __all__ = ["Agreement", "Disagreement", "LabelAgreement", "compare_labels", "write_disagreements"]
 
@@ -77,7 +77,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare_labels(
-    classifier: Classifier, table: Path, column: str, *, progress: Progress = silent
+    classifier: Scorer, table: Path, column: str, *, progress: Progress = silent
 ) -> Agreement:
     """The classifier's labels beside those in a column of `table`, one label a row.
 

@@ -13,10 +13,20 @@ from typing import Any, Literal
 import msgspec
 
 from trialese.artifacts import MANIFEST_NAME, digest_of, digest_of_file
+from trialese.cutoffs import PUBLISHED_CUT
 from trialese.errors import ArtifactError
 from trialese.records import Task, Thresholds
+from trialese.tasks.stop_reasons import STOP_REASONS
 
-__all__ = ["Description", "Preprocessing", "model_folder", "read_description", "write_description"]
+__all__ = [
+    "OPEN_TARGETS_PRESET",
+    "Description",
+    "Preprocessing",
+    "Preset",
+    "model_folder",
+    "read_description",
+    "write_description",
+]
 
 _PREPROCESSING = "preprocessing.json"
 _THRESHOLDS = "thresholds.json"
@@ -41,6 +51,16 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
         return clean_text(text)
 
 
+class Preset(msgspec.Struct, frozen=True, kw_only=True):
+    """One cut-off for every label, and what to say where none reaches it."""
+
+    cut: float
+    fallback: str
+
+
+OPEN_TARGETS_PRESET = Preset(cut=PUBLISHED_CUT, fallback="Uncategorised")
+
+
 @dataclass(frozen=True, slots=True)
 class Description:
     """A classifier but for its weights and its tokenizer."""
@@ -48,6 +68,7 @@ class Description:
     task: Task
     preprocessing: Preprocessing
     thresholds: Thresholds | None = None
+    preset: Preset | None = None
     digest: str = ""
     """sha256 over the names and bytes of the folder's files; "" before it is one."""
 
@@ -62,12 +83,14 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     preprocessing: Preprocessing
 
 
-class _SavedThresholds(msgspec.Struct, frozen=True, kw_only=True):
+class _SavedThresholds(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`thresholds.json`."""
 
     labels: tuple[str, ...]
     values: tuple[float, ...]
     chosen_on: Literal["train", "tune", "test"]
+    preset: Preset | None = None
+    """What Open Targets' own pipeline uses instead of `values`, for their 17 labels."""
 
 
 def model_folder(path: Path) -> Path:
@@ -91,12 +114,13 @@ def read_description(folder: Path) -> Description:
     Raises:
         ArtifactError: missing or damaged.
     """
-    thresholds = None
+    thresholds = preset = None
     try:
         saved = msgspec.json.decode((folder / _PREPROCESSING).read_bytes(), type=_Saved)
         if (folder / _THRESHOLDS).is_file():
             cut = msgspec.json.decode((folder / _THRESHOLDS).read_bytes(), type=_SavedThresholds)
             thresholds = Thresholds(labels=cut.labels, values=cut.values, chosen_on=cut.chosen_on)
+            preset = cut.preset
         if thresholds is not None and thresholds.labels != saved.labels:
             raise ValueError(f"{_THRESHOLDS} is of other labels")
         files = sorted(each for each in folder.iterdir() if each.is_file())
@@ -106,7 +130,7 @@ def read_description(folder: Path) -> Description:
     except (msgspec.DecodeError, OSError, ValueError) as error:
         raise ArtifactError(f"{folder}: damaged classifier ({error}); fit it again") from error
     task = Task(saved.task, saved.labels, saved.kind, saved.description)
-    return Description(task, saved.preprocessing, thresholds, digest)
+    return Description(task, saved.preprocessing, thresholds, preset, digest)
 
 
 def write_description(
@@ -123,7 +147,10 @@ def write_description(
     _write_json(folder / _PREPROCESSING, saved)
     if thresholds is not None:
         cut = _SavedThresholds(
-            labels=thresholds.labels, values=thresholds.values, chosen_on=thresholds.chosen_on
+            labels=thresholds.labels,
+            values=thresholds.values,
+            chosen_on=thresholds.chosen_on,
+            preset=OPEN_TARGETS_PRESET if task.labels == STOP_REASONS.labels else None,
         )
         _write_json(folder / _THRESHOLDS, cut)
 

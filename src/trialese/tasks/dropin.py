@@ -11,14 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trialese.cutoffs import PUBLISHED_CUT
 from trialese.records import Audit
+from trialese.tasks.description import OPEN_TARGETS_PRESET
 from trialese.tasks.stop_reasons import STOP_REASONS
 
-__all__ = ["OPEN_TARGETS_CUT", "UNCATEGORISED", "check_dropin", "preset_labels"]
-
-OPEN_TARGETS_CUT = PUBLISHED_CUT
-UNCATEGORISED = "Uncategorised"
+__all__ = ["check_dropin", "preset_labels"]
 
 _PROBES = (
     "Low accrual",
@@ -31,13 +28,16 @@ _PROBES = (
 
 
 def preset_labels(
-    labels: Sequence[str], probabilities: Sequence[float], *, cut: float = OPEN_TARGETS_CUT
+    labels: Sequence[str],
+    probabilities: Sequence[float],
+    *,
+    cut: float = OPEN_TARGETS_PRESET.cut,
 ) -> tuple[str, ...]:
     """The labels above `cut`, in their order, or ("Uncategorised",) where none is."""
     given = tuple(
         label for label, chance in zip(labels, probabilities, strict=True) if chance > cut
     )
-    return given or (UNCATEGORISED,)
+    return given or (OPEN_TARGETS_PRESET.fallback,)
 
 
 def check_dropin(path: Path, *, texts: Sequence[str] = _PROBES) -> list[Audit]:
@@ -106,8 +106,30 @@ def check_dropin(path: Path, *, texts: Sequence[str] = _PROBES) -> list[Audit]:
         Audit(
             name="preset",
             passed=same_shape and not differing,
-            finding=f"labels at {OPEN_TARGETS_CUT} with the fallback {UNCATEGORISED}: "
+            finding=f"labels at {OPEN_TARGETS_PRESET.cut} with the fallback "
+            f"{OPEN_TARGETS_PRESET.fallback}: "
             + (f"differ on {differing[0]!r}" if differing else f"equal on {len(texts)} texts"),
+        ),
+        *_stored(read_description(folder), tokenizer.model_max_length),
+    ]
+
+
+def _stored(found: Description, stock_tokens: int) -> list[Audit]:
+    """What stands beside the weights: both kinds of cut-off, and what is done to a text first."""
+    cut, how, preset = found.thresholds, found.preprocessing, OPEN_TARGETS_PRESET
+    tuned = f"chosen on {cut.chosen_on}" if cut else "none"
+    return [
+        Audit(
+            name="thresholds",
+            passed=cut is not None and cut.chosen_on == "tune" and found.preset == preset,
+            finding=f"tuned cut-offs: {tuned}; preset: "
+            + (f"{preset.cut}, else {preset.fallback}" if found.preset else "none"),
+        ),
+        Audit(
+            name="preprocessing",
+            passed=how.max_tokens == stock_tokens,
+            finding=f"stored: {how.cleaning} cleaning, at most {how.max_tokens} tokens; the stock "
+            f"tokenizer cuts after {stock_tokens}",
         ),
     ]
 

@@ -109,7 +109,9 @@ def fit_published(
                 train_dataset=_rows(classifier, train),
                 eval_dataset=_rows(classifier, held),
                 data_collator=transformers.DataCollatorWithPadding(classifier.tokenizer),
-                compute_metrics=lambda found: {"f1": _micro_f1(task, *found, cut)},
+                compute_metrics=lambda found: {
+                    "f1": _micro_f1(task, found.predictions, found.label_ids, cut)
+                },
                 callbacks=[chooser],
             )
             trainer.remove_callback(transformers.PrinterCallback)
