@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from trialese.records import Audit
-from trialese.tasks.description import OPEN_TARGETS_PRESET
+from trialese.tasks.description import OPEN_TARGETS_PRESET, Description, read_description
 from trialese.tasks.stop_reasons import STOP_REASONS
 
 __all__ = ["check_dropin", "preset_labels"]
