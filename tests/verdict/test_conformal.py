@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mapie.classification import SplitConformalClassifier
+from mapie.risk_control import MultiLabelClassificationController
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from trialese.verdict.conformal import choose_level, missed_share, set_figures
 
@@ -83,3 +86,49 @@ def test_figures_of_rows() -> None:
 def test_missed_share_of_a_text_without_labels_is_nothing() -> None:
     assert missed_share(np.zeros((1, 2), bool), np.zeros((1, 2), bool)).tolist() == [0.0]
     assert missed_share(np.zeros((1, 2), bool), np.ones((1, 2), bool)) == pytest.approx([1.0])
+
+
+class Given(ClassifierMixin, BaseEstimator):
+    """A fitted classifier whose probabilities are its input."""
+
+    def fit(self, given: np.ndarray, truth: np.ndarray) -> Given:
+        self.classes_ = np.arange(given.shape[1])
+        return self
+
+    def predict_proba(self, given: np.ndarray) -> np.ndarray:
+        return given
+
+    def predict(self, given: np.ndarray) -> np.ndarray:
+        return given.argmax(axis=1)
+
+
+@pytest.mark.parametrize("miss_rate", [0.05, 0.1, 0.25])
+def test_sets_of_one_label_are_those_of_mapie(miss_rate: float) -> None:
+    """MAPIE's "lac" (Sadinle et al. 2019): 1 - probability of the true class as the score."""
+    random = np.random.default_rng(1)
+    tune, test = random.dirichlet(np.ones(4), 200), random.dirichlet(np.ones(4), 300)
+    answers = np.array([random.choice(4, p=row) for row in tune])
+    mapie = SplitConformalClassifier(
+        Given().fit(tune, answers), confidence_level=1 - miss_rate, conformity_score="lac"
+    )
+    mapie.conformalize(tune, answers)
+    theirs = mapie.predict_set(test)[1][:, :, 0]
+    clusters = [f"c{n}" for n in range(200)]
+    level = choose_level(tune, np.eye(4, dtype=bool)[answers], clusters, miss_rate=miss_rate)
+    assert np.array_equal(test >= level, theirs)
+
+
+@pytest.mark.parametrize("miss_rate", [0.1, 0.2, 0.4])
+def test_level_of_several_labels_is_mapies_to_a_step_of_its_grid(miss_rate: float) -> None:
+    """MAPIE's conformal risk control of recall looks at levels in steps of 0.01."""
+    random = np.random.default_rng(2)
+    truth = random.random((250, 5)) < 0.4
+    truth[~truth.any(axis=1), 0] = True
+    scores = np.clip(0.4 * truth + 0.6 * random.random((250, 5)), 0, 1)
+    mapie = MultiLabelClassificationController(
+        lambda given: given, risk="recall", method="crc", target_level=1 - miss_rate
+    )
+    mapie.calibrate(scores, truth.astype(int))
+    level = choose_level(scores, truth, [f"c{n}" for n in range(250)], miss_rate=miss_rate)
+    theirs = float(np.ravel(mapie.best_predict_param)[0])
+    assert theirs <= level <= theirs + 0.01 + 1e-9
