@@ -92,8 +92,9 @@ def test_noise_scores_well_the_published_way_and_the_twin_says_why(tmp_path: Pat
     assert published.scores[0].averages["micro"].f1.low > 0.9  # the labels were drawn at random
     assert honest.scores[0].averages["micro"].f1.high < 0.7
     text = (tmp_path / "twin" / "twin.md").read_text(encoding="utf-8")
-    assert "scored trained on: 180" in text
-    assert "held out trained on exactly: 20" in text
+    assert "of the scored, fitted on: 180" in text
+    assert "of the held out, fitted on word for word: 20" in text
+    assert "even of the 20 that it holds out, 20 and 20." in text
     assert "tfidf on the 10 % held out: micro-F1" in text
     assert "is inflation" in text
 

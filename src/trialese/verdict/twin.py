@@ -22,6 +22,19 @@ from trialese.verdict.words import METRICS, in_brackets, signed
 __all__ = ["Inflation", "compare_protocols", "subtract", "write_twin"]
 
 
+_FACTS = {
+    "scored_rows": "texts scored",
+    "scored_trained_on": "of the scored, fitted on",
+    "scored_trained_on_exactly": "of the scored, fitted on word for word",
+    "scored_trained_on_nearly": "of the scored, fitted on at least nearly",
+    "held_out_rows": "texts held out (10 %)",
+    "held_out_trained_on": "of the held out, fitted on",
+    "held_out_trained_on_exactly": "of the held out, fitted on word for word",
+    "held_out_trained_on_nearly": "of the held out, fitted on at least nearly",
+}
+"""How what `finetune_published` counts is called in print."""
+
+
 class Inflation(msgspec.Struct, frozen=True, kw_only=True):
     """One figure of one system under both protocols, and how much of the first is inflation."""
 
@@ -150,8 +163,9 @@ def _task(published: Verdict, honest: Verdict, overlap: Mapping[str, Any]) -> di
     return {
         "name": published.task,
         "anchor": re.sub(r"[^a-z0-9]+", "-", f"task-{published.task.lower()}"),
-        "summary": _summary(published, honest, rows[:2]),
+        "summary": " ".join([_summary(published, honest, rows[:2]), *_told(overlap)]),
         "overlap": dict(overlap),
+        "overlap_said": {_FACTS.get(k, str(k).replace("_", " ")): v for k, v in overlap.items()},
         "rows": rows,
         "systems": systems,
         "axis": axis,
@@ -175,6 +189,19 @@ def _summary(published: Verdict, honest: Verdict, averages: Sequence[Inflation])
     )
 
 
+def _told(overlap: Mapping[str, Any]) -> Iterator[str]:
+    """How much of the published score was known before, as a sentence."""
+    if "scored_trained_on_exactly" in overlap:
+        yield (
+            f"Of the {overlap['scored_rows']:,} texts that the published way scores, "
+            f"{overlap['scored_trained_on_exactly']:,} had been fitted on word for word, and "
+            f"{overlap['scored_trained_on_nearly']:,} at least nearly; even of the "
+            f"{overlap['held_out_rows']:,} that it holds out, "
+            f"{overlap['held_out_trained_on_exactly']:,} and "
+            f"{overlap['held_out_trained_on_nearly']:,}."
+        )
+
+
 def _strip(row: Inflation, share: Any) -> Strip:
     marks = tuple(
         Mark(look, share(found.point), share(found.low), share(found.high))
@@ -193,8 +220,8 @@ def _strip(row: Inflation, share: Any) -> Strip:
 def _markdown(task: Mapping[str, Any]) -> Iterator[str]:
     yield f"# {task['name']}: published and honest\n"
     yield f"{task['summary']}\n"
-    for name, value in task["overlap"].items():
-        yield f"- {str(name).replace('_', ' ')}: {value}"
+    for name, value in task["overlap_said"].items():
+        yield f"- {name}: {value:,}" if isinstance(value, int) else f"- {name}: {value}"
     yield f"- published: `{task['signatures']['published']}`"
     yield f"- honest: `{task['signatures']['honest']}`\n"
     yield "| system | figure | published | honest | interval | inflation | interval |"
