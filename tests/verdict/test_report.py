@@ -187,7 +187,7 @@ def test_contrast_in_light_and_dark(tmp_path: Path, verdicts: list[Verdict]) -> 
     for scheme in (light, dark):
         for ink in ("ink", "soft", "good", "bad", "adapted"):
             assert contrast(scheme[ink], scheme["page"]) >= 4.5, ink
-        for mark in ("adapted", "base", "baseline", "other", "good", "bad"):
+        for mark in ("adapted", "base", "baseline", "other", "fourth", "good", "bad"):
             assert contrast(scheme[mark], scheme["page"]) >= 3, mark
         assert contrast(scheme["warn-ink"], scheme["warn-page"]) >= 4.5
         for ink in ("ink", "soft"):  # in a table's first column and under code

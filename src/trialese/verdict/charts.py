@@ -32,6 +32,8 @@ __all__ = [
 LEAST_FORECASTS = 10
 """Bins with fewer are left out of the reliability diagram."""
 
+_LOOKS = ("adapted", "base", "other", "fourth")
+
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -139,13 +141,13 @@ def label_strips(verdict: Verdict) -> tuple[Axis, list[Strip]]:
 
 
 def system_look(system: str, shown: Sequence[Any]) -> str:
-    """The look of a system: "adapted", "base" or "baseline", by name or else by place."""
+    """The look of a system: "adapted", "base" or "baseline" by name, or else one by place."""
     if system in ("adapted", "base"):
         return system
     if system in BASELINES:
         return "baseline"
     place = [scores.system for scores in shown].index(system)
-    return ("adapted", "base", "other")[min(place, 2)]
+    return _LOOKS[min(place, len(_LOOKS) - 1)]
 
 
 def difference_strips(differences: Sequence[Difference]) -> tuple[Axis, list[Strip]]:
