@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 
 from trialese.artifacts import read_manifest
+from trialese.collect import collect_snapshot
 from trialese.errors import RecipeError, RecordError
 from trialese.judging import judge_classifiers
 from trialese.predictions import load_predictions
 from trialese.records import Example
-from trialese.settings import StopReasonsSettings, TasksSettings, VerdictSettings
+from trialese.settings import (
+    CollectSettings,
+    SampleSettings,
+    SexSettings,
+    StopReasonsSettings,
+    TasksSettings,
+    VerdictSettings,
+)
 from trialese.tasks import finetune, finetune_published
 from trialese.tasks.protocols import count_known, divide_published
 from trialese.verdict import load_verdicts
@@ -115,6 +123,25 @@ def test_a_folder_is_judged_by_the_protocol_that_it_was_fitted_under(tmp_path: P
     judge_classifiers(folders, QUICK, tmp_path / "out", protocol="published")
     assert "OVERLAP=40" in load_verdicts(tmp_path / "out")[0].signature
     assert "Overlap allowed" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_sex_the_published_way_scores_what_it_was_fitted_on(tmp_path: Path) -> None:
+    collected = CollectSettings(sample=SampleSettings(studies=150))
+    snapshot = collect_snapshot(collected, tmp_path / "snapshot")
+    settings = TasksSettings(sex=SexSettings(run_folds=2, folds=2, missing="label"))
+    folders = []
+    for system in ("tfidf", "prior"):
+        for make in (finetune, finetune_published):
+            folders.append(tmp_path / f"{make.__name__}-{system}")
+            make("sex", system, None, snapshot, settings, folders[-1])
+    notes = read_manifest(tmp_path / "finetune_published-tfidf").notes
+    scored, fitted = notes["overlap"]["scored_rows"], notes["overlap"]["scored_trained_on"]
+    assert scored == 15
+    assert fitted / scored > 0.7
+    judge_classifiers(folders, QUICK, tmp_path / "twin", protocol="both")
+    published, honest = load_verdicts(tmp_path / "twin")
+    assert "thr=argmax" in published.signature and "OVERLAP=15" in published.signature
+    assert published.labels == honest.labels == ("All", "Female", "Male", "None")
 
 
 @pytest.mark.skipif(not GOLD.is_file(), reason="../shared/data is not here")
