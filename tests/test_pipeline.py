@@ -38,6 +38,7 @@ def test_a_run_makes_every_artifact_and_a_report(toy: Recipe) -> None:
     assert read_manifest(home / "adapter").kind == "adapter"
     page = (home / "verdict" / "report.html").read_text(encoding="utf-8")
     assert "ynthetic" in page  # marked as such everywhere it shows
+    assert page.count("no single word gives a label away") == len(toy.tasks.names)
 
 
 def test_a_finished_run_makes_nothing(copy: Recipe) -> None:

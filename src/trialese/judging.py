@@ -14,10 +14,10 @@ from trialese.cutoffs import PUBLISHED_CUT
 from trialese.errors import RecordError
 from trialese.predictions import load_predictions
 from trialese.progress import Progress, silent
-from trialese.records import Audit, Manifest, Predictions, Verdict
-from trialese.settings import VerdictSettings
+from trialese.records import Audit, Manifest, Predictions, Snapshot, Verdict
+from trialese.settings import TasksSettings, VerdictSettings
 
-__all__ = ["Protocol", "judge_classifiers"]
+__all__ = ["Protocol", "audit_texts", "judge_classifiers"]
 
 Protocol = Literal["honest", "published", "both"]
 
@@ -46,6 +46,7 @@ def judge_classifiers(
     curves: Sequence[Mapping[str, Any]] = (),
     context: Mapping[str, Any] | None = None,
     read_unlabelled: frozenset[str] = frozenset(),
+    audits: Mapping[str, Sequence[Audit]] | None = None,
     allow_overlap: bool = False,
     progress: Progress = silent,
 ) -> Path:
@@ -54,7 +55,7 @@ def judge_classifiers(
     Under the published protocol the cut-off is the prior art's 0.3 and overlap is what it is
     about; `both` gives the twin report of the two. `read_unlabelled` are ids of trials that a
     masked-LM was trained on: how many of them are judged is told in an audit, since their labels
-    stayed unseen but their text did not.
+    stayed unseen but their text did not. `audits` are further findings, by task.
 
     Raises:
         RecordError: two folders hold the same system of one task, or a folder was fitted under
@@ -67,7 +68,8 @@ def judge_classifiers(
     _check_protocols(entries, protocol)
     verdicts: dict[tuple[str, str], Verdict] = {}
     for number, ((way, task), entry) in enumerate(entries.items(), start=1):
-        verdicts[way, task] = _judge(way, entry, settings, read_unlabelled, allow_overlap)
+        found = [*_audit_reading(entry.runs, read_unlabelled), *(audits or {}).get(task, ())]
+        verdicts[way, task] = _judge(way, entry, settings, found, allow_overlap)
         progress("verdict: tasks judged", number, len(entries))
     synthetic = any(entry.synthetic for entry in entries.values())
     context = {"synthetic": synthetic, **(context or {})}
@@ -82,6 +84,17 @@ def judge_classifiers(
     ]
     overlap = {task: entry.overlap for (way, task), entry in entries.items() if way == "published"}
     return write_twin(path, pairs, overlap=overlap, context=context, inputs=inputs)
+
+
+def audit_texts(task: str, settings: TasksSettings, snapshot: Snapshot | None) -> list[Audit]:
+    """What the texts of a task give away: single words that all but name a label."""
+    from trialese.corpus import normalise
+    from trialese.tasks import build_examples
+    from trialese.verdict import audit_giveaways
+
+    found = build_examples(task, settings, snapshot)
+    texts = [(example.text, example.labels) for example in found.examples]
+    return [audit_giveaways(texts, found.task.labels, lambda text: normalise(text).split())]
 
 
 def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
@@ -130,7 +143,7 @@ def _judge(
     way: str,
     entry: _Entry,
     settings: VerdictSettings,
-    read_unlabelled: frozenset[str],
+    audits: Sequence[Audit],
     allow_overlap: bool,
 ) -> Verdict:
     from trialese.tasks import STOP_REASON_GROUPS, STOP_REASONS
@@ -143,7 +156,7 @@ def _judge(
         entry.runs,
         settings,
         allow_overlap=allow_overlap or way == "published",
-        audits=_audit_reading(entry.runs, read_unlabelled),
+        audits=audits,
         groups=STOP_REASON_GROUPS if of_open_targets else None,
         about={"synthetic": entry.synthetic, "models": entry.models, "protocol": way},
     )

@@ -22,7 +22,7 @@ from trialese.artifacts import (
     read_manifest,
     write_bytes,
 )
-from trialese.judging import judge_classifiers
+from trialese.judging import audit_texts, judge_classifiers
 from trialese.ledger import digest_of_input, read_ledger, write_ledger
 from trialese.progress import Progress, silent
 from trialese.recipe import Recipe
@@ -231,6 +231,9 @@ def _verdict_stage(
     classifiers: list[Stage],
 ) -> Stage:
     def make(progress: Progress) -> object:
+        from trialese.collect import open_snapshot
+
+        trials, tasks = open_snapshot(snapshot.path), recipe.tasks
         return judge_classifiers(
             [stage.path for stage in classifiers],
             recipe.verdict,
@@ -238,6 +241,7 @@ def _verdict_stage(
             curves=[row for stage in models for row in _read_rows(stage)],
             context=_context(recipe, snapshot, corpus, models, classifiers),
             read_unlabelled=_trained_ids(corpus),
+            audits={name: audit_texts(name, tasks, trials) for name in tasks.names},
             progress=progress,
         )
 
