@@ -96,7 +96,12 @@ def test_run_says_what_it_would_do(run: Run, toy: Recipe) -> None:
         (["collect", "-o", "x", "-s", "collect.sample.studes=4"], 1, "studes", "did you mean"),
         (["collect", "nowhere.zip", "-o", "x"], 1, "nowhere.zip", "no such file"),
         (["predict", "nowhere", "text"], 1, "nowhere", ""),
-        (["collect", "-o", "x", "-s", "corpus.new_from=2006-1-1"], 1, "corpus.new_from", "regex"),
+        (
+            ["collect", "-o", "x", "-s", "corpus.new_from=2006-1-1"],
+            1,
+            "corpus.new_from",
+            "YYYY-MM-DD",
+        ),
         (["finetune", "height", "-o", "x", "--system", "prior"], 1, "height", "sex"),
         (["evaluate", "nowhere", "-o", "x"], 1, "nowhere", "no such folder"),
         (["collect"], 2, "--out", ""),

@@ -69,14 +69,23 @@ def test_id_input_and_label_in_several_parts(cache: Path) -> None:
             }
         )
         pq.write_table(table, folder / f"train-0000{part}-of-00003.parquet")
-    more = pa.table({"id": ["a", "b"], "input": ["Women", "Gout"], "label": ["Female", "None"]})
+    words = [f"{letter * 5} {letter * 7}" for letter in "cdefghijklmnopqrstuvwxyz"]
+    more = pa.table(
+        {
+            "id": ["a", "b", *words],
+            "input": ["Women", "Gout", *words],
+            "label": ["Female", "None", *(["All", "Male"] * 12)],
+        }
+    )
     pq.write_table(more, folder / "train-00002-of-00003.parquet")
 
     def build(missing: str) -> list[tuple[str, tuple[str, ...]]]:
         section = SexSettings(labelled=SEX, missing=missing)  # type: ignore[arg-type]
         found = build_examples("sex", TasksSettings(sex=section), None)
         assert found.dropped == ({"no_sex": 2} if missing == "drop" else {})
-        return [(e.example_id, e.labels) for e in found.examples]
+        rows = [(e.example_id, e.labels) for e in found.examples]
+        assert rows[-24:] == [(w, (("All", "Male")[n % 2],)) for n, w in enumerate(words)]
+        return rows[:-24]
 
     known = [("NCT00000000", ("Male",)), ("a", ("Female",))]
     assert build("drop") == known
