@@ -80,9 +80,17 @@ def ablate_sex(
             save_predictions(draft.folder / "predictions.parquet", runs)
             empty = sum(not example.text for example in found.examples)
             draft.counts.update(**found.counts, empty_texts=empty)
+            draft.notes["masked_lm"] = _fitted(system, model)
             draft.notes["synthetic"] = bool(snapshot.manifest.notes.get("synthetic"))
         made.append(path / name)
     return made
+
+
+def _fitted(system: str, model: Path | None) -> str:
+    """What reads the text, to be said with every result."""
+    if system == "model" and model is not None:
+        return f"language model fine-tuned from {model.parent.name}/{model.name}"
+    return "" if system in _RIVALS else "TF-IDF with logistic regression"
 
 
 def _variant(

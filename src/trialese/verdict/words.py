@@ -46,8 +46,8 @@ METRICS = {
 def summarise(verdict: Verdict) -> str:
     """What was found, in a few sentences: first in words, then with figures and intervals.
 
-    "Cannot tell" stands wherever that is all there is to say. An input ablation says first what
-    it found.
+    "Cannot tell" stands wherever that is all there is to say. An input ablation says what it
+    found instead.
     """
     ablation = describe_ablation(verdict)
     leader = verdict.scores[0]
@@ -66,7 +66,9 @@ def summarise(verdict: Verdict) -> str:
     )
     failed = sum(not audit.passed for audit in verdict.audits)
     found_by = f" {failed} of {len(verdict.audits)} audits found something." if failed else ""
-    return (f"{ablation} " if ablation else "") + (
+    if ablation:
+        return f"{verdict.task}, {verdict.rows:,} texts. {ablation}{found_by}"
+    return (
         f"On {verdict.rows:,} {verdict.task} texts, {leader.system} {', and '.join(answers)}. "
         f"It reaches {own}. {' '.join(figures)}{found_by}"
     )
