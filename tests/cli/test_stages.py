@@ -51,23 +51,6 @@ def test_one_stage_after_another(run: Run, tmp_path: Path) -> None:
     assert json.loads(out)["kind"] == "corpus"
 
 
-def test_predict_prints_a_line_a_text_or_json(run: Run, home: Path) -> None:
-    model = home / "stop-reasons" / "adapted"
-    status, out, _ = run("predict", model, "Slow accrual", "Lack of funding")
-    assert status == 0
-    assert len(out.splitlines()) == 2
-    status, out, _ = run("predict", model, "Slow accrual", "--json")
-    row = json.loads(out)
-    assert row["text"] == "Slow accrual"
-    assert len(row["scores"]) == 17
-
-
-def test_predict_does_not_take_a_mistyped_path_for_a_text(run: Run, home: Path) -> None:
-    status, _, err = run("predict", home / "sex" / "adapted", "trails.zip")
-    assert status == 1
-    assert "trails.zip: no such file" in err
-
-
 def test_evaluate_prints_tables_and_writes_the_report(run: Run, home: Path, tmp_path: Path) -> None:
     folders = [home / "sex" / system for system in ("tfidf", "adapted")]
     status, out, _ = run("evaluate", *folders, "-o", tmp_path / "v", "-s", "verdict.resamples=50")

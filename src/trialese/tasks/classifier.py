@@ -32,7 +32,14 @@ from trialese.tasks.description import (
     write_description,
 )
 from trialese.tasks.inference import FirstTokenLogits, Precision, fast_forward
-from trialese.tasks.scorer import length_sorted_batches, probabilities, score_ids
+from trialese.tasks.scorer import (
+    CPU_TOKENS,
+    encode_texts,
+    length_sorted_batches,
+    padded,
+    probabilities,
+    score_ids,
+)
 
 __all__ = ["Classifier", "Preprocessing", "length_sorted_batches", "quiet_transformers"]
 
@@ -106,6 +113,7 @@ class Classifier:
                 self._logits,
                 len(self.task.labels),
                 batch_texts=batch_texts,
+                batch_tokens=CPU_TOKENS if self.model.device.type == "cpu" else 32 * CPU_TOKENS,
                 progress=progress,
             )
         return probabilities(logits, self.task.kind)
@@ -123,20 +131,12 @@ class Classifier:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, cut after `max_tokens`."""
-        if not texts:
-            return []
-        limit = self.preprocessing.max_tokens
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
-        return [list(ids) for ids in encoded]
+        backend = self.tokenizer.backend_tokenizer
+        return encode_texts(backend, texts, self.preprocessing.max_tokens)
 
     def pad(self, ids: Sequence[Sequence[int]], device: torch.device) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask` (texts, tokens of the longest) on `device`."""
-        width = max(map(len, ids))
-        block = torch.full((len(ids), width), self.tokenizer.pad_token_id, dtype=torch.long)
-        mask = torch.zeros((len(ids), width), dtype=torch.long)
-        for row, text in enumerate(ids):
-            block[row, : len(text)] = torch.tensor(text, dtype=torch.long)
-            mask[row, : len(text)] = 1
+        block, mask = map(torch.from_numpy, padded(ids, self.tokenizer.pad_token_id))
         return {"input_ids": block.to(device), "attention_mask": mask.to(device)}
 
     def save(self, path: Path) -> None:

@@ -44,11 +44,14 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Words that the model read; of a text that is too long, the beginning alone."""
 
 
-def explain(scorer: Scorer, text: str, label: str | None = None) -> Explanation:
+def explain(
+    scorer: Scorer, text: str, label: str | None = None, *, steps: int = _STEPS
+) -> Explanation:
     """Which words carried `label`, or, without one, the label with the highest probability.
 
     Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) over the word embeddings,
-    from the text with every word hidden by [MASK] to the text itself, summed over each word.
+    from the text with every word hidden by [MASK] to the text itself, in `steps` steps, summed
+    over each word.
 
     Raises:
         RecordError: an empty text, a label that the task does not know, or an exported
@@ -77,7 +80,7 @@ def explain(scorer: Scorer, text: str, label: str | None = None) -> Explanation:
         return_special_tokens_mask=True,
     )
     special = np.array(encoded["special_tokens_mask"], dtype=bool)
-    gains = _integrated_gradients(scorer, encoded["input_ids"], special, column)
+    gains = _integrated_gradients(scorer, encoded["input_ids"], special, column, steps)
     weights = _by_word(words, encoded["offset_mapping"], special, gains)
     return Explanation(
         text=read,
@@ -90,7 +93,7 @@ def explain(scorer: Scorer, text: str, label: str | None = None) -> Explanation:
 
 
 def _integrated_gradients(
-    classifier: Classifier, ids: Sequence[int], special: NDArray[np.bool_], column: int
+    classifier: Classifier, ids: Sequence[int], special: NDArray[np.bool_], column: int, steps: int
 ) -> NDArray[np.float64]:
     """(tokens,): each token's share of logit(text) - logit(masked text)."""
     model, device = classifier.model.eval(), classifier.model.device
@@ -105,14 +108,14 @@ def _integrated_gradients(
         start, end = table(hidden), table(given)  # (tokens, hidden)
     total = torch.zeros_like(start)
     # midpoints: half the error of a left or right sum
-    points = (torch.arange(_STEPS, device=device, dtype=torch.float32) + 0.5) / _STEPS
+    points = (torch.arange(steps, device=device, dtype=torch.float32) + 0.5) / steps
     for part in torch.split(points, _BATCH):
         path = start + part[:, None, None] * (end - start)  # (steps, tokens, hidden)
         path.requires_grad_()
         logit = model(inputs_embeds=path).logits[:, column].sum()
         (gradient,) = torch.autograd.grad(logit, path)
         total += gradient.sum(dim=0)
-    gains = (total / _STEPS * (end - start)).sum(dim=-1)
+    gains = (total / steps * (end - start)).sum(dim=-1)
     return np.asarray(gains.double().cpu().numpy())
 
 

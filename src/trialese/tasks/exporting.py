@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import shutil
 import warnings
@@ -24,7 +25,7 @@ from trialese.tasks.inference import FirstTokenLogits
 from trialese.tasks.onnx_scorer import TOKENIZER_NAME, OnnxScorer
 from trialese.tasks.scorer import ONNX_NAME
 
-__all__ = ["ExportKind", "export_classifier", "label_agreement"]
+__all__ = ["ExportKind", "export_classifier", "label_agreement", "quantise", "write_graph"]
 
 ExportKind = Literal["onnx", "onnx-int8"]
 MAX_DIFFERENCE = 1e-4
@@ -73,11 +74,11 @@ def export_classifier(
         shutil.copyfile(model_folder(model) / TOKENIZER_NAME, folder / TOKENIZER_NAME)
         write_description(folder, classifier.task, classifier.preprocessing, classifier.thresholds)
         graph = folder / ONNX_NAME
-        _write_graph(classifier, graph)
+        write_graph(classifier, graph)
         parity = _check_fp32(classifier, folder, [*_PROBES, *distinct[:64]])
         draft.notes |= {"task": classifier.task.name, "classifier": classifier.digest, **parity}
         if to == "onnx-int8":
-            _quantise(graph)
+            quantise(graph)
             draft.notes |= _check_int8(classifier, folder, distinct)
         draft.counts["bytes"] = graph.stat().st_size
     assert draft.manifest is not None
@@ -104,7 +105,8 @@ class _Graph(nn.Module):
         return self._logits(input_ids, attention_mask.bool())
 
 
-def _write_graph(classifier: Classifier, path: Path) -> None:
+def write_graph(classifier: Classifier, path: Path) -> None:
+    """Write the classifier as an fp32 graph with free numbers of texts and tokens."""
     ids = torch.full((2, 7), classifier.tokenizer.pad_token_id, dtype=torch.long)
     mask = torch.ones_like(ids)
     texts, tokens = torch.export.Dim("texts"), torch.export.Dim("tokens")
@@ -112,7 +114,7 @@ def _write_graph(classifier: Classifier, path: Path) -> None:
     with warnings.catch_warnings(), _silenced("torch.onnx"):
         warnings.simplefilter("ignore")  # the exporter's, about itself
         torch.onnx.export(
-            _Graph(classifier.model.cpu()).eval(),
+            _Graph(copy.deepcopy(classifier.model).cpu()).eval(),
             (ids, mask),
             str(path),
             input_names=["input_ids", "attention_mask"],
@@ -137,8 +139,8 @@ def _check_fp32(classifier: Classifier, folder: Path, texts: Sequence[str]) -> d
     return {"largest_difference_fp32": difference}
 
 
-def _quantise(path: Path) -> None:
-    """int8 weights, a scale a column; activations are quantised as they come."""
+def quantise(path: Path) -> None:
+    """Give the graph int8 weights, a scale a column; activations are quantised as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _silenced(None):  # it recommends a step that the exporter has done

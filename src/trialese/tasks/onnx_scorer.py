@@ -15,7 +15,7 @@ from trialese.errors import ArtifactError
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
 from trialese.tasks.description import Preprocessing, read_description
-from trialese.tasks.scorer import ONNX_NAME, probabilities, score_ids
+from trialese.tasks.scorer import ONNX_NAME, encode_texts, padded, probabilities, score_ids
 
 __all__ = ["TOKENIZER_NAME", "OnnxScorer"]
 
@@ -33,7 +33,7 @@ class OnnxScorer:
     session: Any
     """`onnxruntime.InferenceSession`: input_ids, attention_mask -> logits."""
     tokenizer: Any
-    """`tokenizers.Tokenizer`, truncating and not padding."""
+    """`tokenizers.Tokenizer`."""
 
     @property
     def engine(self) -> str:
@@ -68,8 +68,6 @@ class OnnxScorer:
         except Exception as error:  # both raise whatever their parsers do
             first = str(error).strip().splitlines()[0]
             raise ArtifactError(f"{folder}: damaged export ({first}); export it again") from error
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(known.preprocessing.max_tokens)
         return cls(
             task=known.task,
             preprocessing=known.preprocessing,
@@ -80,13 +78,12 @@ class OnnxScorer:
         )
 
     def predict(
-        self, texts: Sequence[str], *, batch_texts: int = 16, progress: Progress = silent
+        self, texts: Sequence[str], *, batch_texts: int = 32, progress: Progress = silent
     ) -> NDArray[np.float64]:
         """Probabilities (texts, labels); see `Classifier.predict`."""
         cleaned = [self.preprocessing.clean(text) for text in texts]
-        encoded = self.tokenizer.encode_batch_fast(cleaned)
         logits = score_ids(
-            [text.ids for text in encoded],
+            encode_texts(self.tokenizer, cleaned, self.preprocessing.max_tokens),
             self._logits,
             len(self.task.labels),
             batch_texts=batch_texts,
@@ -95,11 +92,7 @@ class OnnxScorer:
         return probabilities(logits, self.task.kind)
 
     def _logits(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        block = np.zeros((len(ids), max(map(len, ids))), np.int64)
-        mask = np.zeros_like(block)
-        for row, text in enumerate(ids):
-            block[row, : len(text)] = text
-            mask[row, : len(text)] = 1
+        block, mask = padded(ids, 0)
         (logits,) = self.session.run(None, {"input_ids": block, "attention_mask": mask})
         found: NDArray[np.float32] = logits
         return found

@@ -7,6 +7,7 @@ folder that `trialese export` wrote; needs no torch). The folder decides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -21,15 +22,20 @@ if TYPE_CHECKING:
     from trialese.tasks.description import Preprocessing
 
 __all__ = [
+    "CPU_TOKENS",
     "ONNX_NAME",
     "Scorer",
+    "encode_texts",
     "length_sorted_batches",
     "load_scorer",
+    "padded",
     "probabilities",
     "score_ids",
 ]
 
 ONNX_NAME = "model.onnx"
+CPU_TOKENS = 512
+"""Of a batch: enough rows for the matrix products, few enough for the caches."""
 
 
 class Scorer(Protocol):
@@ -87,6 +93,26 @@ def load_scorer(path: Path, *, precision: Literal["auto", "fp32", "bf16"] = "aut
     return Classifier.load(folder, precision=precision)
 
 
+def encode_texts(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    """Token ids of each text by a `tokenizers.Tokenizer`, special ones included, cut."""
+    if (tokenizer.truncation or {}).get("max_length") != max_tokens:
+        tokenizer.enable_truncation(max_tokens)  # changing it while another thread encodes fails
+    if tokenizer.padding is not None:
+        tokenizer.no_padding()
+    return [encoded.ids for encoded in tokenizer.encode_batch_fast(list(texts))]
+
+
+def padded(
+    ids: Sequence[Sequence[int]], pad_id: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and attention mask, both (texts, tokens of the longest)."""
+    lengths = np.array([len(text) for text in ids])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    block = np.full(mask.shape, pad_id, np.int64)
+    block[mask] = np.fromiter(chain.from_iterable(ids), np.int64, lengths.sum())
+    return block, mask.astype(np.int64)
+
+
 def probabilities(logits: NDArray[Any], kind: str) -> NDArray[np.float64]:
     """Probabilities of logits (texts, labels): sigmoid if several labels may hold, else softmax."""
     scores = logits.astype(np.float64)
@@ -102,7 +128,7 @@ def score_ids(
     labels: int,
     *,
     batch_texts: int,
-    batch_tokens: int = 16_384,
+    batch_tokens: int = CPU_TOKENS,
     progress: Progress = silent,
 ) -> NDArray[np.float64]:
     """Logits (texts, labels), `logits` being asked for batches of near-equal length.

@@ -151,7 +151,13 @@ class Layout:
     def _table(self, rows: Iterable[Sequence[Any]]) -> bytes:
         out = io.StringIO(newline="")
         delimiter = "," if self.format == "csv" else "\t"
-        csv.writer(out, delimiter=delimiter, lineterminator="\n").writerows(rows)
+        plain = csv.writer(out, delimiter=delimiter, lineterminator="\n")
+        quoted = csv.writer(
+            out, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+        )
+        for row in rows:  # left to itself, the writer leaves a bare carriage return unquoted
+            broken = any(isinstance(cell, str) and "\r" in cell for cell in row)
+            (quoted if broken else plain).writerow(row)
         return out.getvalue().encode()
 
     def _parquet(

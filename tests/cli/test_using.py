@@ -1,0 +1,91 @@
+"""The verbs that use a finished classifier, as a user meets them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trialese.recipe import Recipe
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def home(toy: Recipe) -> Path:
+    return Path(toy.folder) / "toy"
+
+
+@pytest.fixture
+def model(home: Path) -> Path:
+    return home / "stop-reasons" / "adapted"
+
+
+def test_predict_prints_a_line_a_text_or_json(run: Run, home: Path) -> None:
+    model = home / "stop-reasons" / "adapted"
+    status, out, _ = run("predict", model, "Slow accrual", "Lack of funding")
+    assert status == 0
+    assert len(out.splitlines()) == 2
+    status, out, _ = run("predict", model, "Slow accrual", "--json")
+    row = json.loads(out)
+    assert row["text"] == "Slow accrual"
+    assert len(row["scores"]) == 17
+
+
+def test_predict_does_not_take_a_mistyped_path_for_a_text(run: Run, home: Path) -> None:
+    status, _, err = run("predict", home / "sex" / "adapted", "trails.zip")
+    assert status == 1
+    assert "trails.zip: no such file" in err
+
+
+def test_predict_writes_a_snapshot_s_labels(run: Run, home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels.csv"
+    model = home / "sex" / "adapted"
+    status, said, _ = run("predict", model, home / "snapshot", "-o", out, "--precision", "fp32")
+    assert status == 0
+    assert said.startswith(f"{out}  160 texts of 160 records")
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 160
+    assert all(row["id"].startswith("NCT") and row["text"] == "" for row in rows)
+    assert {row["labels"] for row in rows} <= {"All", "Female", "Male"}
+    again, said_again, _ = run("predict", model, home / "snapshot", "-o", out)
+    assert (again, said_again) == (0, said)
+
+
+def test_predict_streams_a_format_to_stdout(
+    run: Run, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "in.tsv"
+    source.write_text("id\tstop_reason\n7\tSlow accrual\n8\t\n9\t=Lack of funding\n")
+    status, said, _ = run("predict", model, source, "--format", "csv")
+    assert status == 0
+    rows = list(csv.DictReader(io.StringIO(said)))
+    assert [(row["row"], row["id"], row["text"]) for row in rows] == [
+        ("1", "7", "Slow accrual"),
+        ("3", "9", "'=Lack of funding"),
+    ]
+    assert "in.tsv: 1 records left out: no_text" in caplog.text
+    status, _, err = run("predict", model, source, "--format", "parquet")
+    assert (status, "name a file with -o" in err) == (1, True)
+
+
+def test_explain_prints_a_weight_a_word(run: Run, model: Path) -> None:
+    status, said, _ = run("explain", model, "Slow accrual of patients", "--label", "Success")
+    assert status == 0
+    first, *words = said.splitlines()
+    assert first.startswith("Success 0.")
+    assert [line.split()[1] for line in words] == ["Slow", "accrual", "of", "patients"]
+    status, said, _ = run("explain", model, "Slow accrual", "--json")
+    assert [span["end"] for span in json.loads(said)["spans"]] == [4, 12]
+
+
+def test_export_refuses_int8_without_texts(run: Run, model: Path, tmp_path: Path) -> None:
+    status, _, err = run("export", model, "--to", "onnx-int8", "-o", tmp_path / "out")
+    assert status == 1
+    assert "0 different texts to check int8 with" in err
+    assert not (tmp_path / "out").exists()
