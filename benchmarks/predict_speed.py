@@ -37,7 +37,7 @@ ENGINES = ("pipeline", "padded to 177", "torch", "onnx", "onnx-int8")
 
 
 def main() -> None:
-    """Parse, make the models, let the engines take turns, print one JSON object."""
+    """Parse, make the models, let the engines take turns, print a JSON line a shape and kind."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--reasons", type=Path, required=True, help="table, column stop_reason")
     arguments.add_argument("--trials", type=Path, required=True, help="file of registry records")
@@ -56,8 +56,8 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         texts = prepare(given, work)
         if not given.prepare:
-            pairs = itertools.product(given.shapes, given.kinds)
-            print(json.dumps([measure(given, work, *pair, texts[pair[1]]) for pair in pairs]))
+            for shape, kind in itertools.product(given.shapes, given.kinds):
+                print(json.dumps(measure(given, work, shape, kind, texts[kind])), flush=True)
 
 
 def prepare(given: argparse.Namespace, work: Path) -> dict[str, list[str]]:
@@ -80,7 +80,9 @@ def prepare(given: argparse.Namespace, work: Path) -> dict[str, list[str]]:
     for shape in given.shapes:
         make_models(work / shape, shape)
     found: dict[str, list[str]] = json.loads(file.read_text())
-    return found
+    return {
+        "reasons": found["reasons"][: given.texts], "trials": found["trials"][: given.documents]
+    }  # fmt: skip
 
 
 def make_models(folder: Path, shape: str) -> None:
