@@ -31,6 +31,7 @@ SHAPES = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12},
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
 }
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 MAX_TOKENS = 256
 PRIOR_ART_TOKENS = 177
 ENGINES = ("pipeline", "padded to 177", "torch", "onnx", "onnx-int8")
@@ -48,6 +49,9 @@ def main() -> None:
     arguments.add_argument("--texts", type=int, default=512, help="stop reasons in bulk")
     arguments.add_argument("--documents", type=int, default=32, help="trial texts in bulk")
     arguments.add_argument("--singles", type=int, default=15, help="single texts a turn")
+    arguments.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: on a busy machine, with one thread"
+    )
     arguments.add_argument("--work", type=Path, help="keep models here from run to run")
     arguments.add_argument("--prepare", action="store_true", help="only make models and texts")
     given = arguments.parse_args()
@@ -129,7 +133,7 @@ def measure(
     """Figures of every engine; each is a process that works when its turn comes."""
     folder = work / shape
     order = {"texts": texts, "singles": texts[:: max(1, len(texts) // given.singles)]}
-    workers = {engine: start(engine, folder, order) for engine in given.engines}
+    workers = {engine: start(engine, folder, order, given.clock) for engine in given.engines}
     turns: dict[str, list[dict[str, Any]]] = {engine: [] for engine in workers}
     for turn in range(given.repeats + 1):
         for engine, worker in workers.items():
@@ -149,7 +153,7 @@ def measure(
         figure["texts_with_equal_labels"] = round(sum(equal) / len(equal), 4)
     return {
         "shape": shape, "kind": kind, "texts": len(texts), "repeats": given.repeats,
-        "cores": len(os.sched_getaffinity(0)), "figures": figures,
+        "cores": len(os.sched_getaffinity(0)), "clock": given.clock, "figures": figures,
     }  # fmt: skip
 
 
@@ -163,10 +167,12 @@ def summary(turns: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def start(engine: str, folder: Path, order: dict[str, list[str]]) -> subprocess.Popen[str]:
+def start(
+    engine: str, folder: Path, order: dict[str, list[str]], clock: str
+) -> subprocess.Popen[str]:
     """The engine's process, loaded and waiting for its turn."""
     worker = subprocess.Popen(
-        [sys.executable, __file__, "--worker", engine, str(folder)],
+        [sys.executable, __file__, "--worker", engine, str(folder), clock],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert worker.stdin and worker.stdout
@@ -185,21 +191,22 @@ def ask(worker: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
-def work(engine: str, folder: Path) -> None:
+def work(engine: str, folder: Path, clock: str) -> None:
     """Answer each line with one turn's figures until there are none."""
+    now = CLOCKS[clock]
     order = json.loads(sys.stdin.readline())
     predict = predictor(engine, folder)
     predict(order["singles"][:2])
     print("ready", flush=True)
     for _ in sys.stdin:
-        begin = time.perf_counter()
+        begin = now()
         labels = predict(order["texts"])
-        seconds = time.perf_counter() - begin
+        seconds = now() - begin
         singles = []
         for text in order["singles"]:
-            begin = time.perf_counter()
+            begin = now()
             predict([text])
-            singles.append(time.perf_counter() - begin)
+            singles.append(now() - begin)
         speed = len(order["texts"]) / seconds
         print(
             json.dumps({"texts_a_second": speed, "singles": singles, "labels": labels}), flush=True
@@ -265,6 +272,6 @@ def stock_predictor(folder: Path, *, padded: bool) -> Callable[[list[str]], list
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        work(sys.argv[2], Path(sys.argv[3]))
+        work(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
     else:
         main()
