@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -126,3 +127,37 @@ def test_systems_and_models_must_go_together(
     with pytest.raises(ArtifactError, match="no model here"):
         finetune("stop-reasons", "base", tmp_path, None, recipe, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_inner_folds_score_every_text_outside_test_and_save_the_average(
+    recipe: TasksSettings, artifacts: dict[str, Path], tiny_backbone: Path, tmp_path: Path
+) -> None:
+    section = msgspec.structs.replace(
+        recipe.stop_reasons,
+        inner_folds=2,
+        run_folds=1,
+        seeds=(1,),
+        sentences=1,
+        finetune=msgspec.structs.replace(FITTING, average_last=1),
+    )
+    changed = msgspec.structs.replace(recipe, stop_reasons=section)
+    for system in ("base", "tfidf"):
+        model = tiny_backbone if system == "base" else None
+        finetune("stop-reasons", system, model, None, changed, tmp_path / system)
+    earlier, rival = by_round(artifacts["base"]), by_round(tmp_path / "tfidf")
+    runs = by_round(tmp_path / "base")
+    tune, test = runs[1, 0, "tune"], runs[1, 0, "test"]
+    assert test.ids == earlier[1, 0, "test"].ids
+    assert len(tune.ids) + len(test.ids) == 72 and not set(tune.ids) & set(test.ids)
+    assert tune.ids == rival[1, 0, "tune"].ids
+    assert test.trained_on == set(tune.clusters) and not tune.trained_on
+    manifest = read_manifest(tmp_path / "base", kind="classifier")
+    assert len(manifest.notes["fits"]) == 2
+    classifier = Classifier.load(tmp_path / "base")
+    texts = {e.example_id: e.text for e in build_examples("stop-reasons", changed, None).examples}
+    again = classifier.predict([texts[name] for name in test.ids])
+    np.testing.assert_allclose(again, test.scores, atol=1e-6)
+    judge(
+        {name: list(by_round(tmp_path / name).values()) for name in ("base", "tfidf")},
+        VerdictSettings(resamples=20),
+    )

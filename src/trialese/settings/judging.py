@@ -39,8 +39,10 @@ class FinetuneSettings(Section, frozen=True, kw_only=True):
     weight_decay: float = 0.01
     warmup_share: Share = 0.1
     dropout: float = 0.1
+    """Of hidden states; attention weights are not dropped."""
     pooler: Literal["random", "identity"] = "identity"
-    """How a pooler that the checkpoint lacks starts: tanh of the [CLS] state itself, or random."""
+    """How the pooler starts: tanh of the [CLS] state itself, or as the checkpoint has it (at random
+    where it has none). MiniLM's own was never trained with its sentence embeddings."""
     label_words: bool = False
     """Start each label's weights from the words of its name instead of at random."""
     loss: Literal["ranking", "cross-entropy", "focal"] = "ranking"
@@ -66,9 +68,17 @@ class StopReasonsSettings(Section, frozen=True, kw_only=True):
     """Reasons have seven words: one that differs would hide a duplicate from longer shingles."""
     folds: Folds = 5
     run_folds: Count | None = None
-    """Evaluate only the first so many folds; None: all."""
+    """Evaluate only so many folds; None: all."""
+    first_fold: int = 0
+    """Begin with this one, so that several processes can share the folds."""
     tune_share: Share = 0.15
     """Of the clusters outside the test fold."""
+    inner_folds: int = 0
+    """0: fit on train; stop and choose cut-offs on tune. From 2 up: so many fits over both, each
+    scoring the part that it has not seen (`tasks/crossfit.py`), then averaged into one model."""
+    sentences: int = 0
+    """So many times the hand-written sentences of each label (`tasks/sentences.py`) stand among the
+    texts that every system, baselines too, is fitted on; no text to be scored is among them."""
     split_seed: int = 7
     """Which cluster is in which fold; the same for every system and every seed of the weights."""
     seeds: tuple[int, ...] = (1,)
@@ -101,7 +111,9 @@ class SexSettings(Section, frozen=True, kw_only=True):
     dedup: DedupSettings = DedupSettings()
     folds: Folds = 5
     run_folds: Count | None = 1
+    first_fold: int = 0
     tune_share: Share = 0.15
+    inner_folds: int = 0
     split_seed: int = 7
     seeds: tuple[int, ...] = (1,)
     finetune: FinetuneSettings = FinetuneSettings(epochs=3, patience=1)
@@ -134,7 +146,9 @@ class DeclaredTaskSettings(Section, frozen=True, kw_only=True):
     dedup: DedupSettings = DedupSettings()
     folds: Folds = 5
     run_folds: Count | None = None
+    first_fold: int = 0
     tune_share: Share = 0.15
+    inner_folds: int = 0
     split_seed: int = 7
     seeds: tuple[int, ...] = (1,)
     finetune: FinetuneSettings = FinetuneSettings()

@@ -24,7 +24,6 @@ from trialese.errors import ArtifactError, RecipeError
 from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
 from trialese.records import (
-    SPLITS,
     Example,
     Manifest,
     Predictions,
@@ -33,9 +32,16 @@ from trialese.records import (
     Task,
     Thresholds,
 )
-from trialese.settings import DeclaredTaskSettings, SexSettings, TasksSettings
+from trialese.settings import (
+    DeclaredTaskSettings,
+    SexSettings,
+    StopReasonsSettings,
+    TasksSettings,
+)
 from trialese.tasks.baselines import BASELINES, fit_baseline
-from trialese.tasks.folds import ExampleSet, TaskSection, build_examples, section_of, split_fold
+from trialese.tasks.crossfit import Parts, average_weights, divide, score_held
+from trialese.tasks.folds import ExampleSet, TaskSection, build_examples, section_of
+from trialese.tasks.sentences import sentence_examples
 from trialese.tasks.sex import WITHHELD
 from trialese.tasks.task import encode_labels
 
@@ -108,26 +114,38 @@ def _runs(
     progress: Progress,
 ) -> list[Predictions]:
     """Tune and test predictions of every fold and seed; fills the draft's notes and `model/`."""
-    folds = section.folds if section.run_folds is None else min(section.run_folds, section.folds)
-    fits = [(fold, seed) for fold in range(folds) for seed in section.seeds]
+    folds = range(section.folds)[section.first_fold :][: section.run_folds]
+    fits = [(fold, seed) for fold in folds for seed in section.seeds]
     runs: list[Predictions] = []
     logs: list[dict[str, Any]] = []
     gaps: dict[str, list[str]] = {}
-    predict: Callable[[Sequence[str]], NDArray[np.float64]]
+    times = section.sentences if isinstance(section, StopReasonsSettings) else 0
+    extra = sentence_examples(found.task, found.examples, section.dedup, times=times)
+    scores: dict[Split, NDArray[np.float64]] = {}
     for done, (fold, seed) in enumerate(fits):
         progress(f"{found.task.name}: fits of {system}", done, len(fits))
         first = seed == section.seeds[0]
         if first:
-            parts = _parts(found, section, fold)
+            parts, rounds = divide(found, section, fold)
+            rounds = [(train + extra, held) for train, held in rounds]
             gaps |= _gaps(found.task, parts, fold)
+        predicts: list[Callable[[Sequence[str]], NDArray[np.float64]]] = []
         if model is not None:
-            classifier, log = _fit(found.task, section, model, parts, seed, progress)
-            logs.append({"fold": fold, "seed": seed, **log})
-            predict = classifier.predict
+            members = []
+            for train, held in rounds:
+                member, log = _fit(found.task, section, model, train, held, seed, progress)
+                members.append(member)
+                logs.append({"fold": fold, "seed": seed, **log})
+            predicts += [member.predict for member in members]
         elif first:
-            predict = fit_baseline(system, found.task, parts["train"], parts["tune"])
-        if model is not None or first:
-            scores = {part: predict(_texts(parts[part])) for part in ("tune", "test")}
+            predicts += [fit_baseline(system, found.task, *texts) for texts in rounds]
+        if predicts:
+            parts["tune"], scores["tune"] = score_held(rounds, predicts)
+            if model is not None:
+                classifier = average_weights(members)
+                predicts = [classifier.predict]
+            tests = _texts(parts["test"])
+            scores["test"] = np.mean([predict(tests) for predict in predicts], axis=0)
         digest = digest_of([inputs, system, fold, seed if model else None])
         runs += [
             _predictions(found.task, system, part, seed, fold, parts, scores[part], digest)
@@ -154,24 +172,12 @@ def _origin_of(model: Path) -> str:
     return "; ".join(filter(None, (*facts, adapted)))
 
 
-_Parts = dict[Split, list[Example]]
-
-
-def _parts(found: ExampleSet, section: TaskSection, fold: int) -> _Parts:
-    divided = split_fold(
-        found.examples,
-        folds=section.folds,
-        fold=fold,
-        tune_share=section.tune_share,
-        seed=section.split_seed,
-    )
-    return {split: [e for e in divided if e.split == split] for split in SPLITS}
-
-
-def _gaps(task: Task, parts: _Parts, fold: int) -> dict[str, list[str]]:
+def _gaps(task: Task, parts: Parts, fold: int) -> dict[str, list[str]]:
     """The labels that a split of this fold has no example of: told, since F1 is then 0."""
     gaps = {}
     for split, members in parts.items():
+        if not members:  # train, where inner folds made all of it tune
+            continue
         held = {label for example in members for label in example.labels}
         absent = [label for label in task.labels if label not in held]
         if absent:
@@ -186,7 +192,8 @@ def _fit(
     task: Task,
     section: TaskSection,
     model: Path,
-    parts: _Parts,
+    train: list[Example],
+    tune: list[Example],
     seed: int,
     progress: Progress,
 ) -> tuple[Classifier, dict[str, Any]]:
@@ -207,8 +214,8 @@ def _fit(
         )
     classifier, log = fit_classifier(
         task,
-        parts["train"],
-        parts["tune"],
+        train,
+        tune,
         model,
         section.finetune,
         seed=seed,
@@ -234,12 +241,13 @@ def _predictions(
     split: Split,
     seed: int,
     fold: int,
-    parts: _Parts,
+    parts: Parts,
     scores: NDArray[np.float64],
     digest: str,
 ) -> Predictions:
     """The scores of one split. For test, `trained_on` holds train and tune: weights were fitted
-    on the one and stopped on the other."""
+    on the one and stopped on the other. With inner folds no text is train alone, and it is empty
+    for tune: no row was scored by a fit that had seen it."""
     members = parts[split]
     fitted = parts["train"] + (parts["tune"] if split == "test" else [])
     return Predictions(

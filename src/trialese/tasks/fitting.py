@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,16 @@ from trialese.tasks.classifier import (
     length_sorted_batches,
     quiet_transformers,
 )
+from trialese.tasks.forward import FirstTokenForward
 from trialese.tasks.losses import loss_function
-from trialese.tasks.optimiser import freeze_layers, linear_decay, make_optimiser
+from trialese.tasks.optimiser import freeze_layers, linear_decay, make_optimiser, with_lora
 from trialese.tasks.task import encode_labels
 
 __all__ = ["FitLog", "fit_classifier"]
 
 logger = logging.getLogger(__name__)
 
+_MOST_STATE_BYTES = 2**30  # of frozen layers' output, kept from epoch to epoch
 _SORTED_BATCHES = 8  # so many batches are drawn at random, then sorted by length among themselves
 
 
@@ -104,7 +105,7 @@ def _new_classifier(
                 label2id={label: place for place, label in enumerate(task.labels)},
                 problem_type=PROBLEM_TYPES[task.kind],
                 hidden_dropout_prob=settings.dropout,
-                attention_probs_dropout_prob=settings.dropout,
+                attention_probs_dropout_prob=0.0,
                 dtype=torch.float32,
                 local_files_only=True,
                 output_loading_info=True,
@@ -125,9 +126,9 @@ def _new_classifier(
         preprocessing, max_tokens=min(preprocessing.max_tokens, positions)
     )
     log = FitLog(new_pooler=any("pooler" in name for name in missing))
-    if log.new_pooler and settings.pooler == "identity":
+    if settings.pooler == "identity":
         dense = model.bert.pooler.dense
-        with torch.no_grad():  # a random projection would scramble what [CLS] has learnt
+        with torch.no_grad():  # any other projection scrambles what [CLS] has learnt
             torch.nn.init.eye_(dense.weight)
             torch.nn.init.zeros_(dense.bias)
     return Classifier(task, model, tokenizer, preprocessing), log
@@ -160,7 +161,7 @@ def _train(
     tune_truth = encode_labels(classifier.task, tune)
     tune_texts = [example.text for example in tune]
     if settings.method == "lora":
-        classifier.model = _with_lora(classifier.model, settings)
+        classifier.model = with_lora(classifier.model, settings)
     freeze_layers(classifier.model, settings.frozen_layers)
     model = classifier.model
     device = next(model.parameters()).device
@@ -172,6 +173,7 @@ def _train(
         optimiser, linear_decay(settings.epochs * steps_an_epoch, settings.warmup_share)
     )
     bf16 = _use_bf16(settings.precision, device)
+    logits_of = _forward(classifier, ids, settings, device)
     best: dict[str, torch.Tensor] | None = None
     best_score = -1.0
     averaged: dict[str, torch.Tensor] = {}
@@ -179,9 +181,8 @@ def _train(
         model.train()
         total = torch.zeros((), device=device)
         for rows in _batches(ids, settings, seed, epoch):
-            batch = classifier.pad([ids[row] for row in rows], device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                logits = model(**batch).logits
+                logits = logits_of(rows)
             loss = loss_of(logits.float(), targets[rows])
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -207,6 +208,24 @@ def _train(
         classifier.model = model.merge_and_unload()
         for parameter in classifier.model.parameters():
             parameter.requires_grad_(True)
+
+
+def _forward(
+    classifier: Classifier,
+    ids: Sequence[Sequence[int]],
+    settings: FinetuneSettings,
+    device: torch.device,
+) -> Callable[[list[int]], torch.Tensor]:
+    """A function from rows of `ids` to their logits (rows, labels), in training."""
+    model = classifier.model
+    if settings.frozen_layers is None:
+        return lambda rows: model(**classifier.pad([ids[row] for row in rows], device)).logits
+    whole = model.get_base_model() if settings.method == "lora" else model
+    forward = FirstTokenForward(whole, settings.frozen_layers)
+    if sum(map(len, ids)) * model.config.hidden_size * 4 > _MOST_STATE_BYTES:
+        return lambda rows: forward.logits(forward.states([ids[row] for row in rows], device))
+    states = forward.states(ids, device)
+    return lambda rows: forward.logits([states[row] for row in rows])
 
 
 def _score(
@@ -252,25 +271,3 @@ def _add(averaged: dict[str, torch.Tensor], model: Any, share: float) -> None:
             averaged[name] = averaged[name] + part if name in averaged else part
         else:
             averaged[name] = value.detach().clone()
-
-
-def _with_lora(model: Any, settings: FinetuneSettings) -> Any:
-    """The model with adapters on the encoder; pooler and head learn whole."""
-    import peft
-
-    lora = settings.lora
-    targets: str | list[str] = list(lora.targets)
-    if lora.targets == ("all-linear",):
-        targets = r".*\.encoder\.layer\..*\.(query|key|value|dense)"
-    how = peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        modules_to_save=["pooler", "classifier"],
-        use_rslora=lora.rslora,
-        use_dora=lora.dora,
-    )
-    with warnings.catch_warnings():  # peft asks transformers for a property that was renamed
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        return peft.get_peft_model(model, how)

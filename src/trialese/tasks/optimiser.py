@@ -1,8 +1,9 @@
-"""Which weights learn, and how fast: AdamW groups, frozen layers, the schedule."""
+"""Which weights learn, and how fast: adapters, frozen layers, AdamW groups, the schedule."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from trialese.settings import FinetuneSettings
 
-__all__ = ["freeze_layers", "linear_decay", "make_optimiser"]
+__all__ = ["freeze_layers", "linear_decay", "make_optimiser", "with_lora"]
 
 
 def freeze_layers(model: Any, frozen_layers: int | None) -> None:
@@ -21,6 +22,28 @@ def freeze_layers(model: Any, frozen_layers: int | None) -> None:
         layer = re.search(r"layer\.(\d+)\.", name)
         if "embeddings." in name or (layer and int(layer.group(1)) < frozen_layers):
             parameter.requires_grad_(False)
+
+
+def with_lora(model: Any, settings: FinetuneSettings) -> Any:
+    """The model with adapters on the encoder; pooler and head learn whole."""
+    import peft
+
+    lora = settings.lora
+    targets: str | list[str] = list(lora.targets)
+    if lora.targets == ("all-linear",):
+        targets = r".*\.encoder\.layer\..*\.(query|key|value|dense)"
+    how = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        modules_to_save=["pooler", "classifier"],
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+    )
+    with warnings.catch_warnings():  # peft asks transformers for a property that was renamed
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return peft.get_peft_model(model, how)
 
 
 def make_optimiser(model: Any, settings: FinetuneSettings) -> torch.optim.Optimizer:
