@@ -1,15 +1,20 @@
-"""Fit the stop-reason classifier over a grid of settings, folds and seeds; a JSON line a fit.
+"""Sweep settings of the stop-reason classifier by inner folds, test texts never read; and blend.
 
     python benchmarks/stop_reasons_sweep.py export gold.tsv examples.tsv
     python benchmarks/stop_reasons_sweep.py fit examples.tsv MODEL grid.json \
-        --folds 0,1,2,3,4 --seeds 1 --shard 0/8 --out out.jsonl
+        --folds 0 --rounds 1 --seeds 1,2 --shard 0/8 --out out.jsonl --scores SCORES
     python benchmarks/stop_reasons_sweep.py table out.jsonl ...
+    python benchmarks/stop_reasons_sweep.py join FOLD_0 FOLD_1 ... -o CLASSIFIER
+    python benchmarks/stop_reasons_sweep.py blend ONE OTHER -o CLASSIFIER --system hybrid
 
 `grid.json`: a list of overrides of FinetuneSettings, such as [{}, {"lr": 2e-4, "epochs": 20}];
-`tune_share` among them overrides the recipe's. `examples.tsv`: id, text (clean), labels joined by
-`|`, cluster; `export` makes it, so that `fit` needs only torch, transformers, tokenizers, numpy,
-msgspec and safetensors, and uses CUDA where there is any. Thresholds come from tune. Counts (true
-positives, given, true) are printed by label, so that `table` pools the folds as the verdict does.
+`inner_folds`, `sentences` and `model` among them override the recipe's. `examples.tsv`: id, text
+(clean), labels joined by `|`, cluster; `export` makes it, so that `fit` needs only torch,
+transformers, tokenizers, numpy, scikit-learn, msgspec and safetensors, and uses CUDA where there
+is any. Each text outside the test fold is scored by a fit that has not seen it, and the cut-offs
+for a fifth of those texts come from the other four: choices are ranked by that, and the test
+folds stay unopened. `join` puts folds that several processes fitted (`first_fold`, `run_folds`)
+into one classifier, which `trialese evaluate` judges.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 import sys
 import time
 from collections import defaultdict
@@ -28,6 +34,8 @@ import numpy as np
 from trialese.records import Example
 from trialese.settings import FinetuneSettings, StopReasonsSettings
 from trialese.tasks.stop_reasons import STOP_REASONS
+
+SHRINKAGES = (1e9, 100.0, 30.0, 10.0, 3.0)
 
 
 def export(labelled: Path, out: Path) -> None:
@@ -57,26 +65,43 @@ def read_exported(path: Path) -> list[Example]:
         ]
 
 
-def cutoffs_of(scores: np.ndarray, truth: np.ndarray, shrinkage: float) -> np.ndarray:
-    """Cut-off a label, as the verdict chooses it."""
-    from trialese.cutoffs import shrunk_cuts
+def crossfitted_f1(scores: np.ndarray, truth: np.ndarray, shrinkage: float) -> list[float]:
+    """(micro, macro) with each fifth's cut-offs from the other four, mean of five divisions."""
+    from trialese.cutoffs import f1_averages, shrunk_cuts
 
-    return shrunk_cuts(scores.astype(np.float64), truth, shrinkage=shrinkage)
+    found = []
+    for division in range(5):
+        part = np.random.default_rng(division).integers(0, 5, len(scores))
+        given = np.zeros_like(truth)
+        for each in range(5):
+            cuts = shrunk_cuts(scores[part != each], truth[part != each], shrinkage=shrinkage)
+            given[part == each] = scores[part == each] >= cuts
+        found.append(f1_averages(truth, given))
+    return np.mean(found, axis=0).round(4).tolist()
 
 
-def f1(counts: np.ndarray) -> list[float]:
-    hits, given, true = counts
-    micro = 2 * hits.sum() / (given.sum() + true.sum())
-    return [
-        round(float(micro), 4),
-        round(float((2 * hits / np.maximum(1, given + true)).mean()), 4),
-    ]
+def assess(scores: np.ndarray, truth: np.ndarray) -> dict[str, object]:
+    from sklearn.metrics import average_precision_score
+
+    held = truth.any(axis=0)
+    return {
+        "rows": len(scores),
+        "mean_average_precision": round(
+            float(average_precision_score(truth[:, held], scores[:, held], average="macro")), 4
+        ),
+        **{
+            f"shrinkage {shrinkage:g}": crossfitted_f1(scores, truth, shrinkage)
+            for shrinkage in SHRINKAGES
+        },
+    }
 
 
 def fit(args: argparse.Namespace) -> None:
     from trialese.tasks.classifier import Preprocessing
+    from trialese.tasks.crossfit import inner_rounds, score_held
     from trialese.tasks.fitting import fit_classifier
     from trialese.tasks.folds import split_fold
+    from trialese.tasks.sentences import sentence_examples
     from trialese.tasks.task import encode_labels
 
     examples = read_exported(args.examples)
@@ -92,84 +117,98 @@ def fit(args: argparse.Namespace) -> None:
     out = args.out.open("a") if args.out else sys.stdout
     for number, changes, fold, seed in jobs[shard::shards]:
         overrides = dict(changes)
-        tune_share = overrides.pop("tune_share", defaults.tune_share)
+        inner_folds = overrides.pop("inner_folds", 3)
+        times = overrides.pop("sentences", defaults.sentences)
         model = Path(overrides.pop("model", args.model))
         settings = msgspec.convert(overrides, FinetuneSettings)
         divided = split_fold(
             examples,
             folds=defaults.folds,
             fold=fold,
-            tune_share=tune_share,
+            tune_share=defaults.tune_share,
             seed=defaults.split_seed,
         )
-        train, tune, test = (
-            [e for e in divided if e.split == split] for split in ("train", "tune", "test")
-        )
-        started = time.monotonic()
+        train, tune = ([e for e in divided if e.split == split] for split in ("train", "tune"))
+        extra = sentence_examples(STOP_REASONS, examples, defaults.dedup, times=times)
+        rounds = inner_rounds(train, tune, inner_folds, fold=fold, seed=defaults.split_seed)
+        rounds = rounds[: args.rounds]
         clean = Preprocessing(max_tokens=settings.max_tokens, cleaning="none")
-        classifier, log = fit_classifier(
-            STOP_REASONS, train, tune, model, settings, seed=seed, preprocessing=clean
-        )
-        seconds = time.monotonic() - started
-        tune_scores, test_scores = (
-            classifier.predict([e.text for e in rows], batch_texts=64) for rows in (tune, test)
-        )
-        tune_truth, truth = encode_labels(STOP_REASONS, tune), encode_labels(STOP_REASONS, test)
+        started = time.process_time()
+        fits = [
+            fit_classifier(
+                STOP_REASONS, [*others, *extra], held, model, settings, seed=seed,
+                preprocessing=clean,
+            )
+            for others, held in rounds
+        ]  # fmt: skip
+        seconds = time.process_time() - started
+        held, scores = score_held(rounds, [classifier.predict for classifier, _ in fits])
+        truth = encode_labels(STOP_REASONS, held)
         line = {
             "config": grid[number],
             "fold": fold,
             "seed": seed,
-            "model": str(model),
-            "best_epoch": log.best_epoch,
-            "epochs": len(log.losses),
-            "seconds": round(seconds, 1),
-            "loss": round(log.losses[-1], 4),
-            "sizes": [len(train), len(tune), len(test)],
+            "model": model.name,
+            "cpu_seconds": round(seconds, 1),
+            "losses": [round(log.losses[-1], 4) for _, log in fits],
+            **assess(scores, truth),
         }
-        for name, shrinkage in (("common", 1e9), ("shrunk", 10.0), ("own", 0.0)):
-            given = test_scores >= cutoffs_of(tune_scores, tune_truth, shrinkage)
-            counts = np.array([(given & truth).sum(0), given.sum(0), truth.sum(0)])
-            line[name] = f1(counts)
-            line[f"{name}_counts"] = counts.tolist()
         print(json.dumps(line), file=out, flush=True)
         if args.scores:
             args.scores.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(
                 args.scores / f"{number}-{fold}-{seed}.npz",
-                tune=tune_scores.astype(np.float32),
-                test=test_scores.astype(np.float32),
-                tune_truth=tune_truth,
+                ids=[example.example_id for example in held],
+                scores=scores.astype(np.float32),
                 truth=truth,
             )
 
 
 def table(paths: list[Path]) -> None:
+    """Each setting's means over folds and seeds, the best one last."""
     rows = [json.loads(line) for path in paths for line in path.read_text().splitlines() if line]
     groups = defaultdict(list)
     for row in rows:
         groups[json.dumps(row["config"])].append(row)
+    names = [f"shrinkage {shrinkage:g}" for shrinkage in SHRINKAGES]
     lines = []
     for config, members in groups.items():
-        pooled = {}
-        for name in ("common", "shrunk", "own"):
-            by_seed = defaultdict(list)
-            for row in members:
-                by_seed[row["seed"]].append(np.array(row[f"{name}_counts"]))
-            pooled[name] = np.mean([f1(sum(counts)) for counts in by_seed.values()], axis=0).round(
-                4
-            )
-        lines.append(
-            (
-                pooled,
-                len(members),
-                np.mean([r["seconds"] for r in members]),
-                np.mean([r["best_epoch"] for r in members]),
-                config,
-            )
-        )
-    for pooled, fits, seconds, epoch, config in sorted(lines, key=lambda x: x[0]["shrunk"].sum()):
-        cells = "  ".join(f"{name} {v[0]:.4f}/{v[1]:.4f}" for name, v in pooled.items())
-        print(f"{cells}  fits {fits} epoch {epoch:.1f} {seconds:.0f}s  {config}")
+        means = {name: np.mean([row[name] for row in members], axis=0) for name in names}
+        cells = "  ".join(f"{name} {v[0]:.4f}/{v[1]:.4f}" for name, v in means.items())
+        precision = np.mean([row["mean_average_precision"] for row in members])
+        seconds = np.mean([row["cpu_seconds"] for row in members])
+        best = max(value.sum() for value in means.values())
+        tail = f"mAP {precision:.4f}  {len(members)} lines, {seconds:.0f} CPU s each  {config}"
+        lines.append((best, f"{cells}  {tail}"))
+    for _, line in sorted(lines):
+        print(line)
+
+
+def join(folders: list[Path], out: Path) -> None:
+    """One classifier of the folds in several, which must differ in their folds alone."""
+    from trialese.artifacts import read_manifest, write_artifact
+    from trialese.predictions import load_predictions, save_predictions
+
+    manifests = [read_manifest(folder, kind="classifier") for folder in folders]
+    sections = [dict(manifest.settings["section"]) for manifest in manifests]
+    for section in sections:
+        section.pop("first_fold"), section.pop("run_folds")
+    if any(
+        (section, manifest.inputs) != (sections[0], manifests[0].inputs)
+        for section, manifest in zip(sections, manifests, strict=True)
+    ):
+        raise SystemExit("the folders were fitted with other settings or on other texts")
+    settings = {**manifests[0].settings, "section": sections[0]}
+    with write_artifact(out, kind="classifier", settings=settings, inputs=manifests[0].inputs) as d:
+        d.counts.update(manifests[0].counts)
+        d.notes.update(manifests[0].notes)
+        d.notes["fits"] = [each for m in manifests for each in m.notes.get("fits", [])]
+        runs = [
+            run for folder in folders for run in load_predictions(folder / "predictions.parquet")
+        ]
+        save_predictions(d.folder / "predictions.parquet", runs)
+        if (folders[0] / "model").is_dir():
+            shutil.copytree(folders[0] / "model", d.folder / "model")
 
 
 def main() -> None:
@@ -182,18 +221,33 @@ def main() -> None:
     two.add_argument("examples", type=Path)
     two.add_argument("model", type=Path)
     two.add_argument("grid", type=Path)
-    two.add_argument("--folds", default="0,1,2,3,4")
+    two.add_argument("--folds", default="0")
+    two.add_argument("--rounds", type=int, help="so many of the inner folds; all without it")
     two.add_argument("--seeds", default="1")
     two.add_argument("--shard", default="0/1")
     two.add_argument("--out", type=Path)
     two.add_argument("--scores", type=Path)
     three = verbs.add_parser("table")
     three.add_argument("lines", type=Path, nargs="+")
+    four = verbs.add_parser("join")
+    four.add_argument("folders", type=Path, nargs="+")
+    five = verbs.add_parser("blend")
+    five.add_argument("one", type=Path)
+    five.add_argument("other", type=Path)
+    five.add_argument("--system", default="hybrid")
+    for verb in (four, five):
+        verb.add_argument("-o", "--out", type=Path, required=True)
     args = parser.parse_args()
     if args.verb == "export":
         export(args.labelled, args.examples)
     elif args.verb == "fit":
         fit(args)
+    elif args.verb == "join":
+        join(args.folders, args.out)
+    elif args.verb == "blend":
+        from trialese.tasks.blend import blend_classifiers
+
+        blend_classifiers(args.one, args.other, args.system, args.out)
     else:
         table(args.lines)
 
