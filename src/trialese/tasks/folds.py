@@ -120,13 +120,16 @@ def _refuse_one_class(found: ExampleSet, section: TaskSection) -> None:
     """Told before anything is fitted: where every text has one label, nothing can be told apart."""
     folds = section.folds if section.run_folds is None else min(section.run_folds, section.folds)
     for fold in range(folds):
-        divided = split_fold(
-            found.examples,
-            folds=section.folds,
-            fold=fold,
-            tune_share=section.tune_share,
-            seed=section.split_seed,
-        )
+        try:
+            divided = split_fold(
+                found.examples,
+                folds=section.folds,
+                fold=fold,
+                tune_share=section.tune_share,
+                seed=section.split_seed,
+            )
+        except RecordError:
+            continue  # too few texts for this fold: whoever fits it is told so
         for split in ("train", "test"):
             held = {example.labels for example in divided if example.split == split}
             if len(held) == 1:
