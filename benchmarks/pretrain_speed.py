@@ -6,9 +6,13 @@ Same random weights and shape, same blocks, same masking rate, same LoRA. Varian
 one process (so one allocator serves all); a round is a few steps of each. Peak memory is that of
 a process of its own for each variant. Useful work counts the products that a step cannot do
 without (frozen weights get no gradient, the head sees hidden tokens only), as a share of this
-machine's own best matrix rate.
+machine's own best matrix rate, measured by the same clock. `--clock cpu` counts the process's own
+processor seconds over its threads: on a machine that others use too, the fairer clock (with
+`--threads 1`, since threads that wait for one another count as well). B is left out where the
+processor has no bf16, for there torch emulates it.
 
-    python benchmarks/pretrain_speed.py                                   # BERT-base, 128
+    python benchmarks/pretrain_speed.py --memory                          # BERT-base, 128
+    python benchmarks/pretrain_speed.py --clock cpu --threads 1           # on a busy machine
     python benchmarks/pretrain_speed.py --shape minilm --block-tokens 512
     python benchmarks/pretrain_speed.py --device cuda --batch-blocks 256
 """
@@ -57,9 +61,22 @@ VARIANTS = {
     "ours": {},
     "ours fp32": {"precision": "fp32"},
     "ours dropout 0.1": {"backbone_dropout": 0.1},
+    "ours packed": {"packed_weights": True},
     "ours unpacked": {"packed_weights": False},
     "ours compiled": {"compile": True},
 }
+
+
+Run = Callable[[int], float]  # so many steps -> seconds by the chosen clock
+
+
+def now(arguments: argparse.Namespace) -> float:
+    """Seconds of the chosen clock, when the device has done everything asked of it."""
+    if arguments.device == "cuda":
+        torch.cuda.synchronize()
+    if arguments.clock == "cpu":
+        return time.process_time() / torch.get_num_threads()
+    return time.perf_counter()
 
 
 def make_model(shape: Shape) -> BertForMaskedLM:
@@ -87,7 +104,7 @@ def make_blocks(shape: Shape, count: int, block_tokens: int) -> TokenBlocks:
     return TokenBlocks(ids, special, np.zeros(count, np.int64), ("NCT0",), 0, "")
 
 
-def ours(arguments: argparse.Namespace, **changes: Any) -> Callable[[int], float]:
+def ours(arguments: argparse.Namespace, **changes: Any) -> Run:
     """A function that takes so many steps of ours and returns their seconds."""
     shape = SHAPES[arguments.shape]
     blocks = make_blocks(shape, arguments.batch_blocks * 8, arguments.block_tokens)
@@ -103,8 +120,7 @@ def ours(arguments: argparse.Namespace, **changes: Any) -> Callable[[int], float
     made = Phase(
         name="adapt", plan=Plan(phase, len(blocks.ids), 0, 0.0, seed=0), blocks=blocks,
         old_blocks=None, vocabulary=vocabulary, masking=MaskingSettings(ratio=arguments.ratio),
-        heldouts=[], heldout_every_steps=10**9, heldout_batch_blocks=1,
-        checkpoint_every_steps=10**9, checkpoint=None, compute=compute,
+        compute=compute,
         dropout=settings.backbone_dropout, compile=settings.compile,
     )  # fmt: skip
     named = {name: value for name, value in wrapped.named_parameters() if value.requires_grad}
@@ -112,21 +128,20 @@ def ours(arguments: argparse.Namespace, **changes: Any) -> Callable[[int], float
     batches = ready_batches(made)  # masked one ahead in a thread, as the loop does it
 
     def run(count: int) -> float:
-        wait(compute.device)
-        start = time.perf_counter()
+        start = now(arguments)
         for _ in range(count):
             step.take(next(batches))
-        wait(compute.device)
-        return time.perf_counter() - start
+        return now(arguments) - start
 
     return run
 
 
-def stock(arguments: argparse.Namespace, *, bf16: bool) -> Callable[[int], float]:
+def stock(arguments: argparse.Namespace, *, bf16: bool) -> Run:
     """The same for `Trainer`: seconds from the end of its first step to the end of its last."""
     from peft import LoraConfig, get_peft_model
     from transformers import (
         DataCollatorForLanguageModeling,
+        PrinterCallback,
         Trainer,
         TrainerCallback,
         TrainingArguments,
@@ -149,8 +164,7 @@ def stock(arguments: argparse.Namespace, *, bf16: bool) -> Callable[[int], float
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            wait(device)
-            ends.append(time.perf_counter())
+            ends.append(now(arguments))
 
     def run(count: int) -> float:
         ends.clear()
@@ -160,9 +174,11 @@ def stock(arguments: argparse.Namespace, *, bf16: bool) -> Callable[[int], float
                 use_cpu=device.type == "cpu", bf16=bf16, report_to=[], save_strategy="no",
                 logging_strategy="no", disable_tqdm=True, learning_rate=1e-4,
             )  # fmt: skip
-            Trainer(
+            trainer = Trainer(
                 model, options, data_collator=collator, train_dataset=rows, callbacks=[Clock()]
-            ).train()
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
         return ends[-1] - ends[0]
 
     return run
@@ -189,15 +205,16 @@ def lora_settings(arguments: argparse.Namespace) -> LoraSettings:
     return LoraSettings(rank=arguments.rank, alpha=2 * arguments.rank)
 
 
-def build(name: str, arguments: argparse.Namespace) -> Callable[[int], float]:
+def build(name: str, arguments: argparse.Namespace) -> Run:
     """The runner of a variant."""
     if name[0] in "AB":
         return stock(arguments, bf16=name[0] == "B")
     return ours(arguments, **VARIANTS[name])
 
 
-def matrix_rate(device: torch.device) -> dict[str, float]:
+def matrix_rate(arguments: argparse.Namespace) -> dict[str, float]:
     """GFLOP/s of this machine's best large product in fp32 and bf16, packed or not."""
+    device = torch.device(arguments.device)
     best: dict[str, float] = {}
     pointwise = torch.ops.mkldnn._linear_pointwise
     for dtype in (torch.float32, torch.bfloat16):
@@ -211,20 +228,12 @@ def matrix_rate(device: torch.device) -> dict[str, float]:
             products.append(lambda a=a, p=packed: pointwise(a, p, None, "none", [], ""))
         for product in products:
             for _ in range(4):
-                wait(device)
-                start = time.perf_counter()
+                start = now(arguments)
                 product()
-                wait(device)
-                rate = 2 * size**3 / (time.perf_counter() - start) / 1e9
+                rate = 2 * size**3 / (now(arguments) - start) / 1e9
                 name = str(dtype).removeprefix("torch.")
                 best[name] = max(best.get(name, 0.0), rate)
     return best
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done everything asked of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def number_format(name: str, arguments: argparse.Namespace) -> str:
@@ -255,10 +264,27 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--variants", default="A stock fp32,B stock bf16,ours,ours fp32,"
                         "ours dropout 0.1")  # fmt: skip
+    parser.add_argument("--threads", type=int, help="of torch; default: all cores")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--memory", action="store_true", help="measure peak memory as well")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only-memory", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+HEADING = """
+| variant | tokens/s | ratio | spread | useful GFLOP/s | of the matrix rate | peak GiB |
+|---|--:|--:|--:|--:|--:|--:|"""
+
+
+def as_line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    peak = f"{row['peak_gib']:.2f}" if "peak_gib" in row else ""
+    return (
+        f"| {row['variant']} | {row['tokens_per_second']:,.0f} | {row['ratio']:.2f} "
+        f"| {row['spread']:.0%} | {row['useful_gflops_per_second']:.0f} "
+        f"| {row['share_of_matrix_rate']:.0%} | {peak} |"
+    )
 
 
 def main() -> None:
@@ -268,6 +294,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     transformers_logging.set_verbosity_error()
     device = torch.device(arguments.device)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     if arguments.only_memory:
         build(arguments.only_memory, arguments)(2)
         if device.type == "cuda":
@@ -278,7 +306,10 @@ def main() -> None:
     if device.type == "cpu":
         keep_freed_memory()  # for every variant alike: the allocator is no difference between them
     names = [name.strip() for name in arguments.variants.split(",")]
-    rates = matrix_rate(device)
+    if device.type == "cpu" and not cpu_has_bf16():
+        print("left out: B stock bf16, ours fp32 (the same as ours): the processor has no bf16")
+        names = [name for name in names if name not in {"B stock bf16", "ours fp32"}]
+    rates = matrix_rate(arguments)
     runners = {name: build(name, arguments) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for runner in runners.values():
@@ -293,10 +324,14 @@ def main() -> None:
     work = sum(flops_per_token(SHAPES[arguments.shape], settings, arguments.block_tokens)) * tokens
     shape_text = f"{arguments.shape}, {arguments.batch_blocks} x {arguments.block_tokens} tokens"
     rate_text = ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in rates.items())
-    print(f"{shape_text}, rank {arguments.rank}, {device.type}, {torch.get_num_threads()} threads")
+    print(
+        f"{shape_text}, rank {arguments.rank}, {device.type}, {torch.get_num_threads()} threads, "
+        f"{arguments.clock} clock"
+    )
     print(f"best matrix rate {rate_text}; load average {os.getloadavg()[0]:.1f}")
     first = statistics.median(seconds[names[0]])
     result = []
+    print(HEADING)
     for name in names:
         middle = statistics.median(seconds[name])
         row = {
@@ -310,8 +345,7 @@ def main() -> None:
         if arguments.memory:
             row["peak_gib"] = peak_bytes(name, sys.argv[1:]) / 2**30
         result.append(row)
-        shown = [f"{k} {v:.3g}" if isinstance(v, float) else f"{v:18}" for k, v in row.items()]
-        print("  ".join(shown), flush=True)
+        print(as_line(row), flush=True)
     if arguments.json:
         about = {"arguments": vars(arguments) | {"json": None}, "matrix_rates": rates}
         arguments.json.write_text(json.dumps({**about, "rows": result}, indent=2) + "\n")

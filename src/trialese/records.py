@@ -146,7 +146,7 @@ class Corpus:
 class TokenBlocks:
     """Token ids in blocks of one length, memory-mapped when read from disk.
 
-    Attention is `ids != pad_id`; token types are all 0.
+    Token types are all 0; no token attends to padding (`pad_id`).
     """
 
     ids: NDArray[np.integer[Any]]  # (blocks, block_tokens), uint16 or uint32
@@ -155,6 +155,8 @@ class TokenBlocks:
     nct_ids: tuple[str, ...]
     pad_id: int
     digest: str
+    isolated: bool = False
+    """Each [CLS] begins a text of its own: attention and positions must not cross it."""
 
 
 @dataclass(frozen=True, slots=True)

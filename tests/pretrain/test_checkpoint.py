@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trialese.errors import ArtifactError
 from trialese.pretrain.checkpoint import (
     Checkpoint,
     dump_optimiser,
@@ -72,17 +74,19 @@ def test_adamw_goes_on_from_dumped_moments():
     assert torch.equal(second, whole)
 
 
-def test_another_key_empties_the_work_folder_and_says_what_changed(tmp_path: Path, caplog):
+def test_another_key_is_refused_where_something_was_trained_and_told_what_changed(tmp_path: Path):
     folder = tmp_path / ".adapter.work"
     first = {"settings": {"lora": {"rank": 8}, "seed": 7}, "inputs": {"blocks": "a"}}
     other = {"settings": {"lora": {"rank": 16}, "seed": 7}, "inputs": {"blocks": "b"}}
     open_work(folder, "k1", first)
+    open_work(folder, "k2", other)  # nothing trained, nothing lost
+    open_work(folder, "k1", first)
     (folder / "adapt.safetensors").write_bytes(b"state")
     open_work(folder, "k1", first)
     assert (folder / "adapt.safetensors").exists()
-    with caplog.at_level(logging.WARNING):
+    with pytest.raises(ArtifactError, match=r"settings\.lora\.rank: 8 -> 16") as caught:
         open_work(folder, "k2", other)
-    assert not (folder / "adapt.safetensors").exists()
-    assert "settings.lora.rank: 8 -> 16" in caplog.text
-    assert "inputs.blocks: 'a' -> 'b'" in caplog.text
-    assert "seed" not in caplog.text
+    assert (folder / "adapt.safetensors").read_bytes() == b"state"
+    assert "inputs.blocks: 'a' -> 'b'" in str(caught.value)
+    assert "seed" not in str(caught.value) and "\n" not in str(caught.value)
+    open_work(folder, "k1", first)  # still resumable

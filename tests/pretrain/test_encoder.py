@@ -126,6 +126,32 @@ def test_kept_rows_and_unpadded_blocks(tiny_backbone, case):
     torch.testing.assert_close(our_logits(encoder, case), with_mask)
 
 
+@pytest.mark.parametrize("explicit", [True, False])
+def test_texts_that_share_a_block_read_as_if_alone(tiny_backbone, case, explicit):
+    """Scores and gradients of three texts in one padded block against each in its own."""
+    model = adapted(tiny_backbone)
+    trained = [value for value in model.parameters() if value.requires_grad]
+    encoder = MaskedEncoder(model, explicit_attention=explicit)
+    texts = [case["inputs"][0, :9], case["inputs"][0, 9:13], case["inputs"][0, 13:18]]
+    together = torch.cat([*texts, torch.zeros(2, dtype=torch.long)])[None]
+    segments = torch.tensor([1] * 9 + [2] * 4 + [3] * 5 + [0] * 2, dtype=torch.int16)[None]
+    shared = encoder.logits(together, segments, torch.tensor([[1, 8, 10, 13, 17]]))
+    places = [torch.tensor([[1, 8]]), torch.tensor([[1]]), torch.tensor([[0, 4]])]
+    pairs = zip(texts, places, strict=True)
+    alone = torch.cat([encoder.logits(text[None], None, place) for text, place in pairs])
+    torch.testing.assert_close(shared, alone, atol=2e-6, rtol=1e-5)
+    targets = case["targets"][:5]
+    found = torch.autograd.grad(functional.cross_entropy(shared, targets), trained)
+    expected = torch.autograd.grad(functional.cross_entropy(alone, targets), trained)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-7, rtol=1e-4)
+    changed = together.clone()
+    changed[0, 9:13] = 7
+    after = encoder.logits(changed, segments, torch.tensor([[1, 8, 10, 13, 17]]))
+    assert torch.equal(after[[0, 1, 3, 4]], shared[[0, 1, 3, 4]])
+    assert not torch.equal(after[2], shared[2])
+
+
 def test_bf16_is_close_and_its_gradients_point_the_same_way(tiny_backbone, case):
     model = adapted(tiny_backbone)
     trained = [value for value in model.parameters() if value.requires_grad]

@@ -151,7 +151,7 @@ def test_a_step_is_the_plain_adamw_step_of_the_stock_model(make: Make):
             labels[row, at] = torch.from_numpy(ids[row, at])
         logits = plain(
             input_ids=torch.from_numpy(masked.inputs),
-            attention_mask=torch.from_numpy(masked.attended).long(),
+            attention_mask=torch.from_numpy(masked.segments).long(),
         ).logits
         optimiser.zero_grad()
         functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()

@@ -57,12 +57,31 @@ def test_masks_spare_special_tokens_and_keep_their_ratio(count, length, seed, ra
     assert (
         masked.targets[masked.valid] == ids[rows[masked.valid], masked.positions[masked.valid]]
     ).all()
-    assert (masked.attended == (ids != PAD)).all()
+    assert (masked.segments == (ids != PAD)).all()
     ordinary = (~special).sum(axis=1)
     wanted = np.where(ordinary > 0, np.maximum(1, np.floor(ratio * ordinary + 0.5)), 0)
     found = hidden.sum(axis=1)
     assert (found <= wanted).all() if whole else (found == wanted).all()
     assert masked.masked_tokens == hidden.sum()
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 4))
+@settings(max_examples=40, deadline=None)
+def test_segments_are_the_texts_of_an_isolated_block(lengths, padding):
+    cls_id = 2
+    texts = [[cls_id, *range(5, 5 + length), 3] for length in lengths]
+    texts[0][1] = cls_id  # the same id as an ordinary token begins nothing
+    ids = np.array([[i for text in texts for i in text] + [PAD] * padding], dtype=np.uint16)
+    special = ids < 5
+    special[0, 1] = False
+    vocabulary = Vocabulary(MASK, PAD, np.arange(5, SIZE), WORDS, cls_id)
+    options = {"ratio": 0.3, "seed": 1, "epoch": 0}
+    apart = mask_blocks(ids, special, np.array([4]), vocabulary, isolated=True, **options)
+    expected = [n for n, text in enumerate(texts, 1) for _ in text] + [0] * padding
+    assert apart.segments[0].tolist() == expected
+    joined = mask_blocks(ids, special, np.array([4]), vocabulary, **options)
+    assert joined.segments[0].tolist() == [min(n, 1) for n in expected]
+    assert (joined.inputs == apart.inputs).all()
 
 
 @given(st.integers(0, 10**6), st.integers(0, 50))

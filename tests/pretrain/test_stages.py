@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import subprocess
 import sys
@@ -148,8 +147,8 @@ def test_all_weights_as_a_method(tiny_backbone, toy_blocks, toy_settings, tmp_pa
     assert old[-1] < old[0] - 0.5
 
 
-def test_changed_settings_are_not_resumed_onto(
-    tiny_backbone, toy_blocks, toy_settings, tmp_path, caplog
+def test_changed_settings_and_data_are_refused_and_the_old_ones_go_on(
+    tiny_backbone, toy_blocks, toy_settings, write_blocks, tmp_path
 ):
     class KilledError(Exception):
         pass
@@ -168,17 +167,16 @@ def test_changed_settings_are_not_resumed_onto(
             tmp_path / "a",
             progress=kill,
         )
-    heard: list[int] = []
-    with caplog.at_level(logging.WARNING):
-        train_adapter(
-            toy_blocks,
-            tmp_path / "base",
-            toy_settings(tiny_backbone, seed=8),
-            tmp_path / "a",
-            progress=lambda w, d, t: heard.append(d),
-        )
-    assert "settings.seed: 7 -> 8" in caplog.text
-    assert heard[0] == 1
+    base, heard = tmp_path / "base", list[int]()
+    with pytest.raises(ArtifactError, match=r"seed: 7 -> 8.* delete the folder"):
+        train_adapter(toy_blocks, base, toy_settings(tiny_backbone, seed=8), tmp_path / "a")
+    other = write_blocks(tmp_path / "other", tiny_backbone, old=False)
+    with pytest.raises(ArtifactError, match=r"inputs\.blocks: .* -> "):
+        train_adapter(other, base, settings, tmp_path / "a")
+    train_adapter(
+        toy_blocks, base, settings, tmp_path / "a", progress=lambda w, d, t: heard.append(d)
+    )
+    assert heard[0] == 4  # after the checkpoint of step 3
 
 
 def test_what_cannot_be_done_is_said_in_one_line(

@@ -36,6 +36,7 @@ class BlockFacts(msgspec.Struct, frozen=True, kw_only=True):
     padding_tokens: int
     counts: dict[str, int]
     digest: str
+    isolated: bool = False
 
 
 class BlockWriter:
@@ -76,6 +77,8 @@ class BlockWriter:
         owners: NDArray[np.int64],
         pad_id: int,
         counts: dict[str, int],
+        *,
+        isolated: bool = False,
     ) -> BlockFacts:
         """Write what stands beside the tokens, and the right lengths into the headers."""
         assert self._written % self.block_tokens == 0
@@ -95,6 +98,7 @@ class BlockWriter:
             padding_tokens=self._written - counts["tokens"],
             counts=counts,
             digest=digest_of({"files": digests, "pad_id": pad_id}),
+            isolated=isolated,
         )
         (self.folder / _FACTS).write_bytes(msgspec.json.encode(facts, order="sorted") + b"\n")
         return facts
@@ -143,7 +147,7 @@ def open_block_folder(folder: Path) -> TokenBlocks:
         raise _damaged(folder, error) from error
     if ids.shape != shape or special.shape != shape or owner.shape != shape[:1]:
         raise _damaged(folder, "its arrays differ in length")
-    return TokenBlocks(ids, special, owner, nct_ids, facts.pad_id, facts.digest)
+    return TokenBlocks(ids, special, owner, nct_ids, facts.pad_id, facts.digest, facts.isolated)
 
 
 def _damaged(folder: Path, why: object) -> ArtifactError:

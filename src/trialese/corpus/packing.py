@@ -49,10 +49,12 @@ def pack_blocks(
     folder.mkdir(parents=True, exist_ok=True)
     tally = _Tally()
     encoded = _encode(encoder, documents, settings, tally)
-    pack = _pack_across if settings.packing == "across" else _pack_within
+    within = settings.packing == "within"
+    pack = _pack_within if within else _pack_across
     with BlockWriter(folder, settings.block_tokens, encoder.id_type) as writer:
         owners = pack(encoded, encoder, settings, writer, tally)
-        writer.finish(tally.nct_ids, owners, encoder.wrapping.pad_id, tally.counts)
+        pad_id = encoder.wrapping.pad_id
+        writer.finish(tally.nct_ids, owners, pad_id, tally.counts, isolated=within)
     return open_block_folder(folder)
 
 

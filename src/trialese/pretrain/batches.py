@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,15 +36,16 @@ class Phase:
     old_blocks: TokenBlocks | None
     vocabulary: Vocabulary
     masking: MaskingSettings
-    heldouts: Sequence[HeldoutSet]
-    heldout_every_steps: int
-    heldout_batch_blocks: int
-    checkpoint_every_steps: int
-    checkpoint: Path | None
-    """File to resume from and to write to."""
     compute: Compute
+    heldouts: Sequence[HeldoutSet] = ()
+    heldout_every_steps: int = 100
+    heldout_batch_blocks: int = 32
+    checkpoint: Path | None = None
+    """File to resume from and to write to."""
+    checkpoint_every_steps: int = 200
     dropout: float = 0.0
     compile: bool = False
+    data_workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +61,19 @@ class ReadyBatch:
 
 
 def ready_batches(phase: Phase, *, after_step: int = 0) -> Iterator[ReadyBatch]:
-    """Every batch after `after_step`; the next one is masked in a thread while a step runs."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        ahead: Future[ReadyBatch] | None = None
+    """Every batch after `after_step`, in order.
+
+    `phase.data_workers` threads mask the next ones while a step runs; masks are pure functions,
+    so their number changes nothing but the time.
+    """
+    with ThreadPoolExecutor(max_workers=phase.data_workers) as threads:
+        ahead: deque[Future[ReadyBatch]] = deque()
         for batch in phase.plan.batches(after_step=after_step):
-            following = thread.submit(make_ready, phase, batch)
-            if ahead is not None:
-                yield ahead.result()
-            ahead = following
-        if ahead is not None:
-            yield ahead.result()
+            ahead.append(threads.submit(make_ready, phase, batch))
+            if len(ahead) > phase.data_workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def make_ready(phase: Phase, batch: Batch) -> ReadyBatch:
@@ -94,7 +99,7 @@ def _tensors(part: MaskedBlocks, *, pin: bool) -> dict[str, Tensor | None]:
     kept = part.valid.flatten().nonzero()[0]
     return {
         "inputs": put(part.inputs),
-        "attended": None if part.attended.all() else put(part.attended),
+        "attended": None if part.attended is None else put(part.attended),
         "positions": put(part.positions),
         "kept": put(kept),
         "targets": put(part.targets.flatten()[kept]),
@@ -121,4 +126,5 @@ def _mask(phase: Phase, block_ids: NDArray[np.int64], epoch: int) -> MaskedBlock
         whole_word=phase.masking.whole_word,
         seed=phase.plan.seed,
         epoch=epoch,
+        isolated=phase.blocks.isolated,
     )

@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trialese.artifacts import write_bytes
+from trialese.errors import ArtifactError
 
 __all__ = [
     "Checkpoint",
@@ -80,9 +81,12 @@ def read_checkpoint(file: Path) -> Checkpoint | None:
 
 
 def open_work(folder: Path, key: str, made_from: Mapping[str, Any]) -> Path:
-    """The work folder for `key`: kept if it was begun with it, else emptied, and the log says so.
+    """The work folder for `key`, kept if it was begun with it, new if nothing was trained in it.
 
     `made_from` is what the key digests; a change is shown as a difference of dotted names.
+
+    Raises:
+        ArtifactError: it holds a checkpoint of a run with other settings or data.
     """
     file = folder / _WORK_NAME
     if file.is_file():
@@ -92,12 +96,13 @@ def open_work(folder: Path, key: str, made_from: Mapping[str, Any]) -> Path:
             known = {}
         if known.get("key") == key:
             return folder
-        changes = _difference(_flatten(known.get("made_from", {})), _flatten(made_from))
-        logger.warning(
-            "%s was begun with other settings or data (%s): not resumed, starting anew",
-            folder,
-            "; ".join(changes) or "unknown",
-        )
+        if any(folder.glob("*.safetensors")):
+            changes = _difference(_flatten(known.get("made_from", {})), _flatten(made_from))
+            raise ArtifactError(
+                f"{folder} holds an unfinished run with other settings or data "
+                f"({'; '.join(changes) or 'unknown'}); go back to those to resume it, or delete "
+                "the folder to start anew"
+            )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_bytes(file, msgspec.json.encode({"key": key, "made_from": dict(made_from)}))

@@ -76,25 +76,36 @@ class Encoder:
     ) -> Tensor:
         """What the last layer makes of the positions asked for: (blocks * width, hidden).
 
-        `inputs` (blocks, tokens), `attended` (blocks, tokens) bool or None if all are,
-        `positions` (blocks, width).
+        `inputs` (blocks, tokens), `positions` (blocks, width). `attended` (blocks, tokens) is
+        bool, or None if all are; or integers that number the texts of a block from 1, 0 being
+        padding: then tokens attend to their own text and count their places from its beginning.
         """
         blocks, tokens = inputs.shape
-        bias = None
-        if attended is not None:
-            bias = torch.zeros((blocks, 1, 1, tokens), dtype=self._dtype, device=inputs.device)
-            bias.masked_fill_(~attended[:, None, None, :], torch.finfo(self._dtype).min)
-        x = drop(self._embed(inputs), self._dropout)  # (blocks * tokens, hidden)
+        bias = last_bias = places = None
+        if attended is not None and attended.dtype == torch.bool:
+            bias = last_bias = self._bias(~attended[:, None, None, :])
+        elif attended is not None:
+            places = _places(attended)
+            others = attended[:, None, None, :]
+            bias = self._bias(attended[:, None, :, None] != others)
+            last_bias = self._bias(attended.gather(1, positions)[:, None, :, None] != others)
+        x = drop(self._embed(inputs, places), self._dropout)  # (blocks * tokens, hidden)
         rows = torch.arange(blocks, device=inputs.device)[:, None] * tokens + positions
         for layer in self._layers[:-1]:
             x = self._run(layer, x, x, blocks=blocks, bias=bias, drop=drop)
         wanted = x.index_select(0, rows.flatten())  # (blocks * width, hidden)
-        return self._run(self._layers[-1], wanted, x, blocks=blocks, bias=bias, drop=drop)
+        return self._run(self._layers[-1], wanted, x, blocks=blocks, bias=last_bias, drop=drop)
 
-    def _embed(self, inputs: Tensor) -> Tensor:
+    def _bias(self, hidden: Tensor) -> Tensor:
+        """What is added to the scores: the least finite number where `hidden`, else 0."""
+        bias = torch.zeros(hidden.shape, dtype=self._dtype, device=hidden.device)
+        return bias.masked_fill_(hidden, torch.finfo(self._dtype).min)
+
+    def _embed(self, inputs: Tensor, places: Tensor | None) -> Tensor:
         embeddings = self._bert.embeddings
         x = embeddings.word_embeddings(inputs) + embeddings.token_type_embeddings.weight[0]
-        x = x + embeddings.position_embeddings.weight[: inputs.shape[1]]
+        weight = embeddings.position_embeddings.weight
+        x = x + (weight[: inputs.shape[1]] if places is None else weight[places])
         x = F.layer_norm(
             x,
             x.shape[-1:],
@@ -178,6 +189,14 @@ class MaskedEncoder(Encoder):
 
 def _unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _places(texts: Tensor) -> Tensor:
+    """Each token's distance from the beginning of its text: (blocks, tokens)."""
+    columns = torch.arange(texts.shape[1], device=texts.device).expand(texts.shape)
+    begins = torch.ones_like(texts, dtype=torch.bool)
+    begins[:, 1:] = texts[:, 1:] != texts[:, :-1]
+    return columns - torch.where(begins, columns, 0).cummax(dim=1).values
 
 
 class _Norm:

@@ -1,6 +1,8 @@
-"""How much a run gained on held-out blocks, with an interval over documents."""
+"""How much a run changed on held-out blocks, with an interval over documents."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +10,7 @@ from numpy.typing import NDArray
 from trialese.pretrain.heldout import HeldoutScore
 from trialese.records import Interval
 
-__all__ = ["gained_top1"]
+__all__ = ["changed_loss", "gained_top1"]
 
 
 def gained_top1(
@@ -26,13 +28,38 @@ def gained_top1(
     not independent: each resample draws as many documents as there are and pools their tokens.
     It says how far the gain holds for other documents; not for other seeds of training.
     """
+    change = after.top1 - before.top1
+    return _pooled(change, before.tokens, owner, resamples, confidence, seed)
+
+
+def changed_loss(
+    before: HeldoutScore,
+    after: HeldoutScore,
+    owner: NDArray[np.int64],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 7,
+) -> Interval:
+    """Paired change of the loss in nats a hidden token; negative is better. See `gained_top1`."""
+    change = after.loss - before.loss
+    return _pooled(change, before.tokens, owner, resamples, confidence, seed)
+
+
+def _pooled(
+    change: NDArray[Any],
+    tokens: NDArray[np.int64],
+    owner: NDArray[np.int64],
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> Interval:
     documents, place = np.unique(owner, return_inverse=True)
-    gained = np.bincount(place, weights=(after.top1 - before.top1).astype(np.float64))
-    tokens = np.bincount(place, weights=before.tokens.astype(np.float64))
+    changes = np.bincount(place, weights=change.astype(np.float64))
+    counts = np.bincount(place, weights=tokens.astype(np.float64))
     generator = np.random.default_rng(seed)
-    count = len(documents)
-    drawn = generator.integers(0, count, (resamples, count))  # (resamples, documents)
-    share = gained[drawn].sum(axis=1) / np.maximum(tokens[drawn].sum(axis=1), 1.0)
+    drawn = generator.integers(0, len(documents), (resamples, len(documents)))
+    share = changes[drawn].sum(axis=1) / np.maximum(counts[drawn].sum(axis=1), 1.0)
     tail = (1 - confidence) / 2
     low, high = np.quantile(share, [tail, 1 - tail])
-    return Interval(float(gained.sum() / max(tokens.sum(), 1.0)), float(low), float(high))
+    return Interval(float(changes.sum() / max(counts.sum(), 1.0)), float(low), float(high))

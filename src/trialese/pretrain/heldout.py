@@ -67,6 +67,7 @@ def fix_masks(
         ratio=settings.masking_ratio,
         seed=settings.seed,
         epoch=0,
+        isolated=blocks.isolated,
     )
     return HeldoutSet(era, split, rows, np.asarray(blocks.owner[rows]), masked)
 
@@ -94,10 +95,10 @@ def measure(
     sums: list[NDArray[np.float64]] = []
     for start in range(0, len(heldout.rows), batch_blocks):
         part = slice(start, start + batch_blocks)
-        attended = _tensor(masked.attended[part], device)
+        attended = masked.take(part).attended
         logits = encoder.logits(
             _tensor(masked.inputs[part], device),
-            None if masked.attended[part].all() else attended,
+            None if attended is None else _tensor(attended, device),
             _tensor(masked.positions[part], device),
         )
         targets = _tensor(masked.targets[part], device).flatten()

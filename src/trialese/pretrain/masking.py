@@ -27,6 +27,7 @@ class Vocabulary:
     pad_id: int
     ordinary: NDArray[np.int64]  # ids that may stand in as random tokens: all but special ones
     continues_word: NDArray[np.bool_]  # (vocabulary,): True for a WordPiece such as "##ing"
+    cls_id: int | None = None  # begins a text where blocks keep texts apart
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
@@ -36,7 +37,13 @@ class Vocabulary:
         continues[[i for token, i in tokens.items() if token.startswith("##")]] = True
         special = set(tokenizer.all_special_ids)
         ordinary = np.array(sorted(i for i in tokens.values() if i not in special))
-        return cls(tokenizer.mask_token_id, tokenizer.pad_token_id, ordinary, continues)
+        return cls(
+            mask_id=tokenizer.mask_token_id,
+            pad_id=tokenizer.pad_token_id,
+            ordinary=ordinary,
+            continues_word=continues,
+            cls_id=tokenizer.cls_token_id,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +55,22 @@ class MaskedBlocks:
     """
 
     inputs: NDArray[np.int64]  # (blocks, block_tokens)
-    attended: NDArray[np.bool_]  # (blocks, block_tokens): False on padding
+    segments: NDArray[np.int16]  # (blocks, block_tokens): which text, from 1; 0 is padding
     positions: NDArray[np.int64]  # (blocks, width)
     targets: NDArray[np.int64]  # (blocks, width)
     valid: NDArray[np.bool_]  # (blocks, width)
+
+    def take(self, blocks: slice) -> MaskedBlocks:
+        """Some of the blocks."""
+        names = ("inputs", "segments", "positions", "targets", "valid")
+        return MaskedBlocks(*(getattr(self, name)[blocks] for name in names))
+
+    @property
+    def attended(self) -> NDArray[np.bool_] | NDArray[np.int16] | None:
+        """What an encoder must know of `segments`: nothing, where padding is, or which text."""
+        if self.segments.max(initial=0) > 1:
+            return self.segments
+        return None if self.segments.all() else self.segments.astype(np.bool_)
 
     @property
     def masked_tokens(self) -> int:
@@ -69,12 +88,14 @@ def mask_blocks(
     seed: int,
     epoch: int,
     whole_word: bool = False,
+    isolated: bool = False,
 ) -> MaskedBlocks:
     """Blocks with `ratio` of their ordinary tokens hidden, 80 / 10 / 10 (Devlin et al. 2019).
 
     In each block exactly round(ratio x ordinary tokens) are chosen, at least one if there is
     any; by token, or by whole words, of which the last may be left out. Special tokens are never
-    chosen. `ids` and `special` are (blocks, block_tokens); `block_ids` is (blocks,).
+    chosen. `ids` and `special` are (blocks, block_tokens); `block_ids` is (blocks,). `isolated`
+    blocks hold texts that do not see one another (see `TokenBlocks`).
     """
     ids = ids.astype(np.int64)
     length = ids.shape[1]
@@ -97,8 +118,8 @@ def mask_blocks(
     inputs = ids.copy()
     fresh = _mix(_hash_positions(block_ids, length, seed, epoch)[chosen] ^ _GOLDEN)
     inputs[chosen] = _replacements(ids[chosen], fresh, vocabulary)
-    attended = ids != vocabulary.pad_id
-    return MaskedBlocks(inputs, attended, positions, targets, valid)
+    segments = _segments(ids, special, vocabulary, isolated=isolated)
+    return MaskedBlocks(inputs, segments, positions, targets, valid)
 
 
 def hash_uniform(keys: NDArray[np.int64], *salts: int) -> NDArray[np.float64]:
@@ -109,6 +130,18 @@ def hash_uniform(keys: NDArray[np.int64], *salts: int) -> NDArray[np.float64]:
             state = _mix(state + np.uint64(salt % 2**64) + _GOLDEN)
         bits: NDArray[np.uint64] = _mix(_mix(keys.astype(np.uint64) * _GOLDEN + state))
         return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _segments(
+    ids: NDArray[np.int64], special: NDArray[np.bool_], vocabulary: Vocabulary, *, isolated: bool
+) -> NDArray[np.int16]:
+    """The text of each token in its block, from 1; 0 for padding. One text unless isolated."""
+    padding = ids == vocabulary.pad_id
+    if not isolated:
+        return (~padding).astype(np.int16)
+    begins = special & (ids == vocabulary.cls_id)
+    counted = np.maximum(1, begins.cumsum(axis=1)).astype(np.int16)
+    return np.where(padding, np.int16(0), counted)
 
 
 def _replacements(

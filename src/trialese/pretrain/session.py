@@ -145,6 +145,7 @@ class Session:
                 compute=self.compute,
                 dropout=settings.backbone_dropout,
                 compile=settings.compile,
+                data_workers=settings.data_workers,
             ),
             progress=self.progress,
         )

@@ -83,12 +83,7 @@ def own_share(masked: MaskedBlocks) -> MaskedBlocks:
     size, first = world_size(), rank()
     if size == 1:
         return masked
-    return MaskedBlocks(
-        *(
-            getattr(masked, name)[first::size].copy()
-            for name in ("inputs", "attended", "positions", "targets", "valid")
-        )
-    )
+    return masked.take(slice(first, None, size))
 
 
 def sum_gradients(parameters: Sequence[Tensor]) -> None:

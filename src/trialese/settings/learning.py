@@ -105,5 +105,7 @@ class PretrainSettings(Section, frozen=True, kw_only=True):
     """Frozen weights packed once for oneDNN (CPU, twice their memory); None: where it is faster."""
     backbone_dropout: float = 0.0
     """The prior art keeps 0.1; LoRA's own dropout is `lora.dropout`."""
+    data_workers: Count = 1
+    """Threads that mask the next batches while a step runs; the result does not depend on them."""
     checkpoint_every_steps: Count = 200
     seed: int = 7
