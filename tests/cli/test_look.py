@@ -84,3 +84,20 @@ def test_dropin_check_passes_on_a_classifier(run: Run, home: Path) -> None:
     assert status == 0
     assert "FAILED" not in out
     assert "passed" in out
+
+
+def test_staleness_prints_its_table_and_writes_its_page(
+    run: Run, toy: Recipe, tmp_path: Path
+) -> None:
+    home = Path(toy.folder) / "toy"
+    command = ("staleness", home / "snapshot", "--backbone", home / "base" / "model")
+    command += ("--adapter", home / "adapter" / "adapter", "--sample", 2, "--pll-sample", 1)
+    status, _, err = run(*command)
+    assert status == 2 and "--trained-until" in err
+    command += ("--corpus", home / "corpus", "--trained-until", "2021-12-31")
+    status, out, err = run(*command, "-o", tmp_path / "page")
+    assert status == 0, err
+    assert "2018Q" in out and out.splitlines()[-1].startswith(("Adapt again", "No need yet"))
+    assert (tmp_path / "page" / "staleness.html").is_file()
+    status, out, _ = run(*command, "--json")
+    assert json.loads(out)["left_out"] > 50

@@ -51,6 +51,26 @@ def test_one_stage_after_another(run: Run, tmp_path: Path) -> None:
     assert json.loads(out)["kind"] == "corpus"
 
 
+def test_a_finished_adapter_goes_on_with_another_corpus(
+    run: Run, home: Path, toy: Recipe, tmp_path: Path
+) -> None:
+    newer = tmp_path / "newer"
+    run("collect", "-o", newer / "snap", "-s", "collect.sample.studies=60",
+        "-s", "collect.sample.seed=9")  # fmt: skip
+    run("corpus", newer / "snap", "-o", newer / "corpus")
+    recipe = Path(toy.folder) / "toy.toml"
+    options = ("-r", recipe, "--continue-from", home / "adapter")
+    status, out, err = run("pretrain", newer / "corpus", "-o", newer / "run", *options)
+    assert status == 0, err
+    assert "top1_gain" in out
+    assert not (newer / "run" / "base").exists()
+    assert (newer / "run" / "adapter" / "model").is_dir()
+    status, _, err = run("pretrain", newer / "corpus", "-o", newer / "other", "-r", recipe,
+                         "--continue-from", home / "snapshot")  # fmt: skip
+    assert status == 1 and "this is a snapshot" in err
+    assert not (newer / "other").exists()
+
+
 def test_evaluate_prints_tables_and_writes_the_report(run: Run, home: Path, tmp_path: Path) -> None:
     folders = [home / "sex" / system for system in ("tfidf", "adapted")]
     status, out, _ = run("evaluate", *folders, "-o", tmp_path / "v", "-s", "verdict.resamples=50")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from transformers import BertForTokenClassification
+from transformers import BertConfig, BertForMaskedLM, BertForTokenClassification
 
 from trialese.errors import ArtifactError, RecipeError
 from trialese.pretrain.backbone import load_masked_lm
@@ -83,8 +83,23 @@ def test_merged_equals_unmerged_and_survives_saving(tiny_backbone, tmp_path, tra
     }  # fmt: skip
 
 
-def test_the_prior_arts_folder_loads_onto_a_masked_lm_and_merges(tiny_backbone, tmp_path):
+@pytest.fixture(scope="module")
+def bert_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BERT-base's shape but for a small vocabulary: 12 layers, hidden size 768."""
+    folder = tmp_path_factory.mktemp("bert-base")
+    config = BertConfig(vocab_size=150, num_hidden_layers=12, hidden_size=768)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "shape", ["tiny_backbone", pytest.param("bert_base", marks=pytest.mark.slow)]
+)
+def test_the_prior_arts_folder_loads_onto_a_masked_lm_and_merges(shape, request, tmp_path):
     """peft, r=1 on query and value, TOKEN_CLS, which writes `modules_to_save` of a classifier."""
+    tiny_backbone = request.getfixturevalue(shape)
     model = BertForTokenClassification.from_pretrained(tiny_backbone)
     config = LoraConfig(
         r=1, lora_alpha=1, lora_dropout=0.1, target_modules=["query", "value"],
@@ -104,6 +119,9 @@ def test_the_prior_arts_folder_loads_onto_a_masked_lm_and_merges(tiny_backbone, 
     hidden = theirs.base_model.model.bert(IDS).last_hidden_state
     ours = loaded.base_model.model.bert(IDS).last_hidden_state
     torch.testing.assert_close(ours, hidden)
+    layers = loaded.base_model.model.config.num_hidden_layers
+    assert sum("lora_A" in name for name, _ in loaded.named_parameters()) == 2 * layers
+    assert not torch.allclose(hidden, load_masked_lm(tiny_backbone)[0].bert(IDS)[0], atol=1e-2)
     expected = loaded(IDS).logits
     torch.testing.assert_close(merge_lora(loaded)(IDS).logits, expected, atol=1e-5, rtol=1e-4)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ from trialese.artifacts import read_manifest, verify_files, work_folder
 from trialese.corpus import open_blocks
 from trialese.errors import ArtifactError, RecipeError
 from trialese.pretrain import build_base, read_rows, train_adapter
-from trialese.settings import PhaseSettings
+from trialese.settings import LoraSettings, PhaseSettings
 
 IDS = torch.randint(5, 140, (2, 16), generator=torch.Generator().manual_seed(0))
 
@@ -218,39 +218,94 @@ def test_a_finished_adapter_goes_on(built, headless_backbone, toy_blocks, toy_se
         train_adapter(toy_blocks, toy_blocks, settings, tmp_path / "other")
 
 
+def test_a_newer_corpus_goes_on_from_before_the_decay(
+    tiny_backbone, toy_blocks, toy_settings, tmp_path
+):
+    class KilledError(Exception):
+        pass
+
+    def kill(what: str, done: int, total: int | None) -> None:
+        if done == 7:
+            raise KilledError
+
+    wsd = PhaseSettings(steps=8, batch_blocks=8, lr=1e-2, schedule="wsd", decay_share=0.5)
+    settings = toy_settings(tiny_backbone, adapt_phase=wsd)
+    build_base(toy_blocks, settings, tmp_path / "base")
+    first = tmp_path / "first"
+    with pytest.raises(KilledError):  # the stable weights outlive a kill after them
+        train_adapter(toy_blocks, tmp_path / "base", settings, first, progress=kill)
+    train_adapter(toy_blocks, tmp_path / "base", settings, first)
+    verify_files(first)
+    # the schedule is flat up to the decay, so four constant steps end where it began
+    flat = msgspec.structs.replace(wsd, steps=4, schedule="constant", warmup_share=0.0)
+    flat_settings = toy_settings(tiny_backbone, adapt_phase=flat)
+    train_adapter(toy_blocks, tmp_path / "base", flat_settings, tmp_path / "flat")
+    stable, expected, ended = (
+        AutoModelForMaskedLM.from_pretrained(folder)(IDS).logits
+        for folder in (first / "stable/model", tmp_path / "flat/model", first / "model")
+    )
+    assert torch.equal(stable, expected) and not torch.equal(stable, ended)
+    again = train_adapter(toy_blocks, first, settings, tmp_path / "again")
+    assert again.manifest.notes["went_on_from"] == "stable/model"
+    assert not (tmp_path / "flat" / "stable").exists()
+
+
 SIGKILL_SCRIPT = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 import msgspec, torch
 from trialese.pretrain import train_adapter
 from trialese.settings import PretrainSettings
 
 torch.set_num_threads(1)
-settings = msgspec.json.decode(sys.argv[1], type=PretrainSettings)
-stop = int(sys.argv[5])
+blocks, base, home = map(Path, sys.argv[1:4])
 
-def kill(what, done, total):
-    if done == stop:
-        os.kill(os.getpid(), signal.SIGKILL)
+def run(settings, folder, step=None, seconds=0.0):
+    reading, writing = os.pipe()
+    child = os.fork()  # torch is imported once for all runs
+    if child == 0:
+        tell = lambda what, done, total: os.write(writing, b"%d\\n" % done)
+        train_adapter(blocks, base, settings, folder, progress=tell)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        for line in lines:
+            if step is not None and int(line) >= step:
+                time.sleep(seconds)
+                os.kill(child, signal.SIGKILL)
+                break
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-train_adapter(*map(Path, sys.argv[2:4]), settings, Path(sys.argv[4]), progress=kill)
+for number, (settings, moments) in enumerate(
+    msgspec.json.decode(sys.argv[4], type=list[tuple[PretrainSettings, list[tuple[int, float]]]])
+):
+    assert run(settings, home / f"whole-{number}") == 0
+    for step, seconds in moments:
+        assert run(settings, home / f"killed-{number}", step, seconds) == -signal.SIGKILL
+    assert run(settings, home / f"killed-{number}") == 0
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [2, 7])
-def test_sigkill_and_the_same_command_again_end_in_the_same_bytes(
-    built, headless_backbone, toy_blocks, toy_settings, tmp_path, stop
+def test_sigkill_at_random_moments_and_the_same_command_again_end_in_the_same_bytes(
+    built, headless_backbone, toy_blocks, toy_settings, tmp_path
 ):
-    settings = toy_settings(headless_backbone, backbone_dropout=0.1)
-    arguments = [msgspec.json.encode(settings).decode(), toy_blocks, built / "base"]
-    results = []
-    for name, stops in (("whole", (-1,)), ("killed", (stop, stop + 1, -1))):
-        for at in stops:
-            command = [sys.executable, "-c", SIGKILL_SCRIPT, *map(str, arguments)]
-            done = subprocess.run(
-                [*command, str(tmp_path / name), str(at)], check=False, timeout=200
-            )
-            assert done.returncode == (0 if at < 0 else -signal.SIGKILL)
-        results.append(read_manifest(tmp_path / name).digest)
-    assert results[0] == results[1]
+    chance = random.Random()
+    cases = []
+    for accumulation, changes in (
+        (1, {"data_workers": 3}),
+        (1, {"backbone_dropout": 0.1, "lora": LoraSettings(rank=4, alpha=8, dropout=0.1)}),
+        (2, {"backbone_dropout": 0.1, "data_workers": 2}),
+        (2, {"method": "full"}),
+    ):
+        phase = PhaseSettings(steps=20, batch_blocks=4, lr=1e-2, accumulation=accumulation)
+        settings = toy_settings(headless_backbone, adapt_phase=phase, **changes)
+        moments = [(chance.randint(1, 18), chance.uniform(0, 0.03)) for _ in range(2)]
+        cases.append((settings, moments))
+    told = msgspec.json.encode(cases).decode()
+    command = [sys.executable, "-c", SIGKILL_SCRIPT, toy_blocks, built / "base", tmp_path, told]
+    done = subprocess.run(command, check=False, timeout=280, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stderr, cases)
+    for number, case in enumerate(cases):
+        whole, killed = (read_manifest(tmp_path / f"{n}-{number}") for n in ("whole", "killed"))
+        assert whole.digest == killed.digest, case

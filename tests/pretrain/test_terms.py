@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trialese.pretrain import load_tokenizer
-from trialese.pretrain.terms import pieces_per_word, rising_terms
+from trialese.pretrain.terms import broken_terms, pieces_per_word, rising_terms
 from trialese.settings import BackboneSettings
 
 
@@ -32,6 +32,14 @@ def test_what_rose_is_found_and_what_fell_or_is_rare_is_not(tokenizer):
     assert (rising[0].documents_before, rising[0].documents_since) == (0, 25)
     assert rising[0].z > rising[2].z > 0
     assert rising[0].pieces == 1 and rising[2].pieces == 4
+
+
+def test_new_words_are_ranked_by_their_pieces(tokenizer):
+    before = ["study of abcde"] * 3
+    since = ["covid xyz wxyz abcde"] * 4 + ["qqqqqq once"] * 2 + ["lmn"] * 5
+    found = [(t.word, t.documents_since, t.pieces) for t in broken_terms(before, since, tokenizer)]
+    assert found == [("wxyz", 4, 4), ("lmn", 5, 3), ("xyz", 4, 3)]
+    assert len(broken_terms(before, since, tokenizer, count=1)) == 1
 
 
 def test_the_z_is_that_of_the_two_by_two_table(tokenizer):

@@ -84,21 +84,56 @@ def quality(snapshot: Path, as_json: JsonOption = False) -> None:
 
 def staleness(
     snapshot: Path,
-    model: Annotated[Path, typer.Option(help="Masked-LM folder, such as OUT/adapter/model.")],
-    trained_until: Annotated[str, typer.Option(help="Date of the newest trial it learnt from.")],
+    backbone: Annotated[str, typer.Option(help="Masked-LM: a folder, such as OUT/base/model.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="Its adapter, such as OUT/adapter/adapter.")
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="What it was trained on: those trials are not read again.")
+    ] = None,
+    trained_until: Annotated[
+        str | None, typer.Option(help="Newest trial it learnt from; default: by the corpus.")
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Trials read of each quarter.")] = 40,
+    pll_sample: Annotated[int, typer.Option(help="Of these, for pseudo-perplexity.")] = 6,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for staleness.html and .json.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """How well a model reads trials by the quarter they were posted in, and whether to adapt."""
     from trialese.collect import open_snapshot, read_trials
-    from trialese.pretrain.staleness import as_dict, as_table, measure_staleness
+    from trialese.corpus import open_corpus
+    from trialese.pretrain.staleness import (
+        as_dict,
+        as_table,
+        load_reader,
+        measure_staleness,
+        read_training,
+    )
+    from trialese.pretrain.staleness_page import write_page
+    from trialese.settings import BackboneSettings
 
+    trained_on, newest = read_training(open_corpus(corpus)) if corpus else (frozenset(), "")
+    until = trained_until or newest
+    if not until:
+        raise typer.BadParameter("say --trained-until DATE, or --corpus with dated trials")
+    trials = read_trials(open_snapshot(snapshot))
+    model, tokenizer = load_reader(BackboneSettings(name=backbone), adapter)
     with watch() as progress:
         found = measure_staleness(
-            read_trials(open_snapshot(snapshot)),
+            trials,
             model,
-            trained_until=trained_until,
+            tokenizer,
+            trained_until=until,
+            trained_on=trained_on,
+            sample=sample,
+            pll_sample=pll_sample,
             progress=progress,
         )
+    if out:
+        reader = f"{backbone} + {adapter}" if adapter else backbone
+        write_page(found, out, reader=reader, snapshot=snapshot.name)
     print(msgspec.json.encode(as_dict(found)).decode() if as_json else as_table(found))
 
 

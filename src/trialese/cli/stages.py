@@ -112,20 +112,32 @@ def corpus(
 
 
 def pretrain(
-    corpus: Path, out: OutOption, recipe: RecipeOption = None, settings: SetOption = None
+    corpus: Path,
+    out: OutOption,
+    continue_from: Annotated[
+        Path | None,
+        typer.Option(help="A finished adapter that goes on with this corpus; makes no base."),
+    ] = None,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
 ) -> None:
     """Corpus -> token blocks, base model and LoRA adapter, in OUT/blocks, base and adapter."""
+    from trialese.artifacts import read_manifest
     from trialese.corpus import open_corpus
     from trialese.pretrain import build_base, tokenise_corpus, train_adapter
+    from trialese.settings import BackboneSettings
 
     tree = read_recipe(recipe, settings)
     backbone, blocks = tree.pretrain.backbone, tree.corpus.blocks
+    if continue_from:
+        read_manifest(continue_from, kind="adapter")
+        backbone = BackboneSettings(name=str(continue_from / "model"))
     with watch() as progress:
         tokenise_corpus(open_corpus(corpus), backbone, blocks, out / "blocks", progress=progress)
-        build_base(out / "blocks", tree.pretrain, out / "base", progress=progress)
-        train_adapter(
-            out / "blocks", out / "base", tree.pretrain, out / "adapter", progress=progress
-        )
+        if continue_from is None:
+            build_base(out / "blocks", tree.pretrain, out / "base", progress=progress)
+        start = continue_from or out / "base"
+        train_adapter(out / "blocks", start, tree.pretrain, out / "adapter", progress=progress)
     print_artifact(out / "adapter")
 
 

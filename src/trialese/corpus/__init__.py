@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trialese.corpus.packing import pack_blocks
     from trialese.corpus.render import render_document
     from trialese.corpus.split import assign_fold, assign_split
-    from trialese.corpus.store import open_corpus, read_documents
+    from trialese.corpus.store import open_corpus, read_documents, read_stored
 
 __all__ = [
     "assemble_corpus",
@@ -35,6 +35,7 @@ __all__ = [
     "open_corpus",
     "pack_blocks",
     "read_documents",
+    "read_stored",
     "render_document",
 ]
 
@@ -52,6 +53,7 @@ _HOME_OF = {
     "open_corpus": "trialese.corpus.store",
     "pack_blocks": "trialese.corpus.packing",
     "read_documents": "trialese.corpus.store",
+    "read_stored": "trialese.corpus.store",
     "render_document": "trialese.corpus.render",
 }
 

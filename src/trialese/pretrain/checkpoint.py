@@ -28,6 +28,7 @@ __all__ = [
     "load_optimiser",
     "open_work",
     "read_checkpoint",
+    "stable_file",
     "write_checkpoint",
 ]
 
@@ -47,6 +48,11 @@ class Checkpoint:
     rows: list[dict[str, Any]] = field(default_factory=list)
     running: dict[str, float] = field(default_factory=dict)
     """Sums since the last row of training loss."""
+
+
+def stable_file(file: Path) -> Path:
+    """Where the weights before the decay of a `wsd` schedule are kept, beside a checkpoint."""
+    return file.with_suffix(".stable.safetensors")
 
 
 def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:

@@ -22,6 +22,7 @@ from trialese.pretrain.checkpoint import (
     dump_optimiser,
     load_optimiser,
     read_checkpoint,
+    stable_file,
     write_checkpoint,
 )
 from trialese.pretrain.interrupt import note_interrupts
@@ -76,6 +77,8 @@ def train(model: nn.Module, phase: Phase, *, progress: Progress = silent) -> lis
             if number % phase.checkpoint_every_steps == 0 or last or stop:
                 state.running["loss"] = _checked(loss_sum, phase, number)
                 _save(phase, state, named, step.optimiser)
+            if number == plan.stable_steps:
+                _save_stable(phase, state, named)
             progress(f"pretrain: {phase.name} steps", number, plan.steps)
             if stop and not last:
                 raise KeyboardInterrupt(
@@ -103,6 +106,12 @@ def _save(
         return
     state.weights, state.optimiser = dict(named), dump_optimiser(optimiser, named)
     write_checkpoint(phase.checkpoint, state)
+
+
+def _save_stable(phase: Phase, state: Checkpoint, named: Mapping[str, Tensor]) -> None:
+    """Keep the weights from which a newer corpus may go on: the learning rate falls from here."""
+    if phase.checkpoint is not None and workers.rank() == 0:
+        write_checkpoint(stable_file(phase.checkpoint), Checkpoint(state.step, dict(named), {}))
 
 
 def _checked(loss_sum: Tensor, phase: Phase, step: int) -> float:

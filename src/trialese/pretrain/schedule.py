@@ -78,6 +78,13 @@ class Plan:
             return self.steps
         return min(self.steps, self.phase.restart_every_epochs * self.steps_per_epoch)
 
+    @property
+    def stable_steps(self) -> int | None:
+        """Steps before the decay of a `wsd` schedule that does not restart; else None."""
+        if self.phase.schedule != "wsd" or self.steps_per_cycle < self.steps:
+            return None
+        return self.steps - _decay_steps(self.steps, self.phase)
+
     def begins_cycle(self, step: int) -> bool:
         """Whether the optimiser begins anew before `step` (from 1)."""
         return (step - 1) % self.steps_per_cycle == 0
@@ -123,6 +130,10 @@ def learning_rate(position: int, length: int, phase: PhaseSettings) -> float:
         case "linear":
             return phase.lr * (length - position) / max(1, length - warmup)
         case "wsd":
-            decay = max(1, round(phase.decay_share * length))
+            decay = _decay_steps(length, phase)
             progress = (position - (length - decay)) / decay
             return phase.lr * (1 - math.sqrt(progress) if progress > 0 else 1.0)
+
+
+def _decay_steps(length: int, phase: PhaseSettings) -> int:
+    return max(1, round(phase.decay_share * length))

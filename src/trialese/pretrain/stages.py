@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from trialese.pretrain.backbone import (
     read_tokenizer,
     tokenizer_digest,
 )
+from trialese.pretrain.checkpoint import read_checkpoint, stable_file
 from trialese.pretrain.lora import attach_lora, merge_lora, save_lora
 from trialese.pretrain.session import (
     Session,
@@ -34,6 +36,8 @@ from trialese.records import Adapter, Corpus, Manifest, TokenBlocks
 from trialese.settings import BackboneSettings, BlockSettings, PretrainSettings
 
 __all__ = ["build_base", "tokenise_corpus", "train_adapter"]
+
+_STABLE = "stable/model"
 
 _ADAPTER_ONLY = ("adapt_phase", "replay_share")
 """Settings that a base does not depend on."""
@@ -129,9 +133,10 @@ def train_adapter(
 ) -> Adapter:
     """`base/model` continued on the new trials, some old ones replayed: kind "adapter".
 
-    `base` is an artifact of kind "model", or a finished adapter that goes on with newer trials.
-    `path/adapter` loads with `PeftModel.from_pretrained` on `base/model` (method lora only);
-    `path/model` is the merged model.
+    `base` is an artifact of kind "model", or a finished adapter that goes on with newer trials,
+    from its stable checkpoint if it has one. `path/adapter` loads with
+    `PeftModel.from_pretrained` on the model gone on from (method lora only); `path/model` is the
+    merged model; under a `wsd` schedule `path/stable/model` is the one before the decay.
 
     Raises:
         ArtifactError: base or blocks missing, or not of the same tokenizer.
@@ -142,11 +147,12 @@ def train_adapter(
     made_base = read_manifest(base)
     if made_base.kind not in {"model", "adapter"}:
         raise ArtifactError(f"{base}: this is a {made_base.kind}; a model or an adapter is needed")
-    tokenizer = read_tokenizer(base / "model")
+    start = _STABLE if (base / _STABLE).is_dir() else "model"
+    tokenizer = read_tokenizer(base / start)
     _check_tokenizer(made_blocks, tokenizer, blocks)
-    model, missing = load_masked_lm(base / "model")
+    model, missing = load_masked_lm(base / start)
     if missing:
-        raise ArtifactError(f"{base}/model: the masked-LM head is missing; build the base again")
+        raise ArtifactError(f"{base}/{start}: the masked-LM head is missing; build the base again")
     new_head = bool(made_base.notes.get("new_head"))
     inputs = {"blocks": made_blocks.digest, "base": made_base.digest}
     section = as_settings(settings)
@@ -175,12 +181,14 @@ def train_adapter(
             name, revision = made_base.notes.get("backbone", ""), made_base.notes.get("revision")
             save_lora(trained, draft.folder / "adapter", backbone=name, revision=revision)
             tokenizer.save_pretrained(draft.folder / "adapter")
+        _save_stable_model(run, trained, tokenizer, draft.folder)
         merged = merge_lora(trained) if settings.method == "lora" else model
         after = run.measure(merged, "test", "adapt", step=step, tokens=run.tokens)
         save_model(merged, tokenizer, draft.folder / "model")
         draft.notes |= {
             **made_base.notes,
             "method": settings.method,
+            "went_on_from": start,
             "head_trained": train_head or settings.method == "full",
             "training_blocks": new.digest,
             "top1_gain": run.gains(before, after),
@@ -217,6 +225,22 @@ def _adapt_to_old(run: Session, model: BertForMaskedLM, *, new_head: bool) -> Be
     merged = merge_lora(trained) if settings.method == "lora" else model
     run.measure(merged, "test", "base", step=step, tokens=run.tokens)
     return merged
+
+
+def _save_stable_model(
+    run: Session, trained: Any, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
+    """Write the merged model of before a `wsd` schedule's decay, if that was kept."""
+    found = read_checkpoint(stable_file(run.work / "adapt.safetensors"))
+    if found is None:
+        return
+    stable = copy.deepcopy(trained)
+    with torch.no_grad():
+        for name, value in stable.named_parameters():
+            if value.requires_grad:
+                value.copy_(found.weights[name])
+    merged = merge_lora(stable) if run.settings.method == "lora" else stable
+    save_model(merged, tokenizer, folder / _STABLE)
 
 
 def _prepare(model: BertForMaskedLM, settings: PretrainSettings, *, train_head: bool) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["RisingTerm", "pieces_per_word", "rising_terms"]
+__all__ = ["BrokenTerm", "RisingTerm", "broken_terms", "pieces_per_word", "rising_terms"]
 
 _WORD = re.compile(r"[^\W\d_][\w-]*[^\W_]")
 """Two or more letters or digits, beginning with a letter: "SARS-CoV-2", "pembrolizumab"."""
@@ -26,6 +26,14 @@ class RisingTerm(msgspec.Struct, frozen=True):
     """Log-odds ratio over its standard error."""
     pieces: int
     """Word pieces that the vocabulary breaks it into."""
+
+
+class BrokenTerm(msgspec.Struct, frozen=True):
+    """A word that only documents of since use, and that the vocabulary breaks up."""
+
+    word: str
+    documents_since: int
+    pieces: int
 
 
 def pieces_per_word(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> float:
@@ -60,6 +68,31 @@ def rising_terms(
     found.sort(key=lambda row: (-row[3], row[0]))
     pieces = _count_pieces([row[0] for row in found[:count]], tokenizer)
     return [RisingTerm(*row, pieces[row[0]]) for row in found[:count]]
+
+
+def broken_terms(
+    before: Sequence[str],
+    since: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    count: int = 20,
+    fewest_documents: int = 3,
+) -> list[BrokenTerm]:
+    """New words of two pieces or more: most pieces first, then those of most documents.
+
+    New is what no text of `before` holds; words in fewer than `fewest_documents` of `since` are
+    left out.
+    """
+    known = _document_counts(before)
+    new = {
+        word: n
+        for word, n in _document_counts(since).items()
+        if n >= fewest_documents and word not in known
+    }
+    pieces = _count_pieces(list(new), tokenizer)
+    found = [BrokenTerm(word, n, pieces[word]) for word, n in new.items() if pieces[word] > 1]
+    found.sort(key=lambda term: (-term.pieces, -term.documents_since, term.word))
+    return found[:count]
 
 
 def _log_odds_z(early: int, early_total: int, late: int, late_total: int) -> float:
