@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -49,6 +51,23 @@ def launch(count: int, *arguments: object) -> None:
     for process in running:
         _, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors.decode()[-2000:]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_command_line_as_the_page_says(toy: Any, tmp_path: Path):
+    home = Path(toy.folder)
+    command = ["-m", "trialese", "pretrain", str(home / "toy" / "corpus"), "-r", home / "toy.toml"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, launcher in (("one", []), ("two", torchrun)):
+        done = subprocess.run(
+            [sys.executable, *launcher, *command, "--out", tmp_path / name],
+            env=environment, check=False, capture_output=True, text=True, timeout=280,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("top1_gain") == 1  # told once, not by every process
+    rows, others = (read_rows(tmp_path / n / "adapter" / "metrics.jsonl") for n in ("one", "two"))
+    assert [row["loss"] for row in others] == pytest.approx([r["loss"] for r in rows], abs=1e-5)
 
 
 @pytest.mark.slow

@@ -124,7 +124,13 @@ def pretrain(
     """Corpus -> token blocks, base model and LoRA adapter, in OUT/blocks, base and adapter."""
     from trialese.artifacts import read_manifest
     from trialese.corpus import open_corpus
-    from trialese.pretrain import build_base, tokenise_corpus, train_adapter
+    from trialese.pretrain import (
+        build_base,
+        join_workers,
+        only_first,
+        tokenise_corpus,
+        train_adapter,
+    )
     from trialese.settings import BackboneSettings
 
     tree = read_recipe(recipe, settings)
@@ -132,13 +138,17 @@ def pretrain(
     if continue_from:
         read_manifest(continue_from, kind="adapter")
         backbone = BackboneSettings(name=str(continue_from / "model"))
-    with watch() as progress:
-        tokenise_corpus(open_corpus(corpus), backbone, blocks, out / "blocks", progress=progress)
+    with watch() as progress, join_workers(tree.pretrain):
+        only_first(
+            lambda: tokenise_corpus(
+                open_corpus(corpus), backbone, blocks, out / "blocks", progress=progress
+            )
+        )
         if continue_from is None:
             build_base(out / "blocks", tree.pretrain, out / "base", progress=progress)
         start = continue_from or out / "base"
         train_adapter(out / "blocks", start, tree.pretrain, out / "adapter", progress=progress)
-    print_artifact(out / "adapter")
+        only_first(lambda: print_artifact(out / "adapter"))
 
 
 def finetune(

@@ -140,8 +140,9 @@ def _segments(
     if not isolated:
         return (~padding).astype(np.int16)
     begins = special & (ids == vocabulary.cls_id)
-    counted = np.maximum(1, begins.cumsum(axis=1)).astype(np.int16)
-    return np.where(padding, np.int16(0), counted)
+    segments: NDArray[np.int16] = np.maximum(1, begins.cumsum(axis=1)).astype(np.int16)
+    segments[padding] = 0
+    return segments
 
 
 def _replacements(
