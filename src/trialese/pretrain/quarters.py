@@ -153,10 +153,12 @@ def resampled_losses(sums: NDArray[np.float64], seed: int) -> NDArray[np.float64
 
 
 def interval_of(point: float, samples: NDArray[np.float64]) -> Interval:
+    """The point with the middle 95 % of the bootstrap samples."""
     low, high = np.quantile(samples, [0.025, 0.975])
     return Interval(point, float(low), float(high))
 
 
 def mean_loss(sums: NDArray[np.float64], seed: int) -> Interval:
+    """Token-weighted mean loss with its interval; `sums` is (trials, 2): loss, hidden tokens."""
     point = float(sums[:, 0].sum() / max(1.0, sums[:, 1].sum()))
     return interval_of(point, resampled_losses(sums, seed))
