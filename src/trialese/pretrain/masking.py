@@ -136,12 +136,11 @@ def _segments(
     ids: NDArray[np.int64], special: NDArray[np.bool_], vocabulary: Vocabulary, *, isolated: bool
 ) -> NDArray[np.int16]:
     """The text of each token in its block, from 1; 0 for padding. One text unless isolated."""
-    padding = ids == vocabulary.pad_id
-    if not isolated:
-        return (~padding).astype(np.int16)
-    begins = special & (ids == vocabulary.cls_id)
-    segments: NDArray[np.int16] = np.maximum(1, begins.cumsum(axis=1)).astype(np.int16)
-    segments[padding] = 0
+    segments = np.ones(ids.shape, dtype=np.int16)
+    if isolated:
+        begins = special & (ids == vocabulary.cls_id)
+        segments = np.maximum(1, begins.cumsum(axis=1)).astype(np.int16)
+    segments[ids == vocabulary.pad_id] = 0
     return segments
 
 
