@@ -50,5 +50,5 @@ def client(classifier: Path, snapshot: Snapshot) -> Iterator[TestClient]:
     """A client of a server that is ready."""
     served = open_served([classifier], snapshot=snapshot.path)
     served.load()
-    with TestClient(create_app(served, ServeSettings())) as client:
+    with TestClient(create_app(served, ServeSettings()), base_url="http://127.0.0.1") as client:
         yield client

@@ -21,6 +21,10 @@ class ServeSettings(Section, frozen=True, kw_only=True):
     """At most so many texts, of however many requests, go through a model at once."""
     queue_texts: Count = 2048
     """Requests are refused while more texts than these wait for a model."""
+    queue_explanations: Count = 16
+    """Likewise for explanations, each of which takes as long as dozens of predictions."""
+    requests: Count = 512
+    """At most so many requests under way."""
     request_seconds: float = 30.0
     """A request that waits longer is given up."""
     drain_seconds: Count = 30

@@ -12,8 +12,11 @@ from fastapi import FastAPI
 from trialese import __version__
 from trialese.errors import TrialeseError
 from trialese.settings import ServeSettings
+from trialese.web.engine import Engine
 from trialese.web.failures import handle_failures
+from trialese.web.guard import Guard
 from trialese.web.health import health_routes
+from trialese.web.measures import Measures
 from trialese.web.predict import predict_routes
 from trialese.web.served import Served
 
@@ -34,12 +37,15 @@ def create_app(
     Until they are loaded `/readyz` and what needs them answer 503. If they cannot be, `on_failure`
     is told. With a `token`, requests must carry it (`Authorization: Bearer ...`).
     """
+    measures = Measures()
+    engine = Engine(settings, on_batch=measures.saw_batch)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load())
-        yield
-        await loading
+        async with engine:
+            loading = asyncio.create_task(load())
+            yield
+            await loading
 
     async def load() -> None:
         try:
@@ -57,7 +63,8 @@ def create_app(
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere
         redoc_url=None,
     )
+    app.add_middleware(Guard, settings=settings, token=token, measures=measures)
     handle_failures(app)
-    app.include_router(health_routes(served))
-    app.include_router(predict_routes(served, settings))
+    app.include_router(health_routes(served, engine, measures))
+    app.include_router(predict_routes(served, engine, settings))
     return app

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from trialese.errors import RecordError
 
-__all__ = ["Refusal", "handle_failures"]
+__all__ = ["Refusal", "as_response", "handle_failures"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ _CODES = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "timeout",
     413: "too_large",
     422: "invalid",
     429: "queue_full",
@@ -39,10 +40,18 @@ class Refusal(HTTPException):
         *,
         code: str | None = None,
         retry_seconds: int | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
-        headers = None if retry_seconds is None else {"Retry-After": str(retry_seconds)}
+        if retry_seconds is not None:
+            headers = {**(headers or {}), "Retry-After": str(retry_seconds)}
         super().__init__(status, message, headers)
-        self.code = code
+        self.code = code or _CODES.get(status, "refused")
+
+
+def as_response(error: HTTPException) -> JSONResponse:
+    """The refusal as it is sent."""
+    code = getattr(error, "code", None) or _CODES.get(error.status_code, "refused")
+    return _answer(error.status_code, code, str(error.detail), headers=error.headers)
 
 
 def handle_failures(app: FastAPI) -> None:
@@ -50,8 +59,7 @@ def handle_failures(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
-        code = getattr(error, "code", None) or _CODES.get(error.status_code, "refused")
-        return _answer(error.status_code, code, error.detail, headers=error.headers)
+        return as_response(error)
 
     @app.exception_handler(RecordError)
     async def misunderstood(_: Request, error: RecordError) -> JSONResponse:

@@ -1,35 +1,46 @@
-"""`/healthz`, `/readyz` and `/version`: whether the server lives, and whether it can work."""
+"""`/healthz`, `/readyz`, `/metrics` and `/version`: for whoever watches the server."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from trialese import __version__
-from trialese.web.failures import Refusal
+from trialese.web.engine import Engine
+from trialese.web.measures import METRICS_TYPE, Measures
+from trialese.web.schemas import Failure, State, Version
 from trialese.web.served import Served
 
 __all__ = ["health_routes"]
 
 
-def health_routes(served: Served) -> APIRouter:
-    """Routes for whoever watches the server."""
+def health_routes(served: Served, engine: Engine, measures: Measures) -> APIRouter:
+    """Routes that tell how the server is."""
     routes = APIRouter(tags=["health"])
 
     @routes.get("/healthz")
-    async def healthz() -> dict[str, str]:
+    async def healthz() -> State:
         """The process answers."""
-        return {"status": "ok"}
+        return State(status="ok")
 
-    @routes.get("/readyz")
-    async def readyz() -> dict[str, str]:
+    @routes.get("/readyz", responses={503: {"model": Failure}})
+    async def readyz() -> State:
         """Every model is loaded; else 503."""
-        if not served.ready:
-            raise Refusal(503, "the models are still loading; ask again", retry_seconds=2)
-        return {"status": "ready"}
+        served.refuse_unless_ready()
+        return State(status="ready")
+
+    @routes.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def metrics() -> Response:
+        """Counters in the text format of Prometheus."""
+        measures.waiting.set(engine.waiting)
+        return Response(measures.as_text(), media_type=METRICS_TYPE)
 
     @routes.get("/version")
-    async def version() -> dict[str, str]:
+    async def version() -> Version:
         """Of trialese."""
-        return {"version": __version__}
+        return Version(version=__version__)
 
     return routes

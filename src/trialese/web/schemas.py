@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Failure", "ModelCard", "Models", "PredictAnswer", "PredictRequest", "Prediction"]
+__all__ = [
+    "Failure",
+    "ModelCard",
+    "Models",
+    "PredictAnswer",
+    "PredictRequest",
+    "Prediction",
+    "State",
+    "Version",
+]
 
 Text = Annotated[str, Field(pattern=r"\S", description="Any text but blanks.")]
 NctId = Annotated[str, Field(pattern=r"^NCT\d{8}$")]
@@ -93,6 +102,18 @@ class PredictAnswer(ModelCard):
     """One prediction an item, in the order of the request."""
 
     predictions: list[Prediction]
+
+
+class State(BaseModel):
+    """How the server is."""
+
+    status: Literal["ok", "ready"]
+
+
+class Version(BaseModel):
+    """Which trialese answers."""
+
+    version: str
 
 
 class Failure(BaseModel):

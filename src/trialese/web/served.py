@@ -15,6 +15,7 @@ from trialese.cutoffs import decide
 from trialese.errors import ArtifactError
 from trialese.records import Snapshot
 from trialese.verdict import load_verdicts
+from trialese.web.failures import Refusal
 from trialese.web.schemas import ModelCard, Prediction
 
 if TYPE_CHECKING:
@@ -82,6 +83,29 @@ class Served:
     def ready(self) -> bool:
         """Whether every model is loaded."""
         return len(self.models) == len(self.folders)
+
+    def refuse_unless_ready(self) -> None:
+        """Return once every model is loaded.
+
+        Raises:
+            Refusal: 503, they are still loading.
+        """
+        if not self.ready:
+            raise Refusal(503, "the models are still loading; ask again", retry_seconds=2)
+
+    def model_named(self, name: str) -> ServedModel:
+        """The model called `name`, or the first.
+
+        Raises:
+            Refusal: 503 while models are loading, 404 for an unknown name.
+        """
+        self.refuse_unless_ready()
+        if not name:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise Refusal(404, f"no model {name!r} here; there are {known}", code="unknown_model")
+        return self.models[name]
 
     def load(self) -> None:
         """Load the weights: seconds of work.

@@ -9,13 +9,12 @@ import uvicorn
 from trialese.errors import TrialeseError
 from trialese.settings import ServeSettings
 from trialese.web.app import create_app
+from trialese.web.guard import LOOPBACK
 from trialese.web.served import Served
 
 __all__ = ["serve"]
 
 logger = logging.getLogger(__name__)
-
-LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 def serve(served: Served, settings: ServeSettings, *, token: str | None = None) -> None:
