@@ -22,13 +22,14 @@ class Lengths:
     task = Task("lengths", ("length",), "multilabel")
     preprocessing: Any = None
     thresholds: Any = None
+    digest = engine = ""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.gate = threading.Event()
         self.gate.set()
 
-    def predict(self, texts: Sequence[str]) -> NDArray[np.float64]:
+    def predict(self, texts: Sequence[str], **_: Any) -> NDArray[np.float64]:
         self.batches.append(list(texts))
         self.gate.wait(10)
         if "bad" in texts:
@@ -44,7 +45,7 @@ def play(
 
     async def run() -> None:
         async with Engine(ServeSettings(**settings)) as engine:
-            await scene(engine, ServedModel("lengths", "", scorer), scorer)  # type: ignore[arg-type]
+            await scene(engine, ServedModel("lengths", scorer), scorer)
 
     asyncio.run(run())
     return scorer
@@ -156,7 +157,7 @@ def test_models_do_not_share_batches() -> None:
     other = Lengths()
 
     async def scene(engine: Engine, model: ServedModel, scorer: Lengths) -> None:
-        second = ServedModel("other", "", other)  # type: ignore[arg-type]
+        second = ServedModel("other", other)
         asked = [engine.score(each, [each.name]) for each in (model, second) * 5]
         await asyncio.gather(*asked)
 

@@ -89,3 +89,17 @@ def test_the_classifier_is_the_one_in_the_folder(client: TestClient, classifier:
     alone = Classifier.load(classifier).predict(["slow accrual"])[0]
     told = client.post("/v1/predict", json={"texts": ["slow accrual"]}).json()
     assert list(told["predictions"][0]["scores"].values()) == pytest.approx(alone, abs=1e-5)
+
+
+def test_an_explanation_counts_in_the_text_it_gives(client: TestClient) -> None:
+    text = "slow\u00a0accrual <b>&amp;</b> \U0001f9ec funding"
+    told = client.post("/v1/explain", json={"text": text}).raise_for_status().json()
+    words = [told["text"][span["start"] : span["end"]] for span in told["spans"]]
+    assert " ".join(words) == " ".join(told["text"].split())
+    scores = client.post("/v1/predict", json={"texts": [text]}).json()["predictions"][0]["scores"]
+    assert told["label"] == max(scores, key=scores.__getitem__)
+    assert told["probability"] == pytest.approx(scores[told["label"]], abs=1e-5)
+    other = client.post("/v1/explain", json={"text": text, "label": "Money"}).json()
+    assert other["label"] == "Money"
+    unknown = client.post("/v1/explain", json={"text": text, "label": "Nobody"})
+    assert (unknown.status_code, unknown.json()["error"]) == (422, "invalid")

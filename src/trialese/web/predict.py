@@ -10,11 +10,20 @@ from fastapi import APIRouter, Request
 from trialese.collect import RawStudy, find_trials, parse_trial
 from trialese.records import Trial
 from trialese.settings import ServeSettings
+from trialese.tasks import explain as explain_text
 from trialese.tasks.predicting import text_of_trial
 from trialese.web.answering import answer_in_time
 from trialese.web.engine import Engine
 from trialese.web.failures import Refusal
-from trialese.web.schemas import Failure, Models, PredictAnswer, Prediction, PredictRequest
+from trialese.web.schemas import (
+    ExplainRequest,
+    Explanation,
+    Failure,
+    Models,
+    PredictAnswer,
+    Prediction,
+    PredictRequest,
+)
 from trialese.web.served import Served, ServedModel
 
 __all__ = ["predict_routes"]
@@ -49,6 +58,14 @@ def predict_routes(served: Served, engine: Engine, settings: ServeSettings) -> A
         work = _predicted(served, engine, model, asked)
         predictions = await answer_in_time(request, work, seconds=settings.request_seconds)
         return PredictAnswer(**dict(model.card()), predictions=predictions)
+
+    @routes.post("/explain")
+    async def explain(asked: ExplainRequest, request: Request) -> Explanation:
+        """The words that carried a label, with weights; seconds of work for a long text."""
+        model = served.model_named(asked.model)
+        work = engine.run(lambda: explain_text(model.scorer, asked.text, asked.label))
+        found = await answer_in_time(request, work, seconds=settings.request_seconds)
+        return Explanation.model_validate(found, from_attributes=True)
 
     return routes
 

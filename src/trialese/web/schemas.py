@@ -7,12 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
+    "ExplainRequest",
+    "Explanation",
     "Failure",
     "ModelCard",
     "Models",
     "PredictAnswer",
     "PredictRequest",
     "Prediction",
+    "Span",
     "State",
     "Version",
 ]
@@ -102,6 +105,37 @@ class PredictAnswer(ModelCard):
     """One prediction an item, in the order of the request."""
 
     predictions: list[Prediction]
+
+
+class ExplainRequest(_Request):
+    """One text, and which label of it to explain."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"text": "Slow accrual and lack of funding"}]},
+    )
+    model: str = Field(default="", description="Name of a served model; without it, the first.")
+    text: Text
+    label: str | None = Field(
+        default=None, description="Without it, the label with the highest probability."
+    )
+
+
+class Span(BaseModel):
+    """Characters `start` to `end` (counted in code points) of the text that was read."""
+
+    start: int
+    end: int
+    weight: float = Field(description="Share of the label's log-odds; negative: spoke against it.")
+
+
+class Explanation(BaseModel):
+    """A span a word, in the order of the text."""
+
+    text: str = Field(description="As the model reads it, which spans count in.")
+    label: str
+    probability: float
+    spans: list[Span]
 
 
 class State(BaseModel):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trialese.artifacts import MANIFEST_NAME, read_manifest
 from trialese.collect import open_snapshot
 from trialese.cutoffs import decide
 from trialese.errors import ArtifactError
 from trialese.records import Snapshot
+from trialese.tasks.description import model_folder, read_description
 from trialese.verdict import load_verdicts
 from trialese.web.failures import Refusal
 from trialese.web.schemas import ModelCard, Prediction
@@ -21,7 +21,7 @@ from trialese.web.schemas import ModelCard, Prediction
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trialese.tasks import Classifier
+    from trialese.tasks import Scorer
 
 __all__ = ["Served", "ServedModel", "open_served"]
 
@@ -31,8 +31,7 @@ class ServedModel:
     """A classifier under the name that requests call it by."""
 
     name: str
-    digest: str
-    scorer: Classifier
+    scorer: Scorer
 
     def card(self) -> ModelCard:
         """What clients are told of it."""
@@ -40,7 +39,7 @@ class ServedModel:
         values = (0.5,) * len(task.labels) if cuts is None else cuts.values
         return ModelCard(
             model=self.name,
-            digest=self.digest,
+            digest=self.scorer.digest,
             task=task.name,
             kind=task.kind,
             labels=list(task.labels),
@@ -113,9 +112,9 @@ class Served:
         Raises:
             ArtifactError: no classifier in a folder, or two that would have one name.
         """
-        from trialese.tasks import Classifier
+        from trialese.tasks import load_scorer
 
-        loaded = [(folder, Classifier.load(folder)) for folder in self.folders]
+        loaded = [(folder, load_scorer(folder)) for folder in self.folders]
         tasks = [scorer.task.name for _, scorer in loaded]
         models: dict[str, ServedModel] = {}
         for folder, scorer in loaded:
@@ -124,9 +123,7 @@ class Served:
                 name = f"{name}/{folder.resolve().name}"
             if name in models:
                 raise ArtifactError(f"{folder}: {name!r} is served already; rename one folder")
-            has_manifest = (folder / MANIFEST_NAME).is_file()
-            digest = read_manifest(folder).digest if has_manifest else ""
-            models[name] = ServedModel(name, digest, scorer)
+            models[name] = ServedModel(name, scorer)
         self.models = models
 
 
@@ -143,15 +140,8 @@ def open_served(
         ArtifactError: a folder does not hold what it should.
     """
     for folder in folders:
-        if not any((folder / name).is_file() for name in _DESCRIBED):
-            raise ArtifactError(
-                f"{folder}: no classifier here (no preprocessing.json); "
-                "give a folder that `trialese finetune` wrote"
-            )
+        read_description(model_folder(folder))
     if verdict is not None:
         load_verdicts(verdict)
     opened = open_snapshot(snapshot) if snapshot is not None else None
     return Served(tuple(folders), opened, verdict, labels)
-
-
-_DESCRIBED = ("preprocessing.json", "model/preprocessing.json")
