@@ -67,7 +67,7 @@ def test_text_comes_back_as_it_was(client: TestClient, text: str) -> None:
         ({"texts": "slow accrual"}, 422, "invalid"),
         ({"texts": ["x"], "trials": [{}]}, 422, "invalid"),
         ({"texts": ["x"], "surprise": 1}, 422, "invalid"),
-        ({"trials": [{"protocolSection": 3}]}, 422, "invalid"),
+        ({"trials": [3]}, 422, "invalid"),
         ({"nct_ids": ["NCT1"]}, 422, "invalid"),
         ({"texts": ["x"] * 257}, 413, "too_many"),
         ({"texts": ["x"], "model": "nobody"}, 404, "unknown_model"),
@@ -102,4 +102,19 @@ def test_an_explanation_counts_in_the_text_it_gives(client: TestClient) -> None:
     other = client.post("/v1/explain", json={"text": text, "label": "Money"}).json()
     assert other["label"] == "Money"
     unknown = client.post("/v1/explain", json={"text": text, "label": "Nobody"})
-    assert (unknown.status_code, unknown.json()["error"]) == (422, "invalid")
+    assert (unknown.status_code, unknown.json()["error"]) == (404, "unknown_label")
+    nothing = client.post("/v1/explain", json={"text": "\x00"}).json()
+    assert (nothing["text"], nothing["spans"]) == ("", [])
+
+
+def test_one_bad_study_does_not_spoil_the_others(client: TestClient) -> None:
+    good = sample_study(SampleSettings(studies=60), 3)
+    bad: list[dict[str, object]] = [
+        {},
+        {"protocolSection": 3},
+        {"protocolSection": {"identificationModule": {"nctId": "NCT00000001", "briefTitle": 5}}},
+    ]
+    told = client.post("/v1/predict", json={"trials": [*bad, good]}).json()["predictions"]
+    assert [each["missing"] for each in told[:3]] == ["unreadable"] * 3
+    assert all(each["message"].startswith(f"trials[{n}]: ") for n, each in enumerate(told[:3]))
+    assert told[3]["nct_id"] == "NCT90000003"

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from trialese.cli.options import RecipeOption, SetOption, read_recipe
+from trialese.cli.options import RecipeOption, SetOption, read_recipe, watch
 from trialese.errors import RecipeError
 
 __all__ = ["VERBS"]
@@ -21,9 +21,15 @@ def serve(
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE.sqlite", help="Where answers of annotators go.")
     ] = None,
+    jobs: Annotated[Path, typer.Option(help="Folder of uploaded files and their labels.")] = Path(
+        "runs/serve"
+    ),
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0: any free one.")] = None,
     token: Annotated[str | None, typer.Option(help="Secret that requests must carry.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the secret, which no process list shows.")
+    ] = None,
     recipe: RecipeOption = None,
     settings: SetOption = None,
 ) -> None:
@@ -33,13 +39,25 @@ def serve(
         from trialese.web import serve as run
     except ModuleNotFoundError as error:
         raise RecipeError(f"serving needs {error.name}; pip install 'trialese[serve]'") from error
+    if token_file is not None:
+        token = _read_token(token_file)
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+        raise RecipeError("--token: printable ASCII only, and not empty")
     asked = {"host": host, "port": port}
     section = msgspec.structs.replace(
         read_recipe(recipe, settings).serve,
         **{name: value for name, value in asked.items() if value is not None},
     )
-    served = open_served(models, snapshot=snapshot, verdict=verdict, labels=labels)
-    run(served, section, token=token)
+    served = open_served(models, snapshot=snapshot, verdict=verdict, labels=labels, jobs=jobs)
+    with watch():
+        run(served, section, token=token)
+
+
+def _read_token(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"--token-file {path}: cannot be read ({error})") from error
 
 
 VERBS = (serve,)

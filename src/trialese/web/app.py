@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
@@ -16,6 +16,9 @@ from trialese.web.engine import Engine
 from trialese.web.failures import handle_failures
 from trialese.web.guard import Guard
 from trialese.web.health import health_routes
+from trialese.web.jobrunner import JobRunner
+from trialese.web.jobs import job_routes
+from trialese.web.jobstore import JobStore
 from trialese.web.measures import Measures
 from trialese.web.predict import predict_routes
 from trialese.web.served import Served
@@ -35,14 +38,22 @@ def create_app(
     """The application over `served`, whose models load in the background once it starts.
 
     Until they are loaded `/readyz` and what needs them answer 503. If they cannot be, `on_failure`
-    is told. With a `token`, requests must carry it (`Authorization: Bearer ...`).
+    is told; without it the error comes up when the application ends. With a `token`, requests
+    must carry it (`Authorization: Bearer ...`).
     """
     measures = Measures()
     engine = Engine(settings, on_batch=measures.saw_batch)
+    store = JobStore(served.jobs) if served.jobs is not None else None
+    runner = JobRunner(store, served, engine) if store is not None else None
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        async with engine:
+        async with AsyncExitStack() as stack:
+            if store is not None:
+                stack.callback(store.close)
+            await stack.enter_async_context(engine)
+            if runner is not None:
+                await stack.enter_async_context(runner)
             loading = asyncio.create_task(load())
             yield
             await loading
@@ -51,9 +62,11 @@ def create_app(
         try:
             await asyncio.to_thread(served.load)
         except TrialeseError as error:
-            logger.error("%s", error)
-            if on_failure:
-                on_failure(error)
+            if on_failure is None:
+                raise
+            on_failure(error)
+        if runner is not None:
+            runner.wake()
 
     app = FastAPI(
         title="trialese",
@@ -65,6 +78,8 @@ def create_app(
     )
     app.add_middleware(Guard, settings=settings, token=token, measures=measures)
     handle_failures(app)
-    app.include_router(health_routes(served, engine, measures))
+    app.include_router(health_routes(served, engine, measures, store))
     app.include_router(predict_routes(served, engine, settings))
+    if store is not None and runner is not None:
+        app.include_router(job_routes(served, store, runner, settings))
     return app

@@ -92,7 +92,7 @@ class Engine:
         with contextlib.suppress(asyncio.CancelledError):
             await self._running
         for asked in (*self._urgent, *self._patient):
-            asked.fail(Refusal(503, "the server is shutting down; ask again"))
+            asked.fail(_closing())
         await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
 
     async def score(self, model: ServedModel, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -114,6 +114,11 @@ class Engine:
         """The same for long work in a thread of its own: computed while no request waits."""
         put = self._put(model, texts, self._patient)
         return asyncio.run_coroutine_threadsafe(put, self._loop).result()
+
+    def drop_patient_work(self) -> None:
+        """Raise `Refusal` in every `score_patiently` that waits, but for the batch under way."""
+        for asked in self._patient:
+            asked.fail(_closing())
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work`, which uses a model in some other way, returns.
@@ -201,3 +206,7 @@ class Engine:
         for asked, rows in batch:
             asked.take(rows, scores[start : start + len(rows)])
             start += len(rows)
+
+
+def _closing() -> Refusal:
+    return Refusal(503, "the server is shutting down; ask again")

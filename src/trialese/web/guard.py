@@ -24,6 +24,7 @@ OPEN_PATHS = frozenset({"/", "/healthz", "/readyz"})
 """Need no token: whether the server lives, and the page, which holds no data and asks for it."""
 OPEN_FOLDER = "/static/"
 UPLOAD_PATH = "/v1/jobs"
+_HEARD_OUT_BYTES = 64_000_000
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -104,16 +105,13 @@ class Guard:
         limit = self._settings.body_bytes
         if scope["path"] == UPLOAD_PATH:
             limit = self._settings.upload_bytes
-        told = Headers(scope=scope).get("content-length", "")
-        too_large = Refusal(413, f"larger than the {limit:,} bytes that are taken here")
+        headers = Headers(scope=scope)
+        told = headers.get("content-length", "")
+        refusal = Refusal(413, f"larger than the {limit:,} bytes that are taken here")
         got, whole = 0, False
 
-        async def limited() -> Message:
+        async def next_part() -> Message:
             nonlocal got, whole
-            if whole:
-                return await receive()
-            if told.isdigit() and int(told) > limit:
-                raise too_large
             try:
                 async with asyncio.timeout(self._settings.request_seconds):
                     message = await receive()
@@ -121,9 +119,19 @@ class Guard:
                 raise Refusal(408, "the rest of the request did not come") from error
             got += len(message.get("body", b""))
             whole = not message.get("more_body", False)
-            if got > limit:
-                raise too_large
             return message
+
+        async def limited() -> Message:
+            if whole:
+                return await receive()
+            if not (told.isdigit() and int(told) > limit):
+                message = await next_part()
+                if got <= limit:
+                    return message
+            # who is still sending would not read the answer: listen on for a while
+            while not whole and "expect" not in headers and got < limit + _HEARD_OUT_BYTES:
+                await next_part()
+            raise refusal
 
         return limited
 

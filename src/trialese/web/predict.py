@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from trialese.collect import RawStudy, find_trials, parse_trial
+from trialese.errors import RecordError
 from trialese.records import Trial
 from trialese.settings import ServeSettings
 from trialese.tasks import explain as explain_text
-from trialese.tasks.predicting import text_of_trial
+from trialese.tasks.reading import text_of_trial
 from trialese.web.answering import answer_in_time
 from trialese.web.engine import Engine
 from trialese.web.failures import Refusal
@@ -63,11 +64,24 @@ def predict_routes(served: Served, engine: Engine, settings: ServeSettings) -> A
     async def explain(asked: ExplainRequest, request: Request) -> Explanation:
         """The words that carried a label, with weights; seconds of work for a long text."""
         model = served.model_named(asked.model)
-        work = engine.run(lambda: explain_text(model.scorer, asked.text, asked.label))
-        found = await answer_in_time(request, work, seconds=settings.request_seconds)
-        return Explanation.model_validate(found, from_attributes=True)
+        labels = model.scorer.task.labels
+        if asked.label is not None and asked.label not in labels:
+            known = ", ".join(labels)
+            raise Refusal(404, f"no label {asked.label!r}; there are {known}", code="unknown_label")
+        work = engine.run(lambda: _explained(model, asked))
+        return await answer_in_time(request, work, seconds=settings.request_seconds)
 
     return routes
+
+
+def _explained(model: ServedModel, asked: ExplainRequest) -> Explanation:
+    if model.scorer.preprocessing.clean(asked.text).strip():
+        found = explain_text(model.scorer, asked.text, asked.label)
+        return Explanation.model_validate(found, from_attributes=True)
+    # nothing but what cleaning takes away, such as control characters: no word carried anything
+    scores = dict(zip(model.scorer.task.labels, model.scorer.predict([asked.text])[0], strict=True))
+    label = asked.label or max(scores, key=scores.__getitem__)
+    return Explanation(text="", label=label, probability=scores[label], spans=[])
 
 
 async def _predicted(
@@ -88,9 +102,7 @@ async def _predicted(
 def _of_trials(served: Served, model: ServedModel, asked: PredictRequest) -> list[Prediction]:
     """One prediction a trial or NCT id, still without labels."""
     if asked.trials:
-        studies = enumerate(asked.trials)
-        trials = [parse_trial(RawStudy(f"trials[{n}]", "v2", study)) for n, study in studies]
-        return [_of_trial(trial, model) for trial in trials]
+        return [_of_study(n, study, model) for n, study in enumerate(asked.trials)]
     if served.snapshot is None:
         raise Refusal(404, "no snapshot was given to look NCT ids up in (--snapshot)")
     found = find_trials(served.snapshot, asked.nct_ids)
@@ -100,6 +112,16 @@ def _of_trials(served: Served, model: ServedModel, asked: PredictRequest) -> lis
         else Prediction(nct_id=nct_id, text="", labels=[], scores={}, missing="not_in_snapshot")
         for nct_id in asked.nct_ids
     ]
+
+
+def _of_study(position: int, study: dict[str, Any], model: ServedModel) -> Prediction:
+    try:
+        trial = parse_trial(RawStudy(f"trials[{position}]", "v2", study))
+    except RecordError as error:
+        prediction = _unscored("")
+        prediction.missing, prediction.message = "unreadable", str(error)
+        return prediction
+    return _of_trial(trial, model)
 
 
 def _of_trial(trial: Trial, model: ServedModel) -> Prediction:

@@ -10,6 +10,9 @@ __all__ = [
     "ExplainRequest",
     "Explanation",
     "Failure",
+    "JobCard",
+    "JobFormat",
+    "Jobs",
     "ModelCard",
     "Models",
     "PredictAnswer",
@@ -73,9 +76,10 @@ class Prediction(BaseModel):
     text: str = Field(description="What was read, as it was given.")
     labels: list[str] = Field(description="Predicted labels, in the task's order.")
     scores: dict[str, float]
-    missing: Literal["no_text", "not_in_snapshot"] | None = Field(
+    missing: Literal["no_text", "not_in_snapshot", "unreadable"] | None = Field(
         default=None, description="Why there is no prediction."
     )
+    message: str | None = Field(default=None, description="What is wrong with an unreadable study.")
 
 
 class ModelCard(BaseModel):
@@ -136,6 +140,33 @@ class Explanation(BaseModel):
     label: str
     probability: float
     spans: list[Span]
+
+
+JobFormat = Literal["csv", "tsv", "jsonl", "parquet"]
+
+
+class JobCard(BaseModel):
+    """One uploaded file and how far its labels are."""
+
+    id: str
+    name: str = Field(description="Of the uploaded file, made harmless.")
+    bytes: int
+    model: str
+    digest: str = Field(description="Of the model when the file came.")
+    format: JobFormat
+    state: Literal["waiting", "running", "done", "failed"]
+    records: int = Field(description="Done so far.")
+    texts: int = Field(description="That got labels; told when done.")
+    left_out: dict[str, int] = Field(description="Records without a text for the task, by reason.")
+    message: str = Field(description="Why it failed.")
+    created: str
+    finished: str | None
+
+
+class Jobs(BaseModel):
+    """All jobs, the newest first."""
+
+    jobs: list[JobCard]
 
 
 class State(BaseModel):

@@ -76,6 +76,8 @@ class Served:
     verdict: Path | None = None
     labels: Path | None = None
     """SQLite file of the labelling queue."""
+    jobs: Path | None = None
+    """Folder of uploaded files and their labels; None: no jobs are taken."""
     models: dict[str, ServedModel] = field(default_factory=dict)
 
     @property
@@ -133,6 +135,7 @@ def open_served(
     snapshot: Path | None = None,
     verdict: Path | None = None,
     labels: Path | None = None,
+    jobs: Path | None = None,
 ) -> Served:
     """What is in these folders, looked at but not yet loaded.
 
@@ -144,4 +147,4 @@ def open_served(
     if verdict is not None:
         load_verdicts(verdict)
     opened = open_snapshot(snapshot) if snapshot is not None else None
-    return Served(tuple(folders), opened, verdict, labels)
+    return Served(tuple(folders), opened, verdict, labels, jobs)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from starlette.testclient import TestClient
+
+from trialese.errors import ArtifactError
+from trialese.settings import ServeSettings
+from trialese.tasks import Classifier, predict_inputs
+from trialese.web import create_app, open_served
+from trialese.web.jobstore import JobStore, file_name
+
+DATA = Path(__file__).parents[1] / "data"
+TEXTS = ["slow accrual", "=cmd|funding", "<script>\u202e</script>", "low recruitment \U0001f9ec"]
+
+
+@pytest.fixture
+def client(classifier: Path, tmp_path: Path) -> Iterator[TestClient]:
+    served = open_served([classifier], jobs=tmp_path / "jobs")
+    served.load()
+    settings = ServeSettings(body_bytes=500, upload_bytes=20_000, waiting_jobs=3)
+    with TestClient(create_app(served, settings), base_url="http://127.0.0.1") as client:
+        yield client
+
+
+def send(client: TestClient, name: str, content: bytes, **form: str) -> Any:
+    return client.post("/v1/jobs", files={"file": (name, content)}, data=form)
+
+
+def finished(client: TestClient, job_id: str) -> dict[str, Any]:
+    for _ in range(500):
+        job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").raise_for_status().json()
+        if job["state"] in ("done", "failed"):
+            return job
+        time.sleep(0.02)
+    raise AssertionError(job)
+
+
+def test_a_file_comes_back_labelled(client: TestClient, classifier: Path, tmp_path: Path) -> None:
+    content = "\n".join(TEXTS * 20).encode()  # larger than any other request may be
+    sent = send(client, "../my reasons.txt", content)
+    assert sent.status_code == 202
+    assert sent.headers["Location"] == f"/v1/jobs/{sent.json()['id']}"
+    job = finished(client, sent.json()["id"])
+    assert (job["state"], job["name"], job["bytes"]) == ("done", "my_reasons.txt", len(content))
+    assert (job["records"], job["texts"], job["left_out"]) == (80, 80, {})
+    result = client.get(f"/v1/jobs/{job['id']}/result")
+    assert result.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert 'filename="my_reasons-labels.csv"' in result.headers["Content-Disposition"]
+    rows = list(csv.DictReader(io.StringIO(result.text)))
+    expected = list(predict_inputs(classifier, TEXTS))
+    assert [row["labels"] for row in rows] == ["|".join(each.labels) for each in expected] * 20
+    assert rows[1]["text"] == "'=cmd|funding"  # no spreadsheet computes it
+    assert client.get("/v1/jobs").json() == {"jobs": [job]}
+    assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
+    assert client.get(f"/v1/jobs/{job['id']}/result").status_code == 404
+    assert not (tmp_path / "jobs" / job["id"]).exists()
+
+
+@pytest.mark.parametrize("format_", ["tsv", "jsonl", "parquet"])
+def test_other_formats_and_kinds_of_files(client: TestClient, format_: str) -> None:
+    table = "id\ttext\n" + "".join(f"{n}\t{text}\n" for n, text in enumerate(TEXTS))
+    job = finished(client, send(client, "t.tsv", table.encode(), format=format_).json()["id"])
+    assert job["texts"] == len(TEXTS)
+    result = client.get(f"/v1/jobs/{job['id']}/result").content
+    if format_ == "parquet":
+        assert pq.read_table(io.BytesIO(result))["text"].to_pylist() == TEXTS
+    else:
+        assert len(result.splitlines()) == len(TEXTS) + (format_ == "tsv")
+
+
+def test_a_registry_record_is_a_file_too(client: TestClient) -> None:
+    content = (DATA / "study_legacy.xml").read_bytes()
+    job = finished(client, send(client, "study", content).json()["id"])
+    assert job["records"] == 1
+
+
+def test_what_cannot_be_read_says_why_and_no_more(client: TestClient, tmp_path: Path) -> None:
+    job = finished(client, send(client, "x.csv", b"a,b\n1,2\n").json()["id"])
+    assert job["state"] == "failed"
+    assert "text" in job["message"]
+    assert str(tmp_path) not in job["message"]
+    answer = client.get(f"/v1/jobs/{job['id']}/result")
+    assert (answer.status_code, answer.json()["error"]) == (409, "not_done")
+    empty = finished(client, send(client, "empty.txt", b"").json()["id"])
+    assert empty["state"] == "failed"
+
+
+def test_uploads_are_bounded(client: TestClient, tmp_path: Path, monkeypatch: Any) -> None:
+    large = send(client, "x.txt", b"x" * 30_000)
+    assert (large.status_code, large.json()["error"]) == (413, "too_large")
+    assert send(client, "x.txt", b"x", format="exe").status_code == 422
+    assert send(client, "x.txt", b"x", model="nobody").status_code == 404
+    assert client.post("/v1/jobs", data={"format": "csv"}).status_code == 422
+    monkeypatch.setattr(JobStore, "counts", lambda self: {"waiting": 3})
+    full = send(client, "x.txt", b"x")
+    assert (full.status_code, full.headers["Retry-After"]) == (429, "60")
+    assert [child.name for child in (tmp_path / "jobs").iterdir() if child.is_dir()] == []
+
+
+def test_a_running_job_can_be_deleted(client: TestClient, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr("trialese.web.jobrunner.WINDOW_RECORDS", 1)
+    predict = Classifier.predict
+
+    def slowly(*args: Any, **how: Any) -> Any:
+        time.sleep(0.1)
+        return predict(*args, **how)
+
+    monkeypatch.setattr(Classifier, "predict", slowly)
+    first = send(client, "long.txt", b"x\n" * 2000).json()["id"]
+    second = send(client, "short.txt", b"x\n").json()["id"]
+    while client.get(f"/v1/jobs/{first}").json()["state"] != "running":
+        time.sleep(0.01)
+    assert client.get(f"/v1/jobs/{second}").json()["state"] == "waiting"
+    assert client.delete(f"/v1/jobs/{first}").status_code == 204
+    assert client.get(f"/v1/jobs/{first}").status_code == 404
+    assert finished(client, second)["state"] == "done"
+    assert not (tmp_path / "jobs" / first).exists()
+
+
+def test_a_job_of_a_model_that_is_gone_fails(client: TestClient, classifier: Path) -> None:
+    served = client.app  # type: ignore[attr-defined]
+    assert served
+    store = JobStore(Path(str(classifier.parent / "other-jobs")))
+    job_id, upload = store.place("x.txt")
+    upload.write_text("x")
+    store.add(job_id, upload=upload, model="reasons", digest="another", format_="csv")
+    store.close()
+    again = open_served([classifier], jobs=store.folder)
+    with TestClient(create_app(again, ServeSettings()), base_url="http://127.0.0.1") as other:
+        assert "no longer served" in finished(other, job_id)["message"]
+
+
+def test_one_server_holds_the_folder_and_sweeps_it(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs")
+    job_id, upload = store.place("x.txt")
+    upload.write_text("half")
+    with pytest.raises(ArtifactError, match="another trialese"):
+        JobStore(tmp_path / "jobs")
+    store.close()
+    again = JobStore(tmp_path / "jobs")
+    assert not (tmp_path / "jobs" / job_id).exists()
+    again.close()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="--jobs"):
+        JobStore(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("a.txt", "a.txt"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\x\\y z.csv", "y_z.csv"),
+        ("..", "upload"),
+        ("", "upload"),
+        ("/", "upload"),
+        ("\u202egnp.exe", "_gnp.exe"),
+        (".hidden", "hidden"),
+        ("x" * 300 + ".tsv", "x" * 76 + ".tsv"),
+    ],
+)
+def test_names_of_files_are_made_harmless(sent: str, kept: str) -> None:
+    assert file_name(sent) == kept
