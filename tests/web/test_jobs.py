@@ -125,10 +125,8 @@ def test_a_running_job_can_be_deleted(client: TestClient, monkeypatch: Any, tmp_
     assert not (tmp_path / "jobs" / first).exists()
 
 
-def test_a_job_of_a_model_that_is_gone_fails(client: TestClient, classifier: Path) -> None:
-    served = client.app  # type: ignore[attr-defined]
-    assert served
-    store = JobStore(Path(str(classifier.parent / "other-jobs")))
+def test_a_job_of_a_model_that_is_gone_fails(classifier: Path, tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs")
     job_id, upload = store.place("x.txt")
     upload.write_text("x")
     store.add(job_id, upload=upload, model="reasons", digest="another", format_="csv")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -202,4 +201,3 @@ def test_elsewhere_without_a_token_is_warned_of(start: Started) -> None:
     assert refused.value.code == 401
     refused.value.close()
     assert closed.ask("/v1/models", Authorization="Bearer secret")["models"]
-    assert os.fspath(closed.log)

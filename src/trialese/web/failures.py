@@ -17,6 +17,7 @@ __all__ = ["Refusal", "as_response", "handle_failures"]
 logger = logging.getLogger(__name__)
 
 _CODES = {
+    400: "invalid",
     401: "unauthorized",
     403: "forbidden",
     404: "not_found",

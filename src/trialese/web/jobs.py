@@ -42,7 +42,7 @@ def job_routes(
             raise Refusal(404, f"no job {job_id} here", code="unknown_job")
         return job
 
-    @routes.post("", status_code=202, responses=_failures(413, 429, 503))
+    @routes.post("", status_code=202, responses=_failures(400, 413, 429, 503))
     async def send(
         file: Annotated[UploadFile, "Texts or trials."],
         response: Response,

@@ -11,7 +11,6 @@ from trialese.collect import RawStudy, find_trials, parse_trial
 from trialese.errors import RecordError
 from trialese.records import Trial
 from trialese.settings import ServeSettings
-from trialese.tasks import explain as explain_text
 from trialese.tasks.reading import text_of_trial
 from trialese.web.answering import answer_in_time
 from trialese.web.engine import Engine
@@ -30,7 +29,7 @@ from trialese.web.served import Served, ServedModel
 __all__ = ["predict_routes"]
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Failure} for status in (401, 404, 413, 422, 429, 503, 504)
+    status: {"model": Failure} for status in (400, 401, 404, 413, 422, 429, 503, 504)
 }
 
 
@@ -75,6 +74,8 @@ def predict_routes(served: Served, engine: Engine, settings: ServeSettings) -> A
 
 
 def _explained(model: ServedModel, asked: ExplainRequest) -> Explanation:
+    from trialese.tasks import explain as explain_text  # loads torch
+
     if model.scorer.preprocessing.clean(asked.text).strip():
         found = explain_text(model.scorer, asked.text, asked.label)
         return Explanation.model_validate(found, from_attributes=True)

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Text = Annotated[str, Field(pattern=r"\S", description="Any text but blanks.")]
-NctId = Annotated[str, Field(pattern=r"^NCT\d{8}$")]
+NctId = Annotated[str, Field(pattern=r"^NCT[0-9]{8}$")]
 _STUDY: dict[str, Any] = {
     "protocolSection": {
         "identificationModule": {"nctId": "NCT90000001", "briefTitle": "Drug A in asthma"},
