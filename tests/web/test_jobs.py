@@ -99,6 +99,7 @@ def test_uploads_are_bounded(client: TestClient, tmp_path: Path, monkeypatch: An
     assert send(client, "x.txt", b"x", format="exe").status_code == 422
     assert send(client, "x.txt", b"x", model="nobody").status_code == 404
     assert client.post("/v1/jobs", data={"format": "csv"}).status_code == 422
+    assert client.put("/v1/jobs").headers["Allow"] == "GET, POST"
     monkeypatch.setattr(JobStore, "counts", lambda self: {"waiting": 3})
     full = send(client, "x.txt", b"x")
     assert (full.status_code, full.headers["Retry-After"]) == (429, "60")

@@ -59,7 +59,9 @@ def handle_failures(app: FastAPI) -> None:
     """Give every failure of `app` the one shape; an unforeseen one tells the client nothing."""
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 405:
+            error.headers = {"Allow": _allowed(app, request)}
         return as_response(error)
 
     @app.exception_handler(RecordError)
@@ -79,6 +81,12 @@ def handle_failures(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
         return _answer(500, "internal", "this is a bug of the server; its log has the details")
+
+
+def _allowed(app: FastAPI, request: Request) -> str:
+    """All methods of the path; the framework names those of one route only."""
+    path = getattr(request.scope.get("route"), "path", "")
+    return ", ".join(sorted(method.upper() for method in app.openapi()["paths"].get(path, ())))
 
 
 def _answer(
