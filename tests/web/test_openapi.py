@@ -82,10 +82,14 @@ def test_the_examples_work(app: Any) -> None:
 
 
 @pytest.mark.timeout(700)
-def test_requests_made_up_from_the_document_are_answered_as_it_says(url: str) -> None:
+def test_requests_made_up_from_the_document_are_answered_as_it_says(
+    url: str, tmp_path: Path
+) -> None:
     pytest.importorskip("schemathesis")
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"]
     command += ["--max-examples", "10", "--seed", "7", "--no-color", "--include-path-regex"]
     command += ["^/(v1|healthz|readyz|metrics|version)"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
