@@ -198,9 +198,9 @@ def test_mistakes_are_one_line(start: Started, classifier: Path, tmp_path: Path)
 
 
 def test_elsewhere_without_a_token_is_warned_of(start: Started) -> None:
-    open_one = start("--host", "0.0.0.0").ready()
+    open_one = start("--host", "127.0.0.2").ready()
     assert "without a token" in open_one.log.read_text()
-    closed = start("--host", "0.0.0.0", "--token", "secret", "--jobs", "x").ready()
+    closed = start("--host", "127.0.0.2", "--token", "secret", "--jobs", "x").ready()
     assert "without" not in closed.log.read_text()
     with pytest.raises(HTTPError) as refused:
         closed.ask("/v1/models")
