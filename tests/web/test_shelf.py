@@ -1,0 +1,163 @@
+"""The snapshot to look things up in: against a plain pass over all trials."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trialese.artifacts import work_folder
+from trialese.collect import open_snapshot, read_trials
+from trialese.records import Snapshot, Trial
+from trialese.web.searching import Query, match_of
+from trialese.web.shelf import Shelf
+from trialese.web.shelving import make_shelf
+
+
+@pytest.fixture(scope="module")
+def trials(snapshot: Snapshot) -> list[Trial]:
+    return list(read_trials(snapshot))
+
+
+@pytest.fixture(scope="module")
+def shelf(snapshot: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    shelf = Shelf(snapshot)
+    some = list(read_trials(snapshot))[:10]
+    readings = [
+        (trial.nct_id, f"text {number}", np.array([0.9, number / 10]), ["Money"][: number < 4])
+        for number, trial in enumerate(some)
+    ]
+    shelf.add_readings("m", readings, until=10)
+    return shelf
+
+
+def year_of(trial: Trial) -> int:
+    return int((trial.first_posted or "0")[:4])
+
+
+def ids(shelf: Shelf, **asked: object) -> list[str]:
+    return [found.nct_id for found in shelf.search(Query(**asked), most=100)]  # type: ignore[arg-type]
+
+
+def test_words_are_found_wherever_they_stand(shelf: Shelf, trials: list[Trial]) -> None:
+    for word in ("asthma", "pregnant"):
+        held = {
+            trial.nct_id
+            for trial in trials
+            if word in " ".join((*trial.conditions, *trial.keywords, *trial.interventions,
+                                 trial.brief_title, trial.official_title, trial.brief_summary,
+                                 trial.detailed_description, trial.eligibility_criteria,
+                                 trial.why_stopped)).lower()
+        }  # fmt: skip
+        assert held, "the sample no longer has this word; choose another"
+        assert set(ids(shelf, words=word)) >= held
+
+
+def test_filters_and_counts_are_those_of_a_plain_pass(shelf: Shelf, trials: list[Trial]) -> None:
+    phase = next(phase for trial in trials for phase in trial.phases)
+    asked = Query(phase=phase, sex="All", year_from=2005)
+    kept = [
+        trial
+        for trial in trials
+        if phase in trial.phases and trial.sex == "All" and year_of(trial) > 2004
+    ]
+    assert sorted(ids(shelf, phase=phase, sex="All", year_from=2005)) == [t.nct_id for t in kept]
+    counts = shelf.counts(asked)
+    assert counts.total == len(kept)
+    assert counts.sexes == Counter(
+        t.sex or "" for t in trials if phase in t.phases and year_of(t) > 2004
+    )  # what other choices of the same filter would give
+    assert sum(shelf.counts(Query()).years.values()) == len(trials)
+
+
+def test_without_words_the_youngest_come_first_and_pages_join(
+    shelf: Shelf, trials: list[Trial]
+) -> None:
+    pages = [
+        found.nct_id
+        for skip in range(0, len(trials), 7)
+        for found in shelf.search(Query(), most=7, skip=skip)
+    ]
+    ordered = sorted(trials, key=lambda t: (t.first_posted or "", t.nct_id), reverse=True)
+    assert pages == [trial.nct_id for trial in ordered]
+
+
+def test_predicted_labels_filter_and_count(shelf: Shelf, trials: list[Trial]) -> None:
+    money = {trial.nct_id for trial in trials[:4]}
+    assert set(ids(shelf, model="m", label="Money")) == money
+    assert set(ids(shelf, model="m", label="")) == {trial.nct_id for trial in trials[4:10]}
+    assert shelf.counts(Query(model="m")).labels == {"": 6, "Money": 4}
+    told = {found.nct_id: found.labels for found in shelf.search(Query(model="m"), most=100)}
+    assert told[trials[0].nct_id] == ("Money",)
+    assert told[trials[5].nct_id] == ()
+    assert told[trials[20].nct_id] is None
+
+
+def test_readings_come_back_and_counts_know_of_new_ones(snapshot: Snapshot, tmp_path: Path) -> None:
+    shutil.copytree(snapshot.path, tmp_path / "copy")
+    snapshot = open_snapshot(tmp_path / "copy")
+    shelf = Shelf(snapshot)
+    (first, second) = (trial.nct_id for trial in list(read_trials(snapshot))[:2])
+    shelf.add_readings("n", [(first, "one", np.array([0.25]), ["A"])], until=1)
+    assert shelf.counts(Query(model="n")).labels == {"A": 1}
+    shelf.add_readings("n", [(second, "two", np.array([0.5]), ["A"])], until=2)
+    assert shelf.counts(Query(model="n")).labels == {"A": 2}
+    again = Shelf(snapshot)
+    assert again.read_until("n") == 2
+    assert [(r.nct_id, r.text, r.scores) for r in again.readings("n", most=10)] == [
+        (first, "one", (0.25,)),
+        (second, "two", (0.5,)),
+    ]
+    assert len(list(again.readings("n", most=1))) == 1
+    shelf.close()
+    again.close()
+
+
+def test_an_index_of_another_snapshot_or_a_broken_one_is_made_anew(
+    snapshot: Snapshot, tmp_path: Path
+) -> None:
+    shutil.copytree(snapshot.path, tmp_path / "copy")
+    snapshot = open_snapshot(tmp_path / "copy")
+    path = make_shelf(snapshot)
+    assert path == work_folder(snapshot.path).with_suffix(".shelf")
+    path.write_bytes(b"half an index")
+    assert make_shelf(snapshot) == path
+    shelf = Shelf(snapshot)
+    assert shelf.trials == 60
+    shelf.close()
+    assert not list(snapshot.path.parent.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("", ""),
+        ("!?", ""),
+        ("breast canc", '"breast" AND "canc"*'),
+        ("breast cancer ", '"breast" AND "cancer"'),
+        ('"breast cancer', '"breast cancer"'),
+        ("lung -small", '"lung" NOT "small"'),
+        ("HER2-positive", '"HER2-positive"*'),
+        ("-only", ""),
+    ],
+)
+def test_what_is_typed_becomes_a_query(words: str, match: str) -> None:
+    assert match_of(words) == match
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30))
+def test_no_words_break_the_search(words: str) -> None:
+    import sqlite3
+
+    base = sqlite3.connect(":memory:")
+    base.execute("CREATE VIRTUAL TABLE words USING fts5 (a, tokenize='porter unicode61')")
+    match = match_of(words)
+    if match:
+        base.execute("SELECT * FROM words WHERE words MATCH ?", (match,)).fetchall()
+    base.close()
