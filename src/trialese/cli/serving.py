@@ -30,6 +30,9 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option(help="File with the secret, which no process list shows.")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Ask ClinicalTrials.gov for trials not in the snapshot.")
+    ] = False,
     recipe: RecipeOption = None,
     settings: SetOption = None,
 ) -> None:
@@ -43,7 +46,7 @@ def serve(
         token = _read_token(token_file)
     if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
         raise RecipeError("--token: printable ASCII only, and not empty")
-    asked = {"host": host, "port": port}
+    asked = {"host": host, "port": port, "live": live or None}
     section = msgspec.structs.replace(
         read_recipe(recipe, settings).serve,
         **{name: value for name, value in asked.items() if value is not None},

@@ -16,7 +16,7 @@ _HOMES = {
         "quality_report",
         "summarise_snapshot",
     ),
-    "trialese.collect.lookup": ("find_trials",),
+    "trialese.collect.lookup": ("fetch_trial", "find_trials"),
     "trialese.collect.parse": ("parse_trial",),
     "trialese.collect.parse_table": ("text_row",),
     "trialese.collect.snapshot": (

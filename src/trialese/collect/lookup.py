@@ -1,4 +1,4 @@
-"""Some trials of a snapshot by their NCT ids, without reading the rest."""
+"""Some trials by their NCT ids: of a snapshot, without reading the rest, or of the registry."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from trialese.collect.merge import TRIAL_COLUMNS
 from trialese.collect.snapshot import TRIALS_NAME
 from trialese.errors import ArtifactError
 from trialese.records import Snapshot, Trial
+from trialese.settings import CollectSettings
 
-__all__ = ["find_trials"]
+__all__ = ["fetch_trial", "find_trials"]
 
 
 def find_trials(snapshot: Snapshot, nct_ids: Collection[str]) -> dict[str, Trial]:
@@ -38,3 +39,23 @@ def find_trials(snapshot: Snapshot, nct_ids: Collection[str]) -> dict[str, Trial
     except (pa.ArrowException, OSError, msgspec.ValidationError) as error:
         raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
     return {trial.nct_id: trial for trial in found}
+
+
+def fetch_trial(nct_id: str, settings: CollectSettings) -> Trial | None:
+    """The trial of that number, or of which it is an alias, as the registry has it now.
+
+    None if the registry knows no such number.
+
+    Raises:
+        RegistryError: the registry cannot be reached.
+        RecordError: it answers something that is no study.
+    """
+    from trialese.collect.parse import parse_trial
+    from trialese.collect.query import query_of
+    from trialese.collect.registry import RegistryClient
+    from trialese.collect.source import RawStudy
+
+    whole = query_of(settings)
+    query = {name: whole[name] for name in ("format", "fields")}
+    data = RegistryClient(settings).study(nct_id, query)
+    return None if data is None else parse_trial(RawStudy(nct_id, "v2", data))

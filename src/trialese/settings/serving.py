@@ -33,3 +33,5 @@ class ServeSettings(Section, frozen=True, kw_only=True):
     """Of one file to be labelled as a job."""
     waiting_jobs: Count = 100
     """Jobs are refused while so many wait."""
+    live: bool = False
+    """Ask the registry for trials that the snapshot lacks."""

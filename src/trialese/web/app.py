@@ -20,6 +20,7 @@ from trialese.web.jobrunner import JobRunner
 from trialese.web.jobs import job_routes
 from trialese.web.jobstore import JobStore
 from trialese.web.measures import Measures
+from trialese.web.page import page_routes
 from trialese.web.predict import predict_routes
 from trialese.web.served import Served
 
@@ -82,4 +83,5 @@ def create_app(
     app.include_router(predict_routes(served, engine, settings))
     if store is not None and runner is not None:
         app.include_router(job_routes(served, store, runner, settings))
+    app.include_router(page_routes(served, settings, engine.score_patiently))
     return app

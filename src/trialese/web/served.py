@@ -109,11 +109,15 @@ class Served:
         return self.models[name]
 
     def load(self) -> None:
-        """Load the weights: seconds of work.
+        """Load the weights, unless they are loaded: seconds of work.
+
+        Never in two threads at once: transformers patches itself while it loads.
 
         Raises:
             ArtifactError: no classifier in a folder, or two that would have one name.
         """
+        if self.ready:
+            return
         from trialese.tasks import load_scorer
 
         loaded = [(folder, load_scorer(folder)) for folder in self.folders]

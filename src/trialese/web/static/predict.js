@@ -1,0 +1,143 @@
+// A text or a trial in, predicted labels out, with the words behind them and the nearest examples.
+
+import { ask } from "./api.js";
+import { probabilityBars } from "./charts.js";
+import { $, chips, el, fail, reading, say } from "./dom.js";
+
+let state = null;
+let turn = 0;
+
+export function startPredict(state_) {
+  state = state_;
+  $("ask-text").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const text = $("text").value;
+    if (text.trim()) show(text);
+    else $("text").focus();
+  });
+  $("text").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("ask-text").requestSubmit();
+  });
+  $("ask-id").addEventListener("submit", (event) => {
+    event.preventDefault();
+    showTrial($("nct").value);
+  });
+}
+
+/** Look a trial up and predict what the model reads of it. */
+export async function showTrial(given) {
+  const id = given.trim().toUpperCase();
+  $("nct").value = id;
+  fail("predict-error");
+  if (!/^NCT\d{8}$/.test(id)) {
+    fail("predict-error", new Error(`“${given.trim()}” is no NCT number: write NCT and eight digits.`));
+    return;
+  }
+  try {
+    const found = await ask(`/v1/trials/${id}`, { query: { model: state.model.model } });
+    if (!found.text) {
+      const lack = state.model.task === "stop-reasons" ? "it gives no reason for stopping" : "its fields are empty";
+      throw new Error(`${found.nct_id} holds nothing that ${state.model.model} reads: ${lack}.`);
+    }
+    const from = found.found_in === "registry" ? "asked of ClinicalTrials.gov just now" : "from the snapshot";
+    await show(found.text, { trial: found, from });
+  } catch (error) {
+    empty();
+    fail("predict-error", error);
+  }
+}
+
+function empty() {
+  $("answer").className = "empty";
+  $("answer").replaceChildren(el("p", {}, "Nothing to show."));
+}
+
+async function show(text, { trial, from } = {}) {
+  const mine = ++turn;
+  const model = state.model;
+  fail("predict-error");
+  $("answer").setAttribute("aria-busy", "true");
+  try {
+    const told = await ask("/v1/predict", { body: { model: model.model, texts: [text] } });
+    if (mine !== turn) return;
+    const { labels, scores } = told.predictions[0];
+    const best = Object.keys(scores).reduce((a, b) => (scores[b] > scores[a] ? b : a));
+    draw(told, text, labels, scores, labels.includes(best) ? best : labels[0] || best, trial, from);
+    say(labels.length ? `Predicted: ${labels.join(", ")}` : `No label predicted; nearest is ${best}`);
+    nearest(mine, model, text);
+  } catch (error) {
+    empty();
+    fail("predict-error", error);
+  } finally {
+    if (mine === turn) $("answer").removeAttribute("aria-busy");
+  }
+}
+
+function draw(told, text, labels, scores, chosen, trial, from) {
+  const words = el("div", { id: "words-behind" }, reading(text));
+  const bars = el("div", { id: "bars" });
+  const choose = (label) => {
+    const focused = bars.contains(document.activeElement);
+    bars.replaceChildren(...probabilityBars(scores, labels, told.thresholds, label, choose));
+    if (focused) bars.querySelector(".chosen button").focus();
+    explain(words, told.model, text, label);
+  };
+  const cuts = told.thresholds
+    ? ` The upright mark is each label’s cut-off, ${told.chosen_on ? `chosen on ${told.chosen_on} texts` : "0.5 for want of a chosen one"}.`
+    : " The likeliest label is given.";
+  $("answer").className = "";
+  $("answer").replaceChildren(
+    trial ? el("p.soft", {}, `${trial.nct_id}, ${from}: ${trial.trial.brief_title || trial.trial.official_title || ""}`) : "",
+    el("h2", {}, labels.length > 1 ? "Predicted labels" : "Predicted label"),
+    chips(labels),
+    el("p.soft", { id: "by" }, `Predicted by ${told.model}`, told.digest ? [" (", el("code", {}, told.digest.slice(0, 12)), ")"] : "", "; no person has looked at it."),
+    el("h3", { id: "behind" }, "The words behind it"),
+    words,
+    el("h3", {}, "Probabilities"),
+    el("p.soft", {}, `Choose a label to see the words behind it.${cuts}`),
+    bars,
+    el("h3", {}, "Nearest labelled texts"),
+    el("div", { id: "nearest", "aria-live": "polite" }, el("p.soft", {}, "Looking …")),
+  );
+  choose(chosen);
+  const top = $("answer").getBoundingClientRect().top;
+  if (top > innerHeight * 0.6) $("answer").scrollIntoView({ block: "start" });  // a phone
+}
+
+async function explain(box, model, text, label) {
+  box.dataset.label = label;
+  try {
+    const told = await ask("/v1/explain", { body: { model, text, label } });
+    if (box.dataset.label !== label) return;
+    const most = Math.max(1e-9, ...told.spans.map((span) => Math.abs(span.weight)));
+    const spans = told.spans
+      .filter((span) => Math.abs(span.weight) > 0.04 * most)
+      .map((span) => ({
+        start: span.start, end: span.end, against: span.weight < 0,
+        share: Math.round((55 * Math.abs(span.weight)) / most),
+        title: `${span.weight < 0 ? "against" : "for"} ${label}: ${span.weight.toFixed(2)}`,
+      }));
+    box.replaceChildren(reading(told.text, spans), el("p.soft", { id: "legend" },
+      el("mark", { style: { "--share": "45%" } }, "for"), " and ", el("mark.against", { style: { "--share": "35%" } }, "against"), ` ${label}, the stronger the more.`));
+  } catch (error) {
+    if (box.dataset.label === label) box.replaceChildren(reading(text), el("p.soft", {}, error.message));
+  }
+}
+
+async function nearest(mine, model, text) {
+  let parts;
+  try {
+    const told = await ask("/v1/nearest", { body: { model: model.model, text } });
+    parts = [el("ul.near", {}, told.neighbours.map(({ example, likeness }) => el("li", {},
+      el("p", { dir: "auto" }, shortened(example.text)),
+      el("div.line", {}, el("span.tag", {}, "labelled"), chips(example.labels, { human: true, small: true }),
+        el("span.soft", {}, `${example.source}, ${example.id} · likeness ${likeness.toFixed(2)}`)))))];
+    if (!told.neighbours.length) parts = [el("p.soft", {}, told.missing || "No labelled text shares anything with this one.")];
+    else parts.push(el("p.soft", {}, "Labels by people or by the registry, whichever split the text was in. Near means that pieces of words are shared (TF-IDF), not that the model thinks so."));
+  } catch (error) {
+    parts = [el("p.soft", {}, error.message)];
+  }
+  if (mine === turn) $("nearest").replaceChildren(...parts);
+}
+
+const shortened = (text) => (text.length > 400 ? `${text.slice(0, 400)} …` : text);

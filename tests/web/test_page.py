@@ -1,0 +1,462 @@
+"""The page in a real browser, over a real server: what people see, hear and press."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+
+from trialese.artifacts import write_artifact
+from trialese.collect import collect_snapshot
+from trialese.judging import judge_classifiers
+from trialese.predictions import save_predictions
+from trialese.records import Predictions, Task
+from trialese.settings import CollectSettings, ServeSettings, VerdictSettings
+from trialese.tasks.labelled import read_labelled
+from trialese.web import create_app, open_served
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.common.exceptions import WebDriverException  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver"
+)
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+)  # fmt: skip
+PATIENCE = 60
+
+TASK = Task("reasons", ("Enrollment", "Money"), "multilabel", "Why a trial stopped.")
+HOSTILE = (
+    "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> \u202eevil\u202c 💊"
+)
+REASONS = [
+    HOSTILE, *["Slow accrual"] * 3, "slow accrual.", "Lack of funding", "Toxicity", "Futility",
+    "Investigator left", "Drug withdrawn by the sponsor",
+]  # fmt: skip
+
+
+def study(number: int, reason: str) -> dict[str, Any]:
+    """A study as the registry's API gives it."""
+    return {
+        "protocolSection": {
+            "identificationModule": {
+                "nctId": f"NCT{number:08}",
+                "briefTitle": f"Drug {number} in asthma" if number else f"Title {HOSTILE}",
+            },
+            "statusModule": {
+                "overallStatus": "TERMINATED",
+                "whyStopped": reason,
+                "studyFirstPostDateStruct": {"date": f"{2001 + number % 5}-02-03"},
+            },
+            "descriptionModule": {"briefSummary": f"Summary. {HOSTILE}"},
+            "conditionsModule": {"conditions": ["Asthma" if number % 2 else "Gout"]},
+            "designModule": {"phases": ["PHASE2" if number % 3 else "PHASE3"]},
+            "eligibilityModule": {"sex": "FEMALE" if number % 4 == 0 else "ALL"},
+        }
+    }
+
+
+def predictions(system: str, split: Any) -> Predictions:
+    """Forty rows of a system that is right most of the time, `adapted` more often."""
+    rows = np.random.default_rng(3).random((40, 2))
+    truth = rows > 0.5
+    if system != "adapted":
+        rows = (rows + np.random.default_rng(4).random((40, 2))) / 2
+    names = tuple(f"{split}{row}" for row in range(40))
+    return Predictions(
+        task=TASK.name, kind=TASK.kind, labels=TASK.labels, system=system, split=split, seed=1,
+        fold=0, ids=names, clusters=names, scores=np.clip(rows * 0.8 + 0.1, 0, 1), truth=truth,
+    )  # fmt: skip
+
+
+@dataclass
+class Site:
+    """A running server and what it was made of."""
+
+    url: str
+    labelled: Path
+
+
+@pytest.fixture(scope="module")
+def made(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Classifier with its labelled file, snapshot and verdict."""
+    home = tmp_path_factory.mktemp("site")
+    labelled = home / "gold.tsv"
+    labelled.write_text(
+        "id\ttext\tlabels\ng1\tVery slow accrual\tEnrollment\ng2\tNo funding\tMoney\n"
+        "g3\tFunding ended, slow accrual\tEnrollment|Money\n",
+        encoding="utf-8",
+    )
+    section = {"name": TASK.name, "labels": TASK.labels, "kind": TASK.kind,
+               "labelled": str(labelled)}  # fmt: skip
+    for system in ("adapted", "tfidf"):
+        described = {"task": TASK.name, "system": system, "section": section}
+        with write_artifact(home / system, kind="classifier", settings=described) as draft:
+            shutil.copytree(classifier, draft.folder / "model")
+            runs = [predictions(system, "tune"), predictions(system, "test")]
+            save_predictions(draft.folder / "predictions.parquet", runs)
+    judged = [home / "adapted", home / "tfidf"]
+    judge_classifiers(judged, VerdictSettings(resamples=50), home / "verdict")
+    (home / "studies").mkdir()
+    for number, reason in enumerate(REASONS):
+        file = home / "studies" / f"{number}.json"
+        file.write_text(json.dumps(study(number, reason)), encoding="utf-8")
+    paths = (str(home / "studies"),)
+    collect_snapshot(CollectSettings(source="files", paths=paths), home / "snapshot")
+    return {name: home / name for name in ("adapted", "snapshot", "verdict", "gold.tsv")}
+
+
+def run_site(made: dict[str, Path], home: Path, token: str | None = None) -> Iterator[Site]:
+    """A server over all that, until it is told to stop."""
+    served = open_served(
+        [made["adapted"]],
+        snapshot=made["snapshot"],
+        verdict=made["verdict"],
+        labels=home / "answers.sqlite",
+        jobs=home / "jobs",
+    )
+    app = create_app(served, ServeSettings(port=0), token=token)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.02)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield Site(f"http://127.0.0.1:{port}", made["gold.tsv"])
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def site(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    yield from run_site(made, tmp_path_factory.mktemp("open"))
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory: pytest.TempPathFactory, downloads: Path) -> Iterator[Any]:
+    """One browser with a fresh profile."""
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    kept = {"behavior": "allow", "downloadPath": str(downloads)}
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", kept)
+    yield driver
+    driver.quit()
+
+
+class Page:
+    """The browser, asked in the page's own words."""
+
+    def __init__(self, driver: Any, site: Site) -> None:
+        self.driver, self.site = driver, site
+
+    def open(self, tab: str = "predict") -> None:
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.site.url}/#/{tab}")
+        self.until(lambda: self.script("return document.body.dataset.ready") == "yes")
+
+    def script(self, code: str, *values: Any) -> Any:
+        return self.driver.execute_script(code, *values)
+
+    def until(self, true: Callable[[], Any]) -> Any:
+        def tried(_: Any) -> Any:
+            try:
+                return true()
+            except WebDriverException:  # an element that was drawn anew meanwhile
+                return False
+
+        return WebDriverWait(self.driver, PATIENCE, poll_frequency=0.1).until(tried)
+
+    def all(self, selector: str) -> list[Any]:
+        return list(self.driver.find_elements(By.CSS_SELECTOR, selector))
+
+    def text(self, selector: str) -> str:
+        return str(self.script("return document.querySelector(arguments[0])?.textContent ?? ''",
+                               selector))  # fmt: skip
+
+    def press(self, *keys: str) -> None:
+        self.driver.switch_to.active_element.send_keys(*keys)
+
+    def width(self, pixels: int, *, dark: bool = False) -> None:
+        size = {"width": pixels, "height": 800, "deviceScaleFactor": 1, "mobile": pixels < 600}
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+
+    def predict(self, text: str) -> None:
+        self.script("document.getElementById('text').value = arguments[0]", text)
+        self.driver.find_element(By.CSS_SELECTOR, "#ask-text .main").click()
+        self.until(lambda: self.all("#legend") and self.all("#nearest ul, #nearest p.soft"))
+        self.until(lambda: "Looking" not in self.text("#nearest"))
+
+
+@pytest.fixture
+def page(chrome: Any, site: Site) -> Iterator[Page]:
+    """The page; afterwards nothing may have gone wrong, and nothing been asked of anyone else."""
+    chrome.get_log("browser"), chrome.get_log("performance")
+    found = Page(chrome, site)
+    yield found
+    found.width(1200)
+    complaints = [entry["message"] for entry in chrome.get_log("browser")]
+    expected = getattr(found, "expected", ())
+    assert not [line for line in complaints if not any(word in line for word in expected)]
+    for entry in chrome.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            url = message["params"]["request"]["url"]
+            assert url.startswith((found.site.url, "about:", "data:", "blob:")), url
+
+
+def test_a_text_is_labelled_explained_and_compared(page: Page) -> None:
+    page.open()
+    page.driver.find_element(By.ID, "text").send_keys("💊 slow accrual", Keys.CONTROL, Keys.ENTER)
+    page.until(lambda: page.all("#legend") and page.all(".near li"))
+    assert "Predicted by reasons" in page.text("#by") and "no person" in page.text("#by")
+    given = [chip.text for chip in page.all("#answer > .chips .chip")]
+    assert given == [b.text.split("\n")[0] for b in page.all(".bars .given")] and given
+    assert "Predicted: " + ", ".join(given) == page.text("#live")
+    assert page.text(".read") == "💊 slow accrual"
+    assert {mark.text for mark in page.all(".read mark")} <= {"💊", "slow", "accrual"}
+    assert len(page.all(".bars b")) == 2  # a cut-off on every bar
+    nearest = page.all(".near li")
+    assert "Very slow accrual" in nearest[0].text and "gold.tsv, g1" in nearest[0].text
+    assert "LABELLED" in nearest[0].text
+
+
+def test_another_label_is_explained_when_asked(page: Page) -> None:
+    page.open()
+    page.predict("slow accrual and no funding")
+    page.all(".bars button")[-1].click()
+    label = page.all(".bars li")[-1].get_attribute("data-label")
+    page.until(lambda: f"against {label}" in page.text("#legend"))
+    assert page.all(".bars .chosen")[0].get_attribute("data-label") == label
+
+
+def test_text_is_shown_as_text(page: Page) -> None:
+    page.open()
+    page.predict(HOSTILE)
+    assert "<script>window.hacked = 1</script>" in page.text(".read")
+    assert not page.all("main script, main img")
+    page.script("location.hash = '#/trials'")
+    page.until(lambda: page.all("#hits > li"))
+    page.script("document.getElementById('words').value = 'title'")
+    page.script("document.getElementById('search').requestSubmit()")
+    page.until(lambda: len(page.all("#hits > li")) == 1)
+    page.all(".title")[0].click()
+    page.until(lambda: "Summary" in page.text(".detail"))
+    assert HOSTILE in page.text(".title") and HOSTILE in page.text(".detail")
+    assert page.script("return window.hacked ?? null") is None
+
+
+def test_a_megabyte_of_emoji_is_a_text(page: Page) -> None:
+    page.open()
+    page.predict("💊" * 262_144)
+    assert page.text(".read").startswith("💊" * 1000)
+    assert "262,144 characters" in page.text(".read button")
+
+
+def test_a_trial_is_looked_up_by_its_number(page: Page) -> None:
+    page.expected = ("/v1/trials/NCT99999999",)  # type: ignore[attr-defined]
+    page.open()
+    field = page.driver.find_element(By.ID, "nct")
+    field.send_keys("nct00000005", Keys.ENTER)
+    page.until(lambda: page.text(".read") == "Lack of funding")
+    assert "from the snapshot" in page.text("#answer")
+    for wrong, told in (("NCT12", "no NCT number"), ("NCT99999999", "--live")):
+        field.clear()
+        field.send_keys(wrong, Keys.ENTER)
+        page.until(lambda told=told: told in page.text("#predict-error"))
+
+
+def test_a_file_is_labelled_as_a_job(page: Page, downloads: Path, tmp_path: Path) -> None:
+    page.open()
+    file = tmp_path / "mine.txt"
+    file.write_text("slow accrual\nno funding\n", encoding="utf-8")
+    page.driver.find_element(By.ID, "file").send_keys(str(file))
+    page.until(lambda: "2 texts labelled" in page.text("#job"))
+    page.all("#job button")[0].click()
+    result = downloads / "mine-labels.csv"
+    page.until(result.is_file)
+    rows = list(csv.DictReader(result.read_text(encoding="utf-8-sig").splitlines()))
+    assert [row["text"] for row in rows] == ["slow accrual", "no funding"]
+
+
+def test_the_snapshot_is_searched_filtered_and_counted(page: Page) -> None:
+    page.open("trials")
+    page.until(lambda: "10 of 10 trials" in page.text("#found"))
+    page.until(lambda: page.script(
+        "return fetch('/v1/page').then(r => r.json()).then(f => f.snapshot.read.reasons)") == 1
+    )  # fmt: skip
+    page.driver.find_element(By.ID, "words").send_keys("gout")
+    page.until(lambda: "5 of 10 trials" in page.text("#found"))
+    chart = page.all("[data-chart=label] button")[0]
+    label, count = chart.text.split("\n")[0], chart.text.split("\n")[-1]
+    chart.click()
+    page.until(lambda: f"{count} of 10 trials" in page.text("#found"))
+    assert page.all("[data-chart=label] [aria-pressed=true]")[0].text.startswith(label)
+    page.all(".filters button")[0].click()
+    page.until(lambda: "10 of 10 trials" in page.text("#found"))
+    page.all("[data-year='2003']")[0].click()
+    page.until(lambda: "2 of 10 trials" in page.text("#found"))
+    page.all(".title")[0].click()
+    page.until(lambda: "Explain its labels" in page.text(".detail"))
+    page.all(".detail button")[0].click()
+    page.until(lambda: page.all("#legend"))
+    assert page.driver.current_url.endswith("#/predict")
+
+
+def test_the_verdict_is_the_report(page: Page) -> None:
+    page.open("verdict")
+    page.until(lambda: page.all("#report"))
+    page.driver.switch_to.frame("report")
+    page.until(lambda: "reasons" in page.text("h2"))
+    page.driver.switch_to.default_content()
+
+
+def label_as(page: Page, name: str) -> None:
+    page.open("label")
+    field = page.driver.find_element(By.ID, "annotator")
+    field.clear()
+    field.send_keys(name, Keys.ENTER)
+    page.until(lambda: page.text("#card-text"))
+
+
+def answer(page: Page, *keys: str) -> str:
+    """Press the keys; the text that was answered, once the next one is there."""
+    before = page.text("#card-text")
+    for key in keys:
+        page.press(key)
+    page.until(lambda: page.text("#card-text") != before)
+    return before
+
+
+def test_texts_are_labelled_with_the_keyboard_undone_and_saved(
+    page: Page, downloads: Path, site: Site
+) -> None:
+    label_as(page, "ann")
+    first = page.text("#card-text")
+    assert first == "Slow accrual" and "serves 4 texts" in page.text("#card .meta")
+    answer(page, "1", "2", "2", Keys.ENTER)  # the second label given and taken back
+    page.until(lambda: "1 answer" in page.text("#mine") and "4 of 10 texts" in page.text("#served"))
+    second = answer(page, "n")
+    page.until(lambda: "2 answers" in page.text("#mine"))
+    answer(page, "z")
+    assert page.text("#card-text") == second
+    answer(page, "z")
+    assert page.text("#card-text") == first
+    assert [b.text for b in page.all("#keys [aria-pressed=true]")] == ["1\nEnrollment"]
+    page.until(lambda: "0 answers" in page.text("#mine"))
+    answer(page, Keys.ENTER)
+    answer(page, "x")
+    page.open("label")  # as after a restart: what was answered stays answered
+    page.driver.find_element(By.ID, "annotator").send_keys(Keys.ENTER)
+    page.until(lambda: page.text("#card-text"))
+    assert page.text("#card-text") not in (first, second)
+    page.all("#progress button")[0].click()
+    page.until((downloads / "labelled.tsv").is_file)
+    examples = read_labelled(downloads / "labelled.tsv", TASK)
+    assert [(e.example_id, e.labels) for e in examples] == [
+        (f"NCT{number:08}", ("Enrollment",)) for number in (1, 2, 3, 4)
+    ]
+
+
+def test_two_annotators_are_compared(page: Page) -> None:
+    label_as(page, "bob")
+    while "somebody else" not in page.text("#card .meta"):
+        answer(page, "n")
+    answer(page, "1", Keys.ENTER)
+    page.until(lambda: "1 of 1 texts alike" in page.text("#agreement"))
+
+
+def test_the_page_can_be_used_without_a_mouse(page: Page) -> None:
+    page.open()
+    page.press(Keys.TAB, Keys.TAB)
+    assert page.driver.switch_to.active_element.text == "Predict"
+    page.press(Keys.ARROW_RIGHT)
+    assert page.driver.switch_to.active_element.get_attribute("aria-selected") == "true"
+    assert page.driver.current_url.endswith("#/trials")
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert page.script(outline) == "solid"
+    page.press("g")
+    page.press("l")
+    assert page.driver.current_url.endswith("#/label")
+    page.script("document.activeElement.blur()")
+    page.press("/")
+    assert page.driver.switch_to.active_element.get_attribute("id") == "words"
+    page.press("/", "g", "l")  # typed, not obeyed
+    assert page.driver.current_url.endswith("#/trials")
+    page.script("document.activeElement.blur()")
+    page.press("?")
+    assert page.all("dialog[open]")
+    page.press(Keys.ESCAPE)
+    assert not page.all("dialog[open]")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_phone_shows_everything_without_scrolling_sideways(page: Page, dark: bool) -> None:
+    page.width(360, dark=dark)
+    page.open()
+    page.predict("slow accrual")
+    for tab in ("predict", "trials", "verdict", "label"):
+        page.script(f"location.hash = '#/{tab}'")
+        page.until(lambda tab=tab: page.script(f"return !document.getElementById('{tab}').hidden"))
+        assert page.script("return document.documentElement.scrollWidth") <= 360, tab
+    red = page.script("return getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
+    assert (int(red) < 60) == dark
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    page.open()
+    page.predict("slow accrual")
+    for tab in ("predict", "trials", "label"):
+        page.script(f"location.hash = '#/{tab}'")
+        nameless = page.script(
+            "return [...document.querySelectorAll('button, input, select, textarea, iframe')]"
+            ".filter(e => e.checkVisibility() && !(e.textContent.trim() || e.ariaLabel || e.title"
+            " || e.labels?.length)).map(e => e.outerHTML)"
+        )
+        assert nameless == []
+
+
+def test_a_token_is_asked_for_once(
+    chrome: Any, made: dict[str, Path], tmp_path: Path, page: Page
+) -> None:
+    page.expected = ("401",)  # type: ignore[attr-defined]
+    for site in run_site(made, tmp_path, token="secret"):
+        page.site = site
+        chrome.get(site.url)
+        page.until(lambda: page.all("dialog[open] #token"))
+        page.driver.find_element(By.ID, "token").send_keys("secret", Keys.ENTER)
+        page.until(lambda: page.script("return document.body.dataset.ready") == "yes")
+        page.predict("slow accrual")
+        page.script("location.hash = '#/verdict'")
+        page.driver.switch_to.frame("report")
+        page.until(lambda: "reasons" in page.text("h2"))
+        page.driver.switch_to.default_content()
+        chrome.get("about:blank")
