@@ -40,10 +40,15 @@ from trialese.settings import (
 )
 from trialese.tasks.baselines import BASELINES, fit_baseline
 from trialese.tasks.crossfit import Parts, average_weights, divide, score_held
-from trialese.tasks.folds import ExampleSet, TaskSection, build_examples, section_of
+from trialese.tasks.folds import (
+    ExampleSet,
+    TaskSection,
+    as_predictions,
+    build_examples,
+    section_of,
+)
 from trialese.tasks.sentences import sentence_examples
 from trialese.tasks.sex import WITHHELD
-from trialese.tasks.task import encode_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -250,18 +255,14 @@ def _predictions(
     for tune: no row was scored by a fit that had seen it."""
     members = parts[split]
     fitted = parts["train"] + (parts["tune"] if split == "test" else [])
-    return Predictions(
-        task=task.name,
-        kind=task.kind,
-        labels=task.labels,
+    return as_predictions(
+        task,
+        members,
+        scores,
         system=system,
         split=split,
         seed=seed,
         fold=fold,
-        ids=tuple(example.example_id for example in members),
-        clusters=tuple(example.cluster for example in members),
-        scores=np.clip(scores, 0.0, 1.0),
-        truth=encode_labels(task, members),
         trained_on=frozenset(example.cluster for example in fitted),
         model_digest=digest,
     )
