@@ -11,14 +11,21 @@ import pytest
 from trialese.pretrain.interrupt import note_interrupts
 
 
-def test_the_first_is_noted_and_the_second_acts():
-    earlier = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def handler():
+    """Python's own handler: a process in the background of a shell is started without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_is_noted_and_the_second_acts(handler):
     with pytest.raises(KeyboardInterrupt), note_interrupts() as interrupted:
         assert not interrupted()
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupted()
         os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is earlier
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_in_another_thread_nothing_is_installed():
