@@ -1,5 +1,6 @@
 """What a reader sees on the website is what comes out."""
 
+import time
 from collections import Counter
 
 import pytest
@@ -114,3 +115,15 @@ def test_paragraphs_stay_apart(paragraphs: list[str]) -> None:
 def test_published_deletes_what_the_prior_art_deletes() -> None:
     text = "Age ≥ 18 (HbA1c > 7.5%): [5-10] mg/m^2 & more* {x} $3 #4 @home"
     assert clean_text_published(text) == "Age ≥ 18 HbA1c > 7.5 5-10 mg/m2  more x 3 4 home"
+
+
+@pytest.mark.parametrize("unit", ["\\", "&amp;", "amp;", "<p ", "word\n", "1.\n", "~ ", "\u2022"])
+def test_work_grows_with_the_length_and_no_faster(unit: str) -> None:
+    def seconds(characters: int) -> float:
+        text = "&" + unit * (characters // len(unit))
+        started = time.process_time()
+        clean_text(text)
+        return time.process_time() - started
+
+    # a quadratic step would take a hundred times as long for ten times the text
+    assert seconds(500_000) < 40 * (seconds(50_000) + 0.01)

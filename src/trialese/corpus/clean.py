@@ -16,6 +16,7 @@ from trialese.corpus.glyphs import GLYPHS, repair_mojibake
 
 __all__ = ["clean_text", "clean_text_published", "starts_with_item"]
 
+_AMPERSANDS = re.compile(r"&(?:amp;|#0*38;|#[xX]0*26;){2,}")
 _ENTITY = re.compile(r"&(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _MISSPELT = {"gte": "≥", "lte": "≤", "Apos": "'", "nbsp": " "}
 _LINE_TAGS = r"br|p|div|li|ul|ol|tr|table|tbody|h[1-6]"
@@ -26,7 +27,7 @@ _RAISED = re.compile(rf"<sup{_ATTRIBUTES}>", re.IGNORECASE)
 _INLINE_TAG = re.compile(rf"</?(?:{_INLINE_TAGS}|sup){_ATTRIBUTES}>", re.IGNORECASE)
 _BLANK_TAG = re.compile(r"</?(?:tab|td|th)>", re.IGNORECASE)
 
-_ESCAPE = re.compile(r"""\\+(?=[!"#$%&'()*+,\-./:;<=>?@\[\]^_`{|}~])""")
+_ESCAPE = re.compile(r"""(?<!\\)\\++(?=[!"#$%&'()*+,\-./:;<=>?@\[\]^_`{|}~])""")
 _BACKSLASHES = re.compile(r"\\{2,}")
 _AACT_BREAK = re.compile(r"(?<!\\)~")
 _AACT_SIGN = re.compile(r"(?<!\\)~(?:\s*~|\s*[-*•]\s|\s*\d{1,2}[.)]\s)")
@@ -36,6 +37,7 @@ _BULLET = re.compile(rf"(?:[{_BULLETS}]+(?:\s+|$))+|[•▪◦●■‣⁃➢➤
 _NUMBER = re.compile(r"(?:\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{2,5})[.)]|o)(?:\s+|$)")
 _PROSE_NUMBER = re.compile(r"(\d{1,3}|[A-Za-z]|[ivxIVX]{2,5})\.(?:\s|$)")
 _WRAP_COLUMNS = 72
+_END_COLUMNS = 32
 _DANGLING = re.compile(r"[a-z]-$")
 _SUSPENDED = ("and", "or", "to", "und")
 _BLANKS = re.compile(r"[ \t]+")
@@ -71,7 +73,8 @@ def _clean_once(text: str) -> str:
     if not text.isascii():
         text = repair_mojibake(text)
     if "&" in text:
-        text = _ENTITY.sub(_character, text)
+        # one level of "&amp;amp;...amp;" a round would make the work grow with its square
+        text = _ENTITY.sub(_character, _AMPERSANDS.sub("&amp;", text))
     if "<" in text:
         text = _RAISED.sub("^", _LINE_TAG.sub("\n\n", text))  # 10<sup>9</sup> is 10^9, not 109
         text = _INLINE_TAG.sub("", _BLANK_TAG.sub(" ", text))
@@ -100,6 +103,7 @@ def _character(entity: re.Match[str]) -> str:
 def _join_lines(text: str) -> str:
     """Hard-wrapped lines joined into paragraphs and list items."""
     parts: list[str] = []
+    before, before_columns = "", 0  # the paragraph or item so far
     last_columns, gap = 0, True
     for raw in text.split("\n"):
         line = _BLANKS.sub(" ", raw).strip()
@@ -107,15 +111,23 @@ def _join_lines(text: str) -> str:
             gap = True
             continue
         item = _as_item(line)
-        before = parts[-1].lstrip() if parts else ""
         if not gap and _continues(before, last_columns, line, item):
-            parts[-1] += _glue(before, line)
-        elif item is not None and not _continues(before, len(before), line, item):
-            parts.append(f"\n{item}")
-        else:  # a paragraph, or an item that without the blank line would read as prose
-            parts.append(f"\n\n{item or line}")
+            more = _glue(before, line)
+            parts.append(more)
+            before, before_columns = _ends(before + more), before_columns + len(more)
+        else:
+            # an item that without the blank line would read as prose is a paragraph
+            in_list = item is not None and not _continues(before, before_columns, line, item)
+            parts.append(f"\n{item}" if in_list else f"\n\n{item or line}")
+            before, before_columns = _ends(item or line), len(item or line)
         last_columns, gap = len(raw.rstrip()), False
     return "".join(parts).strip()
+
+
+def _ends(text: str) -> str:
+    """What may be asked of a paragraph: how it begins and ends. Holding all of it would make the
+    work grow with the square of its length."""
+    return text if len(text) <= 2 * _END_COLUMNS else text[:_END_COLUMNS] + text[-_END_COLUMNS:]
 
 
 def _as_item(line: str) -> str | None:
