@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Form, Response, UploadFile
 from fastapi.responses import FileResponse
@@ -16,7 +16,7 @@ from trialese.settings import ServeSettings
 from trialese.web.failures import Refusal
 from trialese.web.jobrunner import JobRunner
 from trialese.web.jobstore import Job, JobStore
-from trialese.web.schemas import Failure, JobCard, JobFormat, Jobs
+from trialese.web.schemas import JobCard, JobFormat, Jobs, failures
 from trialese.web.served import Served
 
 __all__ = ["job_routes"]
@@ -34,7 +34,7 @@ def job_routes(
     served: Served, store: JobStore, runner: JobRunner, settings: ServeSettings
 ) -> APIRouter:
     """Routes over the jobs of `store`, which `runner` works on."""
-    routes = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=_failures(401, 404, 422))
+    routes = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=failures(401, 404, 422))
 
     def found(job_id: str) -> Job:
         job = store.job(job_id)
@@ -42,7 +42,7 @@ def job_routes(
             raise Refusal(404, f"no job {job_id} here", code="unknown_job")
         return job
 
-    @routes.post("", status_code=202, responses=_failures(400, 413, 429, 503))
+    @routes.post("", status_code=202, responses=failures(400, 413, 429, 503))
     async def send(
         file: Annotated[UploadFile, "Texts or trials."],
         response: Response,
@@ -91,7 +91,7 @@ def job_routes(
         response_class=FileResponse,
         responses={
             200: {"content": {type_.partition(";")[0]: {} for type_ in _MEDIA_TYPES.values()}},
-            **_failures(409),
+            **failures(409),
         },
     )
     async def result(job_id: JobId) -> FileResponse:
@@ -117,10 +117,6 @@ def job_routes(
 
 def _card(job: Job) -> JobCard:
     return JobCard.model_validate(job, from_attributes=True)
-
-
-def _failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Failure} for status in statuses}
 
 
 def _keep(file: UploadFile, path: Path) -> None:

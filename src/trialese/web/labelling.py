@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
@@ -17,20 +17,21 @@ from trialese.web.desk import Desk
 from trialese.web.failures import Refusal
 from trialese.web.page_schemas import Annotator, Answer, QueueAnswer, QueueItem, Undo, Undone
 from trialese.web.queue import Item, Queue
-from trialese.web.schemas import Failure
+from trialese.web.schemas import failures
 from trialese.web.served import ServedModel
 
 __all__ = ["labelling_routes"]
 
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Failure} for status in (400, 401, 404, 413, 422, 429, 503)
-}
 _SHOWN_DUPLICATES = 20
 
 
 def labelling_routes(desk: Desk) -> APIRouter:
     """Routes over the queue of each model."""
-    routes = APIRouter(prefix="/v1/queue", tags=["labelling"], responses=_FAILURES)
+    routes = APIRouter(
+        prefix="/v1/queue",
+        tags=["labelling"],
+        responses=failures(400, 401, 404, 413, 422, 429, 503),
+    )
 
     @routes.get("")
     def queue(

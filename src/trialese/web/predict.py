@@ -18,24 +18,22 @@ from trialese.web.failures import Refusal
 from trialese.web.schemas import (
     ExplainRequest,
     Explanation,
-    Failure,
     Models,
     PredictAnswer,
     Prediction,
     PredictRequest,
+    failures,
 )
 from trialese.web.served import Served, ServedModel
 
 __all__ = ["predict_routes"]
 
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Failure} for status in (400, 401, 404, 413, 422, 429, 503, 504)
-}
-
 
 def predict_routes(served: Served, engine: Engine, settings: ServeSettings) -> APIRouter:
     """Routes over the served models."""
-    routes = APIRouter(prefix="/v1", tags=["predict"], responses=_FAILURES)
+    routes = APIRouter(
+        prefix="/v1", tags=["predict"], responses=failures(400, 401, 404, 413, 422, 429, 503, 504)
+    )
 
     @routes.get("/models")
     async def models() -> Models:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from trialese.collect import read_trials
 from trialese.errors import TrialeseError
 from trialese.records import Trial
-from trialese.tasks.predicting import text_of_trial
+from trialese.tasks.reading import text_of_trial
 from trialese.web.shelf import Shelf
 
 if TYPE_CHECKING:

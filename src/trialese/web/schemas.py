@@ -21,6 +21,7 @@ __all__ = [
     "Span",
     "State",
     "Version",
+    "failures",
 ]
 
 Text = Annotated[str, Field(pattern=r"\S", description="Any text but blanks.")]
@@ -187,3 +188,8 @@ class Failure(BaseModel):
     error: str = Field(description="A code for programs.", examples=["queue_full"])
     message: str = Field(description="One line for people: what is wrong and what to do.")
     details: list[dict[str, str]] = Field(default=[], description="Where, if in several places.")
+
+
+def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route's OpenAPI entry says of the answers with these statuses."""
+    return {status: {"model": Failure} for status in statuses}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query
 
 from trialese.errors import RegistryError
-from trialese.tasks.predicting import text_of_trial
+from trialese.tasks.reading import text_of_trial
 from trialese.web.desk import Desk
 from trialese.web.failures import Refusal
 from trialese.web.page_schemas import (
@@ -18,22 +18,21 @@ from trialese.web.page_schemas import (
     TrialAnswer,
     TrialsAnswer,
 )
-from trialese.web.schemas import Failure
+from trialese.web.schemas import failures
 from trialese.web.searching import Query as Search
 from trialese.web.shelf import MOST_SKIPPED, Shelf
 
 __all__ = ["trials_routes"]
 
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Failure} for status in (400, 401, 404, 413, 422, 429, 502, 503)
-}
 _Word = Annotated[str | None, Query(max_length=100)]
 _Year = Annotated[int | None, Query(ge=1900, le=9999)]
 
 
 def trials_routes(desk: Desk) -> APIRouter:
     """Routes over the snapshot and the labelled texts."""
-    routes = APIRouter(prefix="/v1", tags=["trials"], responses=_FAILURES)
+    routes = APIRouter(
+        prefix="/v1", tags=["trials"], responses=failures(400, 401, 404, 413, 422, 429, 502, 503)
+    )
 
     @routes.get("/trials")
     def trials(
