@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,5 +169,4 @@ def _settings(name: str, section: dict[str, Any]) -> TasksSettings:
         return TasksSettings(sex=msgspec.convert(section, SexSettings))
     if name == "stop-reasons":
         return TasksSettings(stop_reasons=msgspec.convert(section, StopReasonsSettings))
-    declared: Sequence[DeclaredTaskSettings] = [msgspec.convert(section, DeclaredTaskSettings)]
-    return TasksSettings(declared=tuple(declared))
+    return TasksSettings(declared=(msgspec.convert(section, DeclaredTaskSettings),))

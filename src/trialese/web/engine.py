@@ -164,17 +164,24 @@ class Engine:
             try:
                 await self._compute(batch)
             except Exception as error:
-                if len(batch) == 1:
-                    batch[0][0].fail(error)
-                for each in batch if len(batch) > 1 else ():  # one bad text harms only its own
-                    try:
-                        await self._compute([each])
-                    except Exception as own:
-                        each[0].fail(own)
+                await self._compute_one_by_one(batch, error)
             texts = sum(len(rows) for _, rows in batch)
             seconds = time.perf_counter() - started
             self._seconds_per_text += 0.1 * (seconds / texts - self._seconds_per_text)
             self._told(texts, seconds)
+
+    async def _compute_one_by_one(
+        self, batch: Sequence[tuple[_Asked, Sequence[int]]], error: Exception
+    ) -> None:
+        """After the whole batch ended in `error`: one bad text harms only its own request."""
+        if len(batch) == 1:
+            batch[0][0].fail(error)
+            return
+        for each in batch:
+            try:
+                await self._compute([each])
+            except Exception as own:
+                each[0].fail(own)
 
     def _next_batch(self, queue: deque[_Asked], *, urgent: bool) -> list[tuple[_Asked, list[int]]]:
         """Rows of the first request's model; a request that is not exhausted goes to the end."""

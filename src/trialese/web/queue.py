@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,25 +98,24 @@ class Queue:
             for key, event in answers.items()
             if event.kind == "answer" and key in self._row and key not in own
         }
-        second = iter(sorted(others))
-        fresh = iter(self._fresh(standing, own, most))
+        second = (replace(self._items[self._row[key]], second=True) for key in sorted(others))
+        fresh = (self._placed(ranked) for ranked in self._fresh(standing, own, most))
         chosen: list[Item] = []
         for place in range(most):
             turn = (len(own) + place) % _SECOND_EVERY == _SECOND_EVERY - 1
-            found = next(second, None) if turn else None
-            if found is not None:
-                item = self._items[self._row[found]]
-                chosen.append(_placed(item, second=True))
-                continue
-            ranked = next(fresh, None)
-            if ranked is not None:
-                chosen.append(_placed(self._items[ranked.row], ranked))
-                continue
-            found = next(second, None)
+            found = next(chain(second, fresh) if turn else chain(fresh, second), None)
             if found is None:
                 break
-            chosen.append(_placed(self._items[self._row[found]], second=True))
+            chosen.append(found)
         return chosen
+
+    def _placed(self, ranked: Ranked) -> Item:
+        return replace(
+            self._items[ranked.row],
+            uncertainty=ranked.uncertainty,
+            novelty=ranked.novelty,
+            worth=ranked.worth,
+        )
 
     def _fresh(self, standing: Standing, own: Mapping[str, Event], most: int) -> list[Ranked]:
         """Ranked texts that nobody has answered and the annotator has not skipped."""
@@ -156,17 +156,4 @@ def _item(group: list[Reading], keys: Mapping[str, str]) -> Item:
         members=members,
         scores=shown.scores,
         second=False,
-    )
-
-
-def _placed(item: Item, ranked: Ranked | None = None, *, second: bool = False) -> Item:
-    return Item(
-        key=item.key,
-        text=item.text,
-        members=item.members,
-        scores=item.scores,
-        second=second,
-        uncertainty=ranked.uncertainty if ranked else 0.0,
-        novelty=ranked.novelty if ranked else 0.0,
-        worth=ranked.worth if ranked else 0.0,
     )

@@ -25,6 +25,7 @@ __all__ = ["Counts", "Found", "Reading", "Shelf"]
 
 MOST_SKIPPED = 10_000
 _CACHED_COUNTS = 256
+_HAS_WORDS = "trials.place IN (SELECT rowid FROM words WHERE words MATCH :match)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,7 @@ class Shelf:
         where, values = conditions_of(bare)
         match = match_of(query.words)
         if match:
-            where.append("trials.place IN (SELECT rowid FROM words WHERE words MATCH :match)")
+            where.append(_HAS_WORDS)
         values = {**values, "match": match}
         years: Counter[str] = Counter()
         phases: Counter[str] = Counter()
@@ -215,7 +216,7 @@ class Shelf:
     def _label_counts(self, query: Query, match: str) -> dict[str, int]:
         where, values = conditions_of(replace(query, label=None))
         if match:
-            where.append("trials.place IN (SELECT rowid FROM words WHERE words MATCH :match)")
+            where.append(_HAS_WORDS)
         rows = self._base().execute(
             "SELECT predicted.label, count(*) FROM predicted JOIN trials USING (place) "
             f"WHERE predicted.model = :model AND {all_of(where)} GROUP BY 1 ORDER BY 2 DESC, 1",
