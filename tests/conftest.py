@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import string
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,32 @@ def toy(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     recipe = load_recipe(folder / "toy.toml")
     run_recipe(recipe)
     return recipe
+
+
+@pytest.fixture(scope="module")
+def open_chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Capabilities -> Debian's Chromium, headless, with a fresh profile and nothing of its own
+    to ask anyone. Those that a module opened are closed after it."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    flags = (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+    )  # fmt: skip
+    opened = []
+
+    def open_one(**capabilities: Any) -> Any:
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        for flag in (*flags, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+            options.add_argument(flag)
+        for name, value in capabilities.items():
+            options.set_capability(name, value)
+        opened.append(webdriver.Chrome(options, webdriver.ChromeService(driver)))
+        return opened[-1]
+
+    yield open_one
+    for each in opened:
+        each.quit()

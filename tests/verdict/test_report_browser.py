@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,6 @@ from trialese.settings import VerdictSettings
 from trialese.tasks import STOP_REASON_GROUPS
 from trialese.verdict import judge, write_report, write_twin
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver"
-)
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-)  # fmt: skip
 ROWS = [
     {"stage": "adapter", "step": s, "tokens": s * 2048, "era": e, "split": "test",
      "loss": 3 - s / 100, "top1": 0.4 + s / 1000}
@@ -34,14 +23,8 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+def browser(open_chromium: Callable[..., Any]) -> Any:
+    return open_chromium()
 
 
 @pytest.fixture

@@ -25,20 +25,12 @@ from trialese.settings import CollectSettings, ServeSettings, VerdictSettings
 from trialese.tasks.labelled import read_labelled
 from trialese.web import create_app, open_served
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-from selenium.common.exceptions import WebDriverException  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver"
-)
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-)  # fmt: skip
 PATIENCE = 60
 
 TASK = Task("reasons", ("Enrollment", "Money"), "multilabel", "Why a trial stopped.")
@@ -154,20 +146,12 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory, downloads: Path) -> Iterator[Any]:
-    """One browser with a fresh profile."""
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+def chrome(open_chromium: Callable[..., Any], downloads: Path) -> Any:
+    """One browser that logs what it asks for."""
+    driver = open_chromium(**{"goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}})
     kept = {"behavior": "allow", "downloadPath": str(downloads)}
     driver.execute_cdp_cmd("Browser.setDownloadBehavior", kept)
-    yield driver
-    driver.quit()
+    return driver
 
 
 class Page:
@@ -336,7 +320,9 @@ def test_the_verdict_is_the_report(page: Page) -> None:
     page.until(lambda: page.all("#report"))
     page.driver.switch_to.frame("report")
     page.until(lambda: "reasons" in page.text("h2"))
+    read = page.text("body")
     page.driver.switch_to.default_content()
+    assert "adapted" in read and "tfidf" in read
 
 
 def label_as(page: Page, name: str) -> None:
@@ -392,6 +378,7 @@ def test_two_annotators_are_compared(page: Page) -> None:
         answer(page, "n")
     answer(page, "1", Keys.ENTER)
     page.until(lambda: "1 of 1 texts alike" in page.text("#agreement"))
+    assert "Krippendorff" in page.text("#agreement")
 
 
 def test_the_page_can_be_used_without_a_mouse(page: Page) -> None:

@@ -159,5 +159,6 @@ def test_no_words_break_the_search(words: str) -> None:
     base.execute("CREATE VIRTUAL TABLE words USING fts5 (a, tokenize='porter unicode61')")
     match = match_of(words)
     if match:
-        base.execute("SELECT * FROM words WHERE words MATCH ?", (match,)).fetchall()
+        found = base.execute("SELECT * FROM words WHERE words MATCH ?", (match,)).fetchall()
+        assert found == []
     base.close()
