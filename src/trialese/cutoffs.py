@@ -13,7 +13,15 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["PUBLISHED_CUT", "best_cut", "decide", "f1_averages", "shrunk_cuts"]
+__all__ = [
+    "PUBLISHED_CUT",
+    "best_cut",
+    "chance_of",
+    "decide",
+    "f1_averages",
+    "log_odds",
+    "shrunk_cuts",
+]
 
 PUBLISHED_CUT = 0.3
 """Open Targets' preset, and the prior art's: a label is given from this probability up."""
@@ -57,7 +65,7 @@ def shrunk_cuts(
     )
     positives = truth.sum(axis=0)
     kept = positives / np.maximum(positives + shrinkage, 1e-12)
-    return _chance(kept * _log_odds(own) + (1 - kept) * _log_odds(np.array(common)))
+    return chance_of(kept * log_odds(own) + (1 - kept) * log_odds(np.array(common)))
 
 
 def best_cut(scores: NDArray[np.float64], truth: NDArray[np.bool_], *, near: float) -> float:
@@ -79,10 +87,12 @@ def best_cut(scores: NDArray[np.float64], truth: NDArray[np.bool_], *, near: flo
     return float(best[np.abs(best - near).argmin()])
 
 
-def _log_odds(chance: NDArray[np.float64]) -> NDArray[np.float64]:
+def log_odds(chance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Natural log-odds of each probability, kept finite at 0 and 1; any shape."""
     inside = np.clip(chance, _EDGE, 1 - _EDGE)
     return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
-def _chance(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(1 / (1 + np.exp(-log_odds)))
+def chance_of(odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The probability of each log-odds: the inverse of `log_odds`."""
+    return np.asarray(1 / (1 + np.exp(-odds)))

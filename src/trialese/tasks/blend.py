@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from trialese.artifacts import read_manifest, write_artifact
+from trialese.cutoffs import chance_of, log_odds
 from trialese.errors import RecordError
 from trialese.predictions import load_predictions, save_predictions
 from trialese.records import Manifest, Predictions
 
 __all__ = ["blend_classifiers", "blend_predictions"]
-
-_EDGE = 1e-6  # keeps log-odds finite
 
 
 def blend_classifiers(one: Path, other: Path, system: str, path: Path) -> Manifest:
@@ -62,19 +59,14 @@ def blend_predictions(
             run.ids != partner.ids
         ):
             raise RecordError(f"{name}: the systems saw different rows; fit both with one recipe")
-        mean = (_log_odds(run) + _log_odds(partner)) / 2
+        mean = (log_odds(run.scores) + log_odds(partner.scores)) / 2
         blended.append(
             replace(
                 run,
                 system=system,
-                scores=1 / (1 + np.exp(-mean)),
+                scores=chance_of(mean),
                 trained_on=run.trained_on | partner.trained_on,
                 model_digest=f"{run.model_digest}+{partner.model_digest}",
             )
         )
     return blended
-
-
-def _log_odds(run: Predictions) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    inside = np.clip(run.scores, _EDGE, 1 - _EDGE)
-    return np.asarray(np.log(inside) - np.log1p(-inside))
