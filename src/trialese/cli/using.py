@@ -12,6 +12,7 @@ import typer
 
 from trialese.cli.look import print_artifact
 from trialese.cli.options import JsonOption, OutOption, watch
+from trialese.settings import Precision
 
 __all__ = ["VERBS"]
 
@@ -20,9 +21,8 @@ _Inputs = Annotated[
     typer.Argument(metavar="TEXT... | - | FILE", help="Texts, stdin, a file or a snapshot."),
 ]
 _Model = Annotated[Path, typer.Argument(help="Classifier folder, or an exported one.")]
-_Precisions = Literal["auto", "fp32", "bf16"]
 _Precision = Annotated[
-    _Precisions,
+    Precision,
     typer.Option(help="fp32 or bf16; auto: bf16 where the processor computes in it."),
 ]
 
@@ -63,7 +63,7 @@ def _predict_file(
     inputs: list[str],
     out: Path,
     format_name: str | None,
-    precision: Literal["auto", "fp32", "bf16"],
+    precision: Precision,
 ) -> None:
     from trialese.tasks import load_scorer, predict_file
     from trialese.tasks.bulk import own_share

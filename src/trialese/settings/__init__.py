@@ -23,6 +23,7 @@ from trialese.settings.learning import (
     PretrainSettings,
 )
 from trialese.settings.section import (
+    Precision,
     Section,
 )
 from trialese.settings.serving import ServeSettings
@@ -52,6 +53,7 @@ __all__ = [
     "LoraSettings",
     "MaskingSettings",
     "PhaseSettings",
+    "Precision",
     "PretrainSettings",
     "RenderSettings",
     "SampleSettings",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trialese.settings.learning import LoraSettings
-from trialese.settings.section import Count, Folds, IsoDate, OpenShare, Section, Share
+from trialese.settings.section import Count, Folds, IsoDate, OpenShare, Precision, Section, Share
 from trialese.settings.text import DedupSettings
 
 __all__ = [
@@ -53,7 +53,7 @@ class FinetuneSettings(Section, frozen=True, kw_only=True):
     label_smoothing: float = 0.0
     average_last: int = 0
     """Average the weights of the last so many epochs and keep no best one; 0: keep the best."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
 
 
 class StopReasonsSettings(Section, frozen=True, kw_only=True):

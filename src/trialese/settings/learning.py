@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from trialese.settings.section import Count, Section, Share
+from trialese.settings.section import Count, Precision, Section, Share
 
 __all__ = [
     "BackboneSettings",
@@ -96,7 +96,7 @@ class PretrainSettings(Section, frozen=True, kw_only=True):
     """Whether a *new* head goes on learning with the adapter; a pretrained head stays frozen."""
     replay_share: Share = 0.05
     """Share of old blocks mixed into each epoch of new ones."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """bf16 is for products; adapters and optimiser stay fp32. `auto`: where the chip has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False

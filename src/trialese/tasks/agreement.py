@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,17 +17,24 @@ import msgspec
 import numpy as np
 
 from trialese.artifacts import write_bytes
-from trialese.cutoffs import decide
 from trialese.errors import RecordError
 from trialese.progress import Progress, silent
 from trialese.tasks.labelled import id_of, read_rows, text_of
+from trialese.tasks.scorer import given_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trialese.tasks.scorer import Scorer
 
-__all__ = ["Agreement", "Disagreement", "LabelAgreement", "compare_labels", "write_disagreements"]
+__all__ = [
+    "Agreement",
+    "Disagreement",
+    "LabelAgreement",
+    "cohen_kappa",
+    "compare_labels",
+    "write_disagreements",
+]
 
 
 class LabelAgreement(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +77,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     given_too: int
     first_too: int
     kappa: float
-    """Cohen's, of the table's label and the classifier's likeliest one."""
+    """Cohen's, of the table's label and the classifier's likeliest one; 1 if all are one label."""
     labels: list[LabelAgreement]
     disagreements: list[Disagreement]
     """Surest first: probability of the likeliest label less that of the table's."""
@@ -110,9 +117,24 @@ def compare_labels(
     scores = classifier.predict(distinct, progress=progress)
     where_of = {text: number for number, text in enumerate(distinct)}
     rows = np.array([where_of[text] for text in texts])
-    cuts = classifier.thresholds
-    given = decide(scores, task.kind, 0.5 if cuts is None else np.array(cuts.values))
+    given = given_labels(task, classifier.thresholds, scores)
     return _agreement(task.labels, ids, distinct, rows, np.array(theirs), scores, given, left_out)
+
+
+def cohen_kappa(one: Sequence[Hashable], other: Sequence[Hashable]) -> float | None:
+    """Cohen's kappa of two annotators' answers to the same texts, in the same order.
+
+    1 for perfect agreement, 0 for what chance would bring; None where it is undefined: no text,
+    or one and the same answer everywhere. Cohen 1960, "A coefficient of agreement for nominal
+    scales".
+    """
+    if not one:
+        return None
+    size = len(one)
+    observed = sum(a == b for a, b in zip(one, other, strict=True)) / size
+    first, second = Counter(one), Counter(other)
+    expected = sum(first[value] * second[value] for value in first) / size**2
+    return None if expected == 1 else (observed - expected) / (1 - expected)
 
 
 def write_disagreements(path: Path, found: Agreement) -> None:
@@ -158,8 +180,7 @@ def _agreement(
     too, same = given[rows, theirs], first == theirs
     size = len(labels)
     their_counts, our_counts = (np.bincount(x, minlength=size) for x in (theirs, first))
-    by_chance = float((their_counts * our_counts).sum()) / len(rows) ** 2
-    kappa = (same.mean() - by_chance) / (1 - by_chance) if by_chance < 1 else 1.0
+    kappa = cohen_kappa(theirs.tolist(), first.tolist())
     seen: dict[tuple[int, int], list[int]] = {}
     for number in np.flatnonzero(~too).tolist():
         seen.setdefault((int(rows[number]), int(theirs[number])), []).append(number)
@@ -183,7 +204,7 @@ def _agreement(
         left_out=dict(left_out),
         given_too=int(too.sum()),
         first_too=int(same.sum()),
-        kappa=round(float(kappa), 6),
+        kappa=1.0 if kappa is None else round(kappa, 6),
         labels=[
             LabelAgreement(
                 label=label,

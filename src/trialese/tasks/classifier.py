@@ -24,24 +24,23 @@ from safetensors import SafetensorError
 from trialese.errors import ArtifactError
 from trialese.progress import Progress, silent
 from trialese.records import Example, Task, Thresholds
-from trialese.settings import FinetuneSettings
+from trialese.settings import FinetuneSettings, Precision
 from trialese.tasks.description import (
     Preprocessing,
     model_folder,
     read_description,
     write_description,
 )
-from trialese.tasks.inference import FirstTokenLogits, Precision, fast_forward
+from trialese.tasks.inference import FirstTokenLogits, fast_forward
 from trialese.tasks.scorer import (
     CPU_TOKENS,
     encode_texts,
-    length_sorted_batches,
     padded,
     probabilities,
     score_ids,
 )
 
-__all__ = ["Classifier", "Preprocessing", "length_sorted_batches", "quiet_transformers"]
+__all__ = ["Classifier", "Preprocessing", "quiet_transformers"]
 
 logger = logging.getLogger(__name__)
 

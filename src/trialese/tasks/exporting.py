@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from trialese.artifacts import write_artifact
-from trialese.cutoffs import decide
 from trialese.errors import ArtifactError, RecordError
 from trialese.records import Manifest, Task, Thresholds
 from trialese.tasks.classifier import Classifier
 from trialese.tasks.description import model_folder, write_description
 from trialese.tasks.inference import FirstTokenLogits
 from trialese.tasks.onnx_scorer import TOKENIZER_NAME, OnnxScorer
-from trialese.tasks.scorer import ONNX_NAME
+from trialese.tasks.scorer import ONNX_NAME, given_labels
 
 __all__ = ["ExportKind", "export_classifier", "label_agreement", "quantise", "write_graph"]
 
@@ -89,8 +88,7 @@ def label_agreement(
     task: Task, thresholds: Thresholds | None, scores: np.ndarray, others: np.ndarray
 ) -> float:
     """Share of texts that both scores (texts, labels) give exactly the same labels."""
-    cuts = 0.5 if thresholds is None else np.array(thresholds.values)
-    given, too = (decide(each, task.kind, cuts) for each in (scores, others))
+    given, too = (given_labels(task, thresholds, each) for each in (scores, others))
     return float((given == too).all(axis=1).mean())
 
 

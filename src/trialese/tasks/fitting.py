@@ -24,12 +24,12 @@ from trialese.tasks.classifier import (
     PROBLEM_TYPES,
     Classifier,
     Preprocessing,
-    length_sorted_batches,
     quiet_transformers,
 )
 from trialese.tasks.forward import FirstTokenForward
 from trialese.tasks.losses import loss_function
 from trialese.tasks.optimiser import freeze_layers, linear_decay, make_optimiser, with_lora
+from trialese.tasks.scorer import length_sorted_batches
 from trialese.tasks.task import encode_labels
 
 __all__ = ["FitLog", "fit_classifier"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trialese.tasks.classifier import length_sorted_batches
+from trialese.tasks.scorer import length_sorted_batches
 
 __all__ = ["FirstTokenForward"]
 

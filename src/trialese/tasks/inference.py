@@ -8,7 +8,7 @@ the head reads.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -16,12 +16,9 @@ from torch import Tensor
 
 from trialese.pretrain.device import choose_compute
 from trialese.pretrain.encoder import Encoder
-from trialese.settings import PretrainSettings
+from trialese.settings import Precision, PretrainSettings
 
-__all__ = ["FirstTokenLogits", "Precision", "fast_forward"]
-
-Precision = Literal["auto", "fp32", "bf16"]
-"""`auto` is bf16 where the processor computes in it, else fp32."""
+__all__ = ["FirstTokenLogits", "fast_forward"]
 
 _PACKED_ROWS = 512
 """Rows that weights are packed for; other numbers of rows work as well, if less fast."""

@@ -7,15 +7,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import msgspec
-import numpy as np
 
-from trialese.cutoffs import decide
 from trialese.errors import RecipeError, RecordError
-from trialese.tasks.reading import TextToLabel, read_lines, read_records, text_of_trial, texts_of
-from trialese.tasks.scorer import Scorer, load_scorer
+from trialese.settings import Precision
+from trialese.tasks.reading import TextToLabel, read_lines, read_records, texts_of
+from trialese.tasks.scorer import Scorer, load_scorer, named_results
 from trialese.tasks.writing import format_of, layout_of, person_line
 
 __all__ = [
@@ -25,14 +23,11 @@ __all__ = [
     "looks_like_a_file",
     "predict_inputs",
     "stream_inputs",
-    "text_of_trial",
 ]
 
 logger = logging.getLogger(__name__)
 
 _CHUNK_RECORDS = 1024
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 class LabelledText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -120,19 +115,11 @@ def _chunks(
 
 def label_texts(scorer: Scorer, texts: Sequence[TextToLabel]) -> Iterator[LabelledText]:
     """One result for each text, in their order."""
-    layout = layout_of(scorer, "jsonl")
     scores = scorer.predict([each.text for each in texts])
-    given = decide(scores, layout.kind, np.array(layout.cuts))
-    for row, each in enumerate(texts):
+    chosen_on = "0.5" if scorer.thresholds is None else scorer.thresholds.chosen_on
+    for each, (labels, chances) in zip(texts, named_results(scorer, scores), strict=True):
         yield LabelledText(
-            text=each.text,
-            labels=tuple(layout.labels[column] for column in np.flatnonzero(given[row])),
-            scores={
-                label: round(float(score), 6)
-                for label, score in zip(layout.labels, scores[row], strict=True)
-            },
-            nct_id=each.name,
-            thresholds=layout.chosen_on,
+            text=each.text, labels=labels, scores=chances, nct_id=each.name, thresholds=chosen_on
         )
 
 

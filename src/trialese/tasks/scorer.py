@@ -6,14 +6,16 @@ folder that `trialese export` wrote; needs no torch). The folder decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from trialese.cutoffs import decide
 from trialese.progress import Progress, silent
+from trialese.settings import Precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,8 +28,10 @@ __all__ = [
     "ONNX_NAME",
     "Scorer",
     "encode_texts",
+    "given_labels",
     "length_sorted_batches",
     "load_scorer",
+    "named_results",
     "padded",
     "probabilities",
     "score_ids",
@@ -71,7 +75,7 @@ class Scorer(Protocol):
         ...
 
 
-def load_scorer(path: Path, *, precision: Literal["auto", "fp32", "bf16"] = "auto") -> Scorer:
+def load_scorer(path: Path, *, precision: Precision = "auto") -> Scorer:
     """The classifier in a folder that `finetune` or `export` wrote.
 
     `precision` is that of PyTorch: `auto` is bf16 where the processor computes in it. An exported
@@ -91,6 +95,28 @@ def load_scorer(path: Path, *, precision: Literal["auto", "fp32", "bf16"] = "aut
     from trialese.tasks.classifier import Classifier
 
     return Classifier.load(folder, precision=precision)
+
+
+def given_labels(
+    task: Task, thresholds: Thresholds | None, scores: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Label sets (texts, labels) of scores of that shape, by the classifier's cut-offs or 0.5."""
+    cuts = 0.5 if thresholds is None else np.array(thresholds.values)
+    return decide(scores, task.kind, cuts)
+
+
+def named_results(
+    scorer: Scorer, scores: NDArray[np.float64]
+) -> Iterator[tuple[tuple[str, ...], dict[str, float]]]:
+    """Of each row of scores (texts, labels): its label set, and all probabilities to six places."""
+    labels = scorer.task.labels
+    for row, given in zip(
+        scores, given_labels(scorer.task, scorer.thresholds, scores), strict=True
+    ):
+        yield (
+            tuple(labels[column] for column in np.flatnonzero(given)),
+            {label: round(float(score), 6) for label, score in zip(labels, row, strict=True)},
+        )
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[list[int]]:

@@ -12,6 +12,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from trialese.tasks.agreement import cohen_kappa
+
 __all__ = ["Agreement", "LabelAgreement", "agree", "cohen_kappa", "krippendorff_alpha"]
 
 Answers = Mapping[str, Mapping[str, frozenset[str]]]
@@ -73,17 +75,6 @@ def agree(answers: Answers, labels: Sequence[str]) -> Agreement:
         alpha=krippendorff_alpha(list(by.values()) for by in shared.values()),
         labels=tuple(rows),
     )
-
-
-def cohen_kappa(one: Sequence[Hashable], other: Sequence[Hashable]) -> float | None:
-    """Cohen's kappa of two annotators' answers to the same texts, in the same order."""
-    if not one:
-        return None
-    size = len(one)
-    observed = sum(a == b for a, b in zip(one, other, strict=True)) / size
-    first, second = Counter(one), Counter(other)
-    expected = sum(first[value] * second[value] for value in first) / size**2
-    return None if expected == 1 else (observed - expected) / (1 - expected)
 
 
 def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:

@@ -7,18 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from trialese.collect import open_snapshot
-from trialese.cutoffs import decide
 from trialese.errors import ArtifactError
 from trialese.records import Snapshot
 from trialese.tasks.description import model_folder, read_description
+from trialese.tasks.scorer import named_results
 from trialese.verdict import load_verdicts
 from trialese.web.failures import Refusal
 from trialese.web.schemas import ModelCard, Prediction
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from trialese.tasks import Scorer
@@ -52,18 +51,11 @@ class ServedModel:
 
     def predictions(self, texts: Sequence[str], scores: NDArray[np.float64]) -> list[Prediction]:
         """Label sets and probabilities of texts whose scores (texts, labels) are known."""
-        task, cuts = self.scorer.task, self.scorer.thresholds
-        given = decide(scores, task.kind, 0.5 if cuts is None else np.array(cuts.values))
         return [
-            Prediction(
-                text=text,
-                labels=[task.labels[column] for column in np.flatnonzero(given[row])],
-                scores={
-                    label: round(float(score), 6)
-                    for label, score in zip(task.labels, scores[row], strict=True)
-                },
+            Prediction(text=text, labels=list(labels), scores=chances)
+            for text, (labels, chances) in zip(
+                texts, named_results(self.scorer, scores), strict=True
             )
-            for row, text in enumerate(texts)
         ]
 
 
