@@ -145,9 +145,11 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
     if texts is None:
         return plan
     from trialese.pretrain import estimate
+    from trialese.tasks.folds import folds_of
 
-    folds = range(section.folds)[section.first_fold :][: section.run_folds]
-    fits = len(section.seeds) * len(folds) * max(1, section.inner_folds - 1)  # each sees a part
+    fits = (
+        len(section.seeds) * len(folds_of(section)) * max(1, section.inner_folds - 1)
+    )  # each sees a part
     tokens_a_text = _TOKENS_A_REASON if task == "stop-reasons" else section.finetune.max_tokens
     cost = estimate(
         msgspec.structs.replace(recipe.pretrain, method="full"),

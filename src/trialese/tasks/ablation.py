@@ -19,11 +19,11 @@ from trialese.artifacts import as_settings, digest_of, write_artifact
 from trialese.errors import RecipeError
 from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
-from trialese.records import SPLITS, Example, Predictions, Snapshot
+from trialese.records import Example, Predictions, Snapshot, Split
 from trialese.settings import SexSettings, TasksSettings
 from trialese.tasks import sex
 from trialese.tasks.baselines import fit_baseline
-from trialese.tasks.folds import ExampleSet, as_predictions, build_examples, split_fold
+from trialese.tasks.folds import ExampleSet, as_predictions, build_examples, folds_of, parts_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,38 +117,32 @@ def _runs(
     digest: str,
     progress: Progress,
 ) -> list[Predictions]:
-    folds = section.folds if section.run_folds is None else min(section.run_folds, section.folds)
+    folds = folds_of(section)
     runs = []
-    for fold in range(folds):
-        progress(f"ablation: folds of {name}", fold, folds)
-        divided = split_fold(
-            found.examples,
-            folds=section.folds,
-            fold=fold,
-            tune_share=section.tune_share,
-            seed=section.split_seed,
-        )
-        parts = {split: [e for e in divided if e.split == split] for split in SPLITS}
+    for done, fold in enumerate(folds):
+        progress(f"ablation: folds of {name}", done, len(folds))
+        parts = parts_of(found, section, fold)
         for seed in section.seeds:
             predict = _fit(found, system, model, section, parts["train"], parts["tune"], seed)
             fitted = frozenset(e.cluster for e in parts["train"])
             tuned = fitted | {e.cluster for e in parts["tune"]}
-            for split, known in (("tune", fitted), ("test", tuned)):
-                rows = parts[split]  # type: ignore[index]
+            seen: dict[Split, frozenset[str]] = {"tune": fitted, "test": tuned}
+            for split, known in seen.items():
+                rows = parts[split]
                 runs.append(
                     as_predictions(
                         found.task,
                         rows,
                         predict([e.text for e in rows]),
                         system=name,
-                        split=split,  # type: ignore[arg-type]
+                        split=split,
                         seed=seed,
                         fold=fold,
                         trained_on=known,
                         model_digest=digest,
                     )
                 )
-    progress(f"ablation: folds of {name}", folds, folds)
+    progress(f"ablation: folds of {name}", len(folds), len(folds))
     return runs
 
 

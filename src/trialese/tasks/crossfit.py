@@ -16,20 +16,18 @@ import numpy as np
 
 from trialese.corpus import assign_fold
 from trialese.errors import RecordError
-from trialese.records import SPLITS, Example, Split
-from trialese.tasks.folds import ExampleSet, TaskSection, split_fold
+from trialese.records import Example
+from trialese.tasks.folds import ExampleSet, Parts, TaskSection, parts_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trialese.tasks.classifier import Classifier
 
-__all__ = ["Parts", "Round", "average_weights", "divide", "inner_rounds", "score_held"]
+__all__ = ["Round", "average_weights", "divide", "inner_rounds", "score_held"]
 
 Round = tuple[list[Example], list[Example]]
 """Texts to fit on, and texts that the fit is stopped on and scores."""
-
-Parts = dict[Split, list[Example]]
 
 
 def divide(found: ExampleSet, section: TaskSection, fold: int) -> tuple[Parts, list[Round]]:
@@ -38,14 +36,7 @@ def divide(found: ExampleSet, section: TaskSection, fold: int) -> tuple[Parts, l
     Raises:
         RecordError: a split or an inner fold without any text.
     """
-    divided = split_fold(
-        found.examples,
-        folds=section.folds,
-        fold=fold,
-        tune_share=section.tune_share,
-        seed=section.split_seed,
-    )
-    parts: Parts = {split: [e for e in divided if e.split == split] for split in SPLITS}
+    parts = parts_of(found, section, fold)
     rounds = inner_rounds(
         parts["train"], parts["tune"], section.inner_folds, fold=fold, seed=section.split_seed
     )

@@ -39,12 +39,14 @@ from trialese.settings import (
     TasksSettings,
 )
 from trialese.tasks.baselines import BASELINES, fit_baseline
-from trialese.tasks.crossfit import Parts, average_weights, divide, score_held
+from trialese.tasks.crossfit import average_weights, divide, score_held
 from trialese.tasks.folds import (
     ExampleSet,
+    Parts,
     TaskSection,
     as_predictions,
     build_examples,
+    folds_of,
     section_of,
 )
 from trialese.tasks.sentences import sentence_examples
@@ -119,7 +121,7 @@ def _runs(
     progress: Progress,
 ) -> list[Predictions]:
     """Tune and test predictions of every fold and seed; fills the draft's notes and `model/`."""
-    folds = range(section.folds)[section.first_fold :][: section.run_folds]
+    folds = folds_of(section)
     fits = [(fold, seed) for fold in folds for seed in section.seeds]
     runs: list[Predictions] = []
     logs: list[dict[str, Any]] = []

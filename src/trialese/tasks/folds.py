@@ -13,7 +13,7 @@ import numpy as np
 from trialese.artifacts import digest_of
 from trialese.corpus import assign_fold, assign_split
 from trialese.errors import RecipeError, RecordError
-from trialese.records import Example, Predictions, Snapshot, Split, Task
+from trialese.records import SPLITS, Example, Predictions, Snapshot, Split, Task
 from trialese.settings import (
     DeclaredTaskSettings,
     DedupSettings,
@@ -34,10 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ExampleSet",
+    "Parts",
     "TaskSection",
     "as_predictions",
     "build_examples",
+    "folds_of",
     "gather_examples",
+    "parts_of",
     "section_of",
     "split_fold",
 ]
@@ -45,6 +48,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 TaskSection = StopReasonsSettings | SexSettings | DeclaredTaskSettings
+
+Parts = dict[Split, list[Example]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +123,14 @@ def build_examples(name: str, settings: TasksSettings, snapshot: Snapshot | None
 
 def _refuse_one_class(found: ExampleSet, section: TaskSection) -> None:
     """Told before anything is fitted: where every text has one label, nothing can be told apart."""
-    folds = section.folds if section.run_folds is None else min(section.run_folds, section.folds)
-    for fold in range(folds):
+    for fold in folds_of(section):
         try:
-            divided = split_fold(
-                found.examples,
-                folds=section.folds,
-                fold=fold,
-                tune_share=section.tune_share,
-                seed=section.split_seed,
-            )
+            parts = parts_of(found, section, fold)
         except RecordError:
             continue  # too few texts for this fold: whoever fits it is told so
-        for split in ("train", "test"):
-            held = {example.labels for example in divided if example.split == split}
+        sides: tuple[Split, Split] = ("train", "test")
+        for split in sides:
+            held = {example.labels for example in parts[split]}
             if len(held) == 1:
                 raise RecordError(
                     f"{found.task.name}, fold {fold} of {section.folds}: every {split} text is "
@@ -196,6 +195,27 @@ def gather_examples(
         dropped,
         len(torn),
     )
+
+
+def folds_of(section: TaskSection) -> range:
+    """The folds that are run, of all that the texts are divided into."""
+    return range(section.folds)[section.first_fold :][: section.run_folds]
+
+
+def parts_of(found: ExampleSet, section: TaskSection, fold: int) -> Parts:
+    """The examples of each split of a fold, in their order; see `split_fold`.
+
+    Raises:
+        RecordError: a split without any example.
+    """
+    divided = split_fold(
+        found.examples,
+        folds=section.folds,
+        fold=fold,
+        tune_share=section.tune_share,
+        seed=section.split_seed,
+    )
+    return {split: [e for e in divided if e.split == split] for split in SPLITS}
 
 
 def split_fold(
