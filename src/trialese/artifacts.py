@@ -30,6 +30,7 @@ __all__ = [
     "as_settings",
     "digest_of",
     "digest_of_file",
+    "digest_of_folder",
     "is_complete",
     "locked",
     "read_manifest",
@@ -55,6 +56,12 @@ def digest_of_file(path: Path) -> str:
     """sha256 (64 hexadecimal digits) of the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_folder(path: Path) -> str:
+    """sha256 over the names and bytes of the files in the folder, but for its manifest."""
+    files = [file for file in path.iterdir() if file.is_file() and file.name != MANIFEST_NAME]
+    return digest_of({file.name: digest_of_file(file) for file in files})
 
 
 def as_settings(section: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from trialese.tasks.task import encode_labels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BASELINES", "Baseline", "fit_baseline"]
+__all__ = ["BASELINES", "Baseline", "check_system", "fit_baseline"]
 
 BASELINES = ("prior", "keywords", "tfidf")
 
@@ -26,6 +27,17 @@ Baseline = Callable[[Sequence[str]], "NDArray[np.float64]"]
 _REGULARISATION = ((1.0, None), (10.0, None), (1.0, "balanced"), (10.0, "balanced"))
 """Inverse strength C and class weights, the best pair on tune is kept: a rival deserves what the
 model gets."""
+
+
+def check_system(task: str, system: str, model: Path | None) -> None:
+    """Refuse a baseline with a model, and any other system without one.
+
+    Raises:
+        RecipeError: a model missing or one too many.
+    """
+    if (system in BASELINES) != (model is None):
+        needs = "takes no model" if system in BASELINES else "needs the folder of a masked-LM"
+        raise RecipeError(f"{task}: system {system!r} {needs}; baselines: {', '.join(BASELINES)}")
 
 
 def fit_baseline(

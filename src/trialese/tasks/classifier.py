@@ -27,6 +27,7 @@ from trialese.records import Example, Task, Thresholds
 from trialese.settings import FinetuneSettings, Precision
 from trialese.tasks.description import (
     Preprocessing,
+    check_masked_lm,
     model_folder,
     read_description,
     write_description,
@@ -40,11 +41,11 @@ from trialese.tasks.scorer import (
     score_ids,
 )
 
-__all__ = ["Classifier", "Preprocessing", "quiet_transformers"]
+__all__ = ["Classifier", "Preprocessing", "load_masked_lm", "quiet_transformers"]
 
 logger = logging.getLogger(__name__)
 
-PROBLEM_TYPES = {
+_PROBLEM_TYPES = {
     "multilabel": "multi_label_classification",
     "multiclass": "single_label_classification",
 }
@@ -194,6 +195,34 @@ class Classifier:
             digest=known.digest,
             forward=fast_forward(model, precision),
         )
+
+
+def load_masked_lm(task: Task, folder: Path, **options: Any) -> tuple[Any, Any, list[str]]:
+    """The model in the folder with a new head for the task, its tokenizer, and the names of the
+    weights that it lacks. `options` go into its configuration.
+
+    Raises:
+        ArtifactError: no model there, or none that can classify.
+    """
+    check_masked_lm(folder)
+    try:
+        with quiet_transformers():
+            model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=len(task.labels),
+                id2label=dict(enumerate(task.labels)),
+                label2id={label: place for place, label in enumerate(task.labels)},
+                problem_type=_PROBLEM_TYPES[task.kind],
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ArtifactError(f"{folder}: cannot make a classifier of it ({first})") from error
+    return model, tokenizer, sorted(loading["missing_keys"])
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from trialese.artifacts import MANIFEST_NAME, digest_of, digest_of_file
+from trialese.artifacts import digest_of_folder
 from trialese.cutoffs import PUBLISHED_CUT
 from trialese.errors import ArtifactError
 from trialese.records import Task, Thresholds
@@ -23,6 +23,7 @@ __all__ = [
     "Description",
     "Preprocessing",
     "Preset",
+    "check_masked_lm",
     "model_folder",
     "read_description",
     "write_description",
@@ -108,6 +109,16 @@ def model_folder(path: Path) -> Path:
     )
 
 
+def check_masked_lm(folder: Path) -> None:
+    """Refuse a folder that cannot be a masked-LM to start from.
+
+    Raises:
+        ArtifactError: no configuration of a model there.
+    """
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"{folder}: no model here (no config.json); give a masked-LM folder")
+
+
 def read_description(folder: Path) -> Description:
     """The description in a model folder.
 
@@ -123,10 +134,7 @@ def read_description(folder: Path) -> Description:
             preset = cut.preset
         if thresholds is not None and thresholds.labels != saved.labels:
             raise ValueError(f"{_THRESHOLDS} is of other labels")
-        files = sorted(each for each in folder.iterdir() if each.is_file())
-        digest = digest_of(
-            {each.name: digest_of_file(each) for each in files if each.name != MANIFEST_NAME}
-        )
+        digest = digest_of_folder(folder)
     except (msgspec.DecodeError, OSError, ValueError) as error:
         raise ArtifactError(f"{folder}: damaged classifier ({error}); fit it again") from error
     task = Task(saved.task, saved.labels, saved.kind, saved.description)

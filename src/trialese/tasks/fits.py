@@ -15,12 +15,11 @@ from trialese.artifacts import (
     Draft,
     as_settings,
     digest_of,
-    digest_of_file,
+    digest_of_folder,
     read_manifest,
     write_artifact,
 )
 from trialese.cutoffs import shrunk_cuts
-from trialese.errors import ArtifactError, RecipeError
 from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
 from trialese.records import (
@@ -38,8 +37,9 @@ from trialese.settings import (
     StopReasonsSettings,
     TasksSettings,
 )
-from trialese.tasks.baselines import BASELINES, fit_baseline
+from trialese.tasks.baselines import check_system, fit_baseline
 from trialese.tasks.crossfit import average_weights, divide, score_held
+from trialese.tasks.description import check_masked_lm
 from trialese.tasks.folds import (
     ExampleSet,
     Parts,
@@ -84,9 +84,7 @@ def finetune(
         RecordError: examples that cannot be understood, or too few.
         ArtifactError: no usable model, or the disk refused.
     """
-    if (system in BASELINES) != (model is None):
-        needs = "takes no model" if system in BASELINES else "needs the folder of a masked-LM"
-        raise RecipeError(f"{name}: system {system!r} {needs}; baselines: {', '.join(BASELINES)}")
+    check_system(name, system, model)
     found = build_examples(name, settings, snapshot)
     section = section_of(found.task, settings)
     plain = as_settings(section)
@@ -284,7 +282,5 @@ def _thresholds(tune: Predictions, shrinkage: float) -> Thresholds:
 
 def digest_of_model(folder: Path) -> str:
     """sha256 over the names and bytes of the model's files; no folder of a model: ArtifactError."""
-    if not (folder / "config.json").is_file():
-        raise ArtifactError(f"{folder}: no model here (no config.json); give a masked-LM folder")
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    return digest_of({file.name: digest_of_file(file) for file in files})
+    check_masked_lm(folder)
+    return digest_of_folder(folder)

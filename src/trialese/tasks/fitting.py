@@ -11,9 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from trialese.cutoffs import best_cut, decide, f1_averages
 from trialese.errors import ArtifactError, RecordError
@@ -21,10 +19,9 @@ from trialese.progress import Progress, silent
 from trialese.records import Example, Task
 from trialese.settings import FinetuneSettings
 from trialese.tasks.classifier import (
-    PROBLEM_TYPES,
     Classifier,
     Preprocessing,
-    quiet_transformers,
+    load_masked_lm,
 )
 from trialese.tasks.forward import FirstTokenForward
 from trialese.tasks.losses import loss_function
@@ -94,27 +91,9 @@ def fit_classifier(
 def _new_classifier(
     task: Task, folder: Path, settings: FinetuneSettings, preprocessing: Preprocessing
 ) -> tuple[Classifier, FitLog]:
-    if not (folder / "config.json").is_file():
-        raise ArtifactError(f"{folder}: no model here (no config.json); give a masked-LM folder")
-    try:
-        with quiet_transformers():
-            model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                num_labels=len(task.labels),
-                id2label=dict(enumerate(task.labels)),
-                label2id={label: place for place, label in enumerate(task.labels)},
-                problem_type=PROBLEM_TYPES[task.kind],
-                hidden_dropout_prob=settings.dropout,
-                attention_probs_dropout_prob=0.0,
-                dtype=torch.float32,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"{folder}: cannot make a classifier of it ({first})") from error
-    missing = sorted(loading["missing_keys"])
+    model, tokenizer, missing = load_masked_lm(
+        task, folder, hidden_dropout_prob=settings.dropout, attention_probs_dropout_prob=0.0
+    )
     foreign = [name for name in missing if "pooler" not in name and "classifier" not in name]
     if foreign:
         raise ArtifactError(

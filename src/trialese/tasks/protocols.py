@@ -21,7 +21,7 @@ from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
 from trialese.records import Example, Manifest, Snapshot, Split
 from trialese.settings import TasksSettings
-from trialese.tasks.baselines import BASELINES, fit_baseline
+from trialese.tasks.baselines import check_system, fit_baseline
 from trialese.tasks.fits import digest_of_model
 from trialese.tasks.folds import ExampleSet, as_predictions, build_examples
 
@@ -55,9 +55,7 @@ def finetune_published(
         RecordError: examples that cannot be understood, or too few.
         ArtifactError: no usable model, or the disk refused.
     """
-    if (system in BASELINES) != (model is None):
-        needs = "takes no model" if system in BASELINES else "needs the folder of a masked-LM"
-        raise RecipeError(f"{name}: system {system!r} {needs}; baselines: {', '.join(BASELINES)}")
+    check_system(name, system, model)
     found = build_examples(name, settings, snapshot)
     fitted, held, scored = divide_published(found.task.name, found.examples)
     inputs = {"examples": found.digest}

@@ -26,16 +26,15 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from trialese.cutoffs import decide, f1_averages
-from trialese.errors import ArtifactError, RecipeError
+from trialese.errors import RecipeError
 from trialese.progress import Progress, silent
 from trialese.records import Example, Task
 from trialese.tasks.classifier import (
-    PROBLEM_TYPES,
     Classifier,
     Preprocessing,
+    load_masked_lm,
     quiet_transformers,
 )
 from trialese.tasks.task import encode_labels
@@ -150,21 +149,7 @@ def _arguments(folder: Path, how: PublishedFit, seed: int) -> transformers.Train
 
 
 def _new_classifier(task: Task, folder: Path, max_tokens: int) -> Classifier:
-    if not (folder / "config.json").is_file():
-        raise ArtifactError(f"{folder}: no model here (no config.json); give a masked-LM folder")
-    try:
-        with quiet_transformers():
-            model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                num_labels=len(task.labels),
-                problem_type=PROBLEM_TYPES[task.kind],
-                dtype=torch.float32,
-                local_files_only=True,
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"{folder}: cannot make a classifier of it ({first})") from error
+    model, tokenizer, _ = load_masked_lm(task, folder)
     model.classifier = two_layer_head(model.config.hidden_size, len(task.labels))
     limit = min(max_tokens, model.config.max_position_embeddings)
     return Classifier(task, model, tokenizer, Preprocessing(max_tokens=limit, cleaning="none"))
