@@ -190,21 +190,24 @@ class RegistrySource:
                 reason = self._what_lacks(state)
                 if reason is None:
                     return state
-                log.warning("%s; reading once more", reason)
-                renewed = msgspec.structs.replace(
-                    state, part=0, total=None, starts=state.starts + 1, passes=state.passes + 1
-                )
-                self._save(renewed)
-            except _MovedError as moved:
-                reason = str(moved)
-                log.warning("%s; starting over", reason)
-                renewed = self._fresh(starts=state.starts + 1)
+                moved = False
+            except _MovedError as error:
+                reason, moved = str(error), True
             if state.starts >= MAX_STARTS:
+                self.close()  # the next crawl begins anew
                 raise RegistryError(
                     f"the registry did not stand still in {MAX_STARTS} attempts "
                     f"(last: {reason}); try again later, or ask for a narrower window"
                 )
-            state = renewed
+            if moved:
+                log.warning("%s; starting over", reason)
+                state = self._fresh(starts=state.starts + 1)
+            else:
+                log.warning("%s; reading once more", reason)
+                state = msgspec.structs.replace(
+                    state, part=0, total=None, starts=state.starts + 1, passes=state.passes + 1
+                )
+                self._save(state)
 
     def _resumed(self) -> _State:
         """Where an earlier crawl of this query got to, if the data are still the same."""
@@ -212,7 +215,7 @@ class RegistrySource:
             state = msgspec.json.decode((self._work / _STATE).read_bytes(), type=_State)
         except (OSError, msgspec.DecodeError):
             return self._fresh()
-        if state.query != self._wanted() or state.starts > MAX_STARTS:
+        if state.query != self._wanted():
             return self._fresh()
         if self._client.version() != state.version:
             log.warning("the registry was refreshed since; starting over")
