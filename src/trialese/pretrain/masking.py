@@ -6,7 +6,7 @@ distributed and a reordered run see the same masks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,7 @@ class MaskedBlocks:
 
     def take(self, blocks: slice) -> MaskedBlocks:
         """Some of the blocks."""
-        names = ("inputs", "segments", "positions", "targets", "valid")
-        return MaskedBlocks(*(getattr(self, name)[blocks] for name in names))
+        return MaskedBlocks(*(getattr(self, each.name)[blocks] for each in fields(self)))
 
     @property
     def attended(self) -> NDArray[np.bool_] | NDArray[np.int16] | None:

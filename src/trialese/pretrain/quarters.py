@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from trialese.corpus import render_document
 from trialese.pretrain.encoder import MaskedEncoder
+from trialese.pretrain.gain import interval_of, resampled_shares
 from trialese.pretrain.heldout import HeldoutSet, measure
 from trialese.pretrain.masking import Vocabulary, mask_blocks
 from trialese.pretrain.terms import pieces_per_word
@@ -23,7 +24,6 @@ from trialese.settings import RenderSettings
 __all__ = [
     "QuarterRow",
     "draw_trials",
-    "interval_of",
     "mean_loss",
     "measure_quarter",
     "quarter_of",
@@ -147,15 +147,7 @@ def measure_quarter(
 
 def resampled_losses(sums: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     """Token-weighted mean losses of 1,000 bootstrap samples of the trials."""
-    drawn = np.random.default_rng(seed).integers(0, len(sums), (1000, len(sums)))
-    totals: NDArray[np.float64] = sums[drawn].sum(axis=1)  # (samples, 2)
-    return totals[:, 0] / np.maximum(totals[:, 1], 1.0)
-
-
-def interval_of(point: float, samples: NDArray[np.float64]) -> Interval:
-    """The point with the middle 95 % of the bootstrap samples."""
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return Interval(point, float(low), float(high))
+    return resampled_shares(sums[:, 0], sums[:, 1], resamples=1000, seed=seed)
 
 
 def mean_loss(sums: NDArray[np.float64], seed: int) -> Interval:

@@ -15,11 +15,11 @@ from trialese.corpus import read_stored
 from trialese.errors import ArtifactError, RecordError
 from trialese.pretrain.backbone import load_backbone
 from trialese.pretrain.encoder import MaskedEncoder
+from trialese.pretrain.gain import interval_of
 from trialese.pretrain.lora import load_lora, merge_lora
 from trialese.pretrain.quarters import (
     QuarterRow,
     draw_trials,
-    interval_of,
     mean_loss,
     measure_quarter,
     quarter_of,
