@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
+import msgspec
 import typer
 
 from trialese.cli.terminal import show_progress
@@ -27,11 +29,25 @@ OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable lines on stdout.")]
 
 
-def read_recipe(path: Path | None, overrides: list[str] | None) -> Recipe:
-    """The recipe in the file, or the defaults, with the overrides applied."""
+def read_recipe(
+    path: Path | None,
+    overrides: list[str] | None,
+    asked: Mapping[str, object] = MappingProxyType({}),
+) -> Recipe:
+    """The recipe in the file, or the defaults, with the overrides applied.
+
+    `asked` are the values of a verb's own options by the setting that each stands for; None: not
+    given. They come last, and are refused in the same words as anywhere else.
+    """
+    options = [f"{key}={_as_toml(value)}" for key, value in asked.items() if value is not None]
+    whole = [*(overrides or ()), *options]
     if path is None:
-        return parse_recipe("", overrides=overrides or (), origin="--set")
-    return load_recipe(path, overrides=overrides or ())
+        return parse_recipe("", overrides=whole, origin="--set")
+    return load_recipe(path, overrides=whole)
+
+
+def _as_toml(value: object) -> str:
+    return msgspec.json.encode(value, enc_hook=str).decode()
 
 
 @contextmanager

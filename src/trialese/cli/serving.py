@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from trialese.cli.options import RecipeOption, SetOption, read_recipe, watch
@@ -46,11 +45,8 @@ def serve(
         token = _read_token(token_file)
     if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
         raise RecipeError("--token: printable ASCII only, and not empty")
-    asked = {"host": host, "port": port, "live": live or None}
-    section = msgspec.structs.replace(
-        read_recipe(recipe, settings).serve,
-        **{name: value for name, value in asked.items() if value is not None},
-    )
+    asked = {"serve.host": host, "serve.port": port, "serve.live": live or None}
+    section = read_recipe(recipe, settings, asked).serve
     served = open_served(models, snapshot=snapshot, verdict=verdict, labels=labels, jobs=jobs)
     with watch():
         run(served, section, token=token)

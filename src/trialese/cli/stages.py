@@ -7,7 +7,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from trialese.cli.look import print_artifact
@@ -79,9 +78,8 @@ def collect(
         asked["source"] = "registry"
     if new_since:
         asked["new_since"] = new_since
-    # As settings, so that a wrong date is told in the same words wherever it stands.
-    options = [f"collect.{name}={_as_toml(value)}" for name, value in asked.items()]
-    section = read_recipe(recipe, [*(settings or ()), *options]).collect
+    named = {f"collect.{name}": value for name, value in asked.items()}
+    section = read_recipe(recipe, settings, named).collect
     if dry_run:
         found = estimate_collection(section)
         studies = "an unknown number of" if found.studies is None else f"{found.studies:,}"
@@ -92,10 +90,6 @@ def collect(
     with watch() as progress:
         collect_snapshot(section, out, progress=progress)
     print_artifact(out)
-
-
-def _as_toml(value: object) -> str:
-    return msgspec.json.encode(value, enc_hook=str).decode()
 
 
 def corpus(
@@ -175,9 +169,7 @@ def finetune(
     from trialese.tasks import finetune as fit
     from trialese.tasks import finetune_published
 
-    section = read_recipe(recipe, settings).tasks
-    if allow_overlap:
-        section = msgspec.structs.replace(section, allow_overlap=True)
+    section = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None}).tasks
     trials = open_snapshot(snapshot) if snapshot else None
     make = fit if protocol is FitProtocol.honest else finetune_published
     with watch() as progress:
