@@ -59,6 +59,7 @@ def agree(
 ) -> None:
     """How far a classifier agrees with labels that are no truth, and which rows to look at."""
     from trialese.tasks import compare_labels, load_scorer, write_disagreements
+    from trialese.tasks.writing import beginning
 
     with watch() as progress:
         found = compare_labels(load_scorer(classifier), table, column, progress=progress)
@@ -83,8 +84,7 @@ def agree(
         print(f"{each.label:<{width}} {cells}")
     print(f"\n{len(found.disagreements):,} texts whose label we do not give; the surest:")
     for odd in found.disagreements[:10]:
-        text = " ".join(odd.text.split())
-        text = text if len(text) <= 90 else text[:89] + "…"
+        text = beginning(odd.text, 90)
         print(f"  {odd.likeliest} {odd.chance:.3f}, not {odd.theirs}: {text}")
     if out:
         print(f"all of them: {out}")

@@ -33,6 +33,7 @@ __all__ = [
     "Format",
     "Layout",
     "about_file",
+    "beginning",
     "format_of",
     "layout_of",
     "person_line",
@@ -75,9 +76,13 @@ def person_line(name: str, labels: Sequence[str], scores: dict[str, float], text
     if not given:
         label = max(scores, key=scores.__getitem__)
         given = f"no label (nearest: {label} {scores[label]:.3f})"
-    start = " ".join(text.split())
-    start = start if len(start) <= 80 else start[:79] + "…"
-    return "\t".join(filter(None, (name, given, start)))
+    return "\t".join(filter(None, (name, given, beginning(text, 80))))
+
+
+def beginning(text: str, most: int) -> str:
+    """The text on one line, or its beginning: at most so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)
