@@ -147,9 +147,8 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
     from trialese.pretrain import estimate
     from trialese.tasks.folds import folds_of
 
-    fits = (
-        len(section.seeds) * len(folds_of(section)) * max(1, section.inner_folds - 1)
-    )  # each sees a part
+    part_fits = max(1, section.inner_folds - 1)  # each of the inner fits sees a part of the texts
+    fits = len(section.seeds) * len(folds_of(section)) * part_fits
     tokens_a_text = _TOKENS_A_REASON if task == "stop-reasons" else section.finetune.max_tokens
     cost = estimate(
         msgspec.structs.replace(recipe.pretrain, method="full"),
