@@ -28,6 +28,8 @@ class _Entry:
 
     runs: dict[str, list[Predictions]] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
+    silver: dict[str, int] = field(default_factory=dict)
+    """Of each system that started from another model's labels, how many texts it saw so."""
     synthetic: bool = False
     overlap: dict[str, Any] = field(default_factory=dict)
     """Of the published way: how many rows had been trained on, and F1 on the 10 %."""
@@ -68,7 +70,11 @@ def judge_classifiers(
     _check_protocols(entries, protocol)
     verdicts: dict[tuple[str, str], Verdict] = {}
     for number, ((way, task), entry) in enumerate(entries.items(), start=1):
-        found = [*_audit_reading(entry.runs, read_unlabelled), *(audits or {}).get(task, ())]
+        found = [
+            *_audit_silver(entry.silver),
+            *_audit_reading(entry.runs, read_unlabelled),
+            *(audits or {}).get(task, ()),
+        ]
         verdicts[way, task] = _judge(way, entry, settings, found, allow_overlap)
         progress("verdict: tasks judged", number, len(entries))
     synthetic = any(entry.synthetic for entry in entries.values())
@@ -110,8 +116,12 @@ def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
             raise RecordError(f"{folder}: a second {system!r} for {task}; give each system once")
         entry.runs[system] = load_predictions(folder / "predictions.parquet")
         entry.synthetic |= bool(manifest.notes.get("synthetic"))
-        if manifest.notes.get("masked_lm"):
-            entry.models[system] = manifest.notes["masked_lm"]
+        about = [manifest.notes.get("masked_lm")]
+        if "silver" in manifest.notes:
+            entry.silver[system] = manifest.notes["silver"]["texts"]
+            about.append(f"first fitted on {entry.silver[system]:,} texts that a model labelled")
+        if any(about):
+            entry.models[system] = "; ".join(filter(None, about))
         if way == "published":
             entry.overlap |= _overlap(system, manifest)
         inputs[f"{task}/{system}" + ("/published" if way == "published" else "")] = manifest.digest
@@ -160,6 +170,18 @@ def _judge(
         groups=STOP_REASON_GROUPS if of_open_targets else None,
         about={"synthetic": entry.synthetic, "models": entry.models, "protocol": way},
     )
+
+
+def _audit_silver(silver: Mapping[str, int]) -> list[Audit]:
+    """Labels that a model gave may carry what it had been told about the test texts."""
+    if not silver:
+        return []
+    started = ", ".join(f"{system} from {texts:,} texts" for system, texts in silver.items())
+    finding = (
+        f"{started} that a model labelled, none near a labelled text; if that model had seen the "
+        "test labels, these scores owe something to them"
+    )
+    return [Audit(name="no label was learnt from another model", passed=False, finding=finding)]
 
 
 def _audit_reading(

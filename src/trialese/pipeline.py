@@ -191,10 +191,12 @@ def _task_stage(
     from trialese.tasks import is_hub_id, section_of, task_named
 
     section = section_of(task_named(task, recipe.tasks), recipe.tasks)
-    labelled = (section.labelled, section.test_labelled)
+    silver = getattr(section, "silver", None) if model else None
+    labelled = (section.labelled, section.test_labelled, silver.table if silver else None)
     settings = as_settings(section)
     if model is None:
         del settings["finetune"]  # a baseline has nothing to fine-tune
+        settings.pop("silver", None)
     else:
         settings["threshold_shrinkage"] = recipe.tasks.threshold_shrinkage
 

@@ -26,7 +26,7 @@ _CHARACTERS_A_RAW_BYTE = 0.22
 _CHARACTERS_A_TOKEN = 4.4
 _RAW_BYTES_A_SECOND = 8e6
 _CHARACTERS_A_SECOND = 1e6
-_TOKENS_A_REASON = 20
+_TOKENS_A_REASON = 12
 _BYTES_A_REASON = 85
 _RAW_BYTES_A_TRIAL = 16_500
 _STOPPED_SHARE = 0.4  # of the synthetic sample; the only snapshot with labels of its own
@@ -144,23 +144,31 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
     texts = _texts(recipe, task, raw_bytes)
     if texts is None:
         return plan
-    from trialese.pretrain import estimate
+    from trialese.pretrain.cost import Estimate, estimate
     from trialese.tasks.folds import folds_of
 
     part_fits = max(1, section.inner_folds - 1)  # each of the inner fits sees a part of the texts
     fits = len(section.seeds) * len(folds_of(section)) * part_fits
     tokens_a_text = _TOKENS_A_REASON if task == "stop-reasons" else section.finetune.max_tokens
-    cost = estimate(
-        msgspec.structs.replace(recipe.pretrain, method="full"),
-        PhaseSettings(epochs=section.finetune.epochs, batch_blocks=section.finetune.batch_texts),
-        tokens=int(texts * tokens_a_text * (1 - 1 / section.folds)),
-        block_tokens=tokens_a_text,
-    )
+
+    def cost_of(texts: float, epochs: float) -> Estimate:
+        return estimate(
+            msgspec.structs.replace(recipe.pretrain, method="full"),
+            PhaseSettings(epochs=epochs, batch_blocks=section.finetune.batch_texts),
+            tokens=int(texts * tokens_a_text),
+            block_tokens=tokens_a_text,
+        )
+
+    costs = [(fits, cost_of(texts * (1 - 1 / section.folds), section.finetune.epochs))]
+    silver = getattr(section, "silver", None)
+    if silver is not None and Path(silver.table).is_file():
+        rows = Path(silver.table).stat().st_size / _BYTES_A_REASON
+        costs.append((len(section.seeds), cost_of(rows, silver.epochs)))
     return replace(
         plan,
-        tokens=cost.tokens * fits,
-        seconds=cost.seconds * fits,
-        peak_bytes=cost.peak_bytes,
+        tokens=sum(times * cost.tokens for times, cost in costs),
+        seconds=sum(times * cost.seconds for times, cost in costs),
+        peak_bytes=max(cost.peak_bytes for _, cost in costs),
     )
 
 

@@ -8,9 +8,16 @@ import pytest
 
 from trialese.artifacts import read_manifest, verify_files
 from trialese.errors import ArtifactError, RecipeError
+from trialese.judging import judge_classifiers
 from trialese.predictions import load_predictions
 from trialese.records import Predictions
-from trialese.settings import FinetuneSettings, StopReasonsSettings, TasksSettings, VerdictSettings
+from trialese.settings import (
+    FinetuneSettings,
+    SilverSettings,
+    StopReasonsSettings,
+    TasksSettings,
+    VerdictSettings,
+)
 from trialese.tasks import Classifier, build_examples, finetune
 from trialese.verdict import choose_thresholds, judge
 
@@ -161,3 +168,33 @@ def test_inner_folds_score_every_text_outside_test_and_save_the_average(
         {name: list(by_round(tmp_path / name).values()) for name in ("base", "tfidf")},
         VerdictSettings(resamples=20),
     )
+
+
+def test_silver_texts_are_learnt_first_by_language_models_alone_and_the_verdict_says_so(
+    recipe: TasksSettings, artifacts: dict[str, Path], tiny_backbone: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "silver.tsv"
+    rows = [f"recruiting stopped after patient {row}\tCovid19" for row in range(40)]
+    rows.append("slow accrual at site number alpha 0\tCovid19")  # near a labelled text
+    table.write_text("text\tprediction\n" + "\n".join(rows) + "\n")
+    section = msgspec.structs.replace(
+        recipe.stop_reasons,
+        silver=SilverSettings(table=str(table), column="prediction", epochs=2),
+    )
+    changed = msgspec.structs.replace(recipe, stop_reasons=section)
+    manifest = finetune("stop-reasons", "silver", tiny_backbone, None, changed, tmp_path / "silver")
+    notes = manifest.notes["silver"]
+    assert notes["left_out"]["near a labelled text"] >= 1
+    assert notes["texts"] + sum(notes["left_out"].values()) == 41
+    assert set(manifest.inputs) == {"examples", "model", "silver"}
+    assert not any("silver" in name for name in manifest.files)  # its models are gone
+    plain, started = by_round(artifacts["base"]), by_round(tmp_path / "silver")
+    assert plain[1, 0, "test"].ids == started[1, 0, "test"].ids
+    assert not np.allclose(plain[1, 0, "test"].scores, started[1, 0, "test"].scores)
+    again = finetune("stop-reasons", "tfidf", None, None, changed, tmp_path / "tfidf")
+    assert again.digest == read_manifest(artifacts["tfidf"]).digest
+    folders = [artifacts["tfidf"], artifacts["base"], tmp_path / "silver"]
+    judge_classifiers(folders, VerdictSettings(resamples=20), tmp_path / "verdict")
+    said = (tmp_path / "verdict" / "verdict.md").read_text()
+    assert f"silver from {notes['texts']} texts that a model labelled" in said
+    assert f"silver: first fitted on {notes['texts']} texts that a model labelled" in said

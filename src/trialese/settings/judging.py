@@ -12,6 +12,7 @@ __all__ = [
     "DeclaredTaskSettings",
     "FinetuneSettings",
     "SexSettings",
+    "SilverSettings",
     "StopReasonsSettings",
     "TasksSettings",
     "VerdictSettings",
@@ -56,6 +57,17 @@ class FinetuneSettings(Section, frozen=True, kw_only=True):
     precision: Precision = "auto"
 
 
+class SilverSettings(Section, frozen=True, kw_only=True):
+    """Texts that carry a model's labels: no truth, but a language model can start from them."""
+
+    table: str
+    """Any labelled file; texts near a labelled one are left out, whatever fold that is in."""
+    column: str = "labels"
+    """Holds each row's label, or several joined by `|`."""
+    epochs: Count = 2
+    """Over the silver texts, before the epochs over the labelled ones."""
+
+
 class StopReasonsSettings(Section, frozen=True, kw_only=True):
     """Why a trial stopped."""
 
@@ -79,6 +91,9 @@ class StopReasonsSettings(Section, frozen=True, kw_only=True):
     sentences: int = 0
     """So many times the hand-written sentences of each label (`tasks/sentences.py`) stand among the
     texts that every system, baselines too, is fitted on; no text to be scored is among them."""
+    silver: SilverSettings | None = None
+    """Language models are fitted on these texts first (`tasks/silver.py`). The verdict says so: who
+    gave the labels may have seen those of the test texts."""
     split_seed: int = 7
     """Which cluster is in which fold; the same for every system and every seed of the weights."""
     seeds: tuple[int, ...] = (1,)

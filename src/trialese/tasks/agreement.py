@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,8 @@ import numpy as np
 from trialese.artifacts import write_bytes
 from trialese.errors import RecordError
 from trialese.progress import Progress, silent
-from trialese.tasks.labelled import id_of, read_rows, text_of
 from trialese.tasks.scorer import given_labels
+from trialese.tasks.silver import read_silver
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,23 +96,15 @@ def compare_labels(
     """
     task = classifier.task
     place = {label: number for number, label in enumerate(task.labels)}
-    left_out: Counter[str] = Counter()
-    ids: list[str] = []
-    texts: list[str] = []
-    theirs: list[int] = []
-    for number, row in read_rows(table):
-        where = f"{table}: row {number}"
-        text, label = text_of(row, where).strip(), _label_of(row, column, where)
-        if not text or not label:
-            left_out["no text" if not text else "no label"] += 1
-        elif label not in place:
-            left_out[f"unknown label {label!r}"] += 1
-        else:
-            ids.append(id_of(row, number))
-            texts.append(text)
-            theirs.append(place[label])
-    if not texts:
-        raise RecordError(f"{table}: no row has a text and a label of {task.name} in {column!r}")
+    rows_read, left_out = read_silver(table, column, task)
+    told = [row for row in rows_read if len(row.labels) == 1]
+    if len(told) < len(rows_read):
+        left_out["several labels"] = len(rows_read) - len(told)
+    if not told:
+        raise RecordError(f"{table}: every row has several labels in {column!r}; give one a row")
+    ids = [row.example_id for row in told]
+    texts = [row.text for row in told]
+    theirs = [place[row.labels[0]] for row in told]
     distinct = list(dict.fromkeys(texts))
     scores = classifier.predict(distinct, progress=progress)
     where_of = {text: number for number, text in enumerate(distinct)}
@@ -158,12 +150,6 @@ def write_disagreements(path: Path, found: Agreement) -> None:
             ]
         )
     write_bytes(path, out.getvalue().encode())
-
-
-def _label_of(row: Mapping[str, object], column: str, where: str) -> str:
-    if column not in row:
-        raise RecordError(f"{where}: no column {column!r}; the table has {', '.join(row)}")
-    return str(row[column] or "").strip()
 
 
 def _agreement(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from trialese.artifacts import digest_of_folder
+from trialese.artifacts import MANIFEST_NAME, digest_of_folder, read_manifest
 from trialese.cutoffs import PUBLISHED_CUT
 from trialese.errors import ArtifactError
 from trialese.records import Task, Thresholds
@@ -25,6 +25,7 @@ __all__ = [
     "Preset",
     "check_masked_lm",
     "model_folder",
+    "origin_of",
     "read_description",
     "write_description",
 ]
@@ -117,6 +118,16 @@ def check_masked_lm(folder: Path) -> None:
     """
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder}: no model here (no config.json); give a masked-LM folder")
+
+
+def origin_of(model: Path) -> str:
+    """What the masked-LM is, as its artifact tells it; "" for a folder that is none of ours."""
+    if not (model.parent / MANIFEST_NAME).is_file():
+        return ""
+    notes = read_manifest(model.parent).notes
+    facts = (str(notes.get("backbone", "")), str(notes.get("head") or ""))
+    adapted = "first adapted to the old trials" if notes.get("adapted_to_old") else ""
+    return "; ".join(filter(None, (*facts, adapted)))
 
 
 def read_description(folder: Path) -> Description:

@@ -11,12 +11,10 @@ import msgspec
 import numpy as np
 
 from trialese.artifacts import (
-    MANIFEST_NAME,
     Draft,
     as_settings,
     digest_of,
     digest_of_folder,
-    read_manifest,
     write_artifact,
 )
 from trialese.cutoffs import shrunk_cuts
@@ -39,7 +37,7 @@ from trialese.settings import (
 )
 from trialese.tasks.baselines import check_system, fit_baseline
 from trialese.tasks.crossfit import average_weights, divide, score_held
-from trialese.tasks.description import check_masked_lm
+from trialese.tasks.description import check_masked_lm, origin_of
 from trialese.tasks.folds import (
     ExampleSet,
     Parts,
@@ -51,6 +49,7 @@ from trialese.tasks.folds import (
 )
 from trialese.tasks.sentences import sentence_examples
 from trialese.tasks.sex import WITHHELD
+from trialese.tasks.silver import Silver, SilverStart, silver_examples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,22 +86,27 @@ def finetune(
     check_system(name, system, model)
     found = build_examples(name, settings, snapshot)
     section = section_of(found.task, settings)
+    silver = _silver_of(found, section, model)
     plain = as_settings(section)
+    inputs = {"examples": found.digest}
+    described: dict[str, Any] = {"task": name, "system": system, "section": plain}
     if model is None:
         plain.pop("finetune")
-    inputs = {"examples": found.digest}
-    if model is not None:
+        plain.pop("silver", None)  # for language models alone
+    else:
         inputs["model"] = digest_of_model(model)
-    described: dict[str, Any] = {"task": name, "system": system, "section": plain}
-    if model is not None:
+        if silver is not None:
+            inputs["silver"] = silver.digest
         described["threshold_shrinkage"] = settings.threshold_shrinkage
     with write_artifact(path, kind="classifier", settings=described, inputs=inputs) as draft:
         draft.counts.update(found.counts)
         trials = snapshot if section.labelled is None else None
         draft.notes["synthetic"] = bool(trials and trials.manifest.notes.get("synthetic"))
         if model is not None:
-            draft.notes["masked_lm"] = _origin_of(model)
-        runs = _runs(found, system, model, settings, section, inputs, draft, progress)
+            draft.notes["masked_lm"] = origin_of(model)
+        if silver is not None:
+            draft.notes["silver"] = {"texts": len(silver.examples), "left_out": silver.left_out}
+        runs = _runs(found, system, model, silver, settings, section, inputs, draft, progress)
         save_predictions(draft.folder / "predictions.parquet", runs)
     assert draft.manifest is not None
     return draft.manifest
@@ -112,6 +116,7 @@ def _runs(
     found: ExampleSet,
     system: str,
     model: Path | None,
+    silver: Silver | None,
     settings: TasksSettings,
     section: TaskSection,
     inputs: dict[str, str],
@@ -126,6 +131,10 @@ def _runs(
     gaps: dict[str, list[str]] = {}
     times = section.sentences if isinstance(section, StopReasonsSettings) else 0
     extra = sentence_examples(found.task, found.examples, section.dedup, times=times)
+    starts = None
+    if silver is not None and model is not None:
+        starts = SilverStart(silver, model, section.finetune, draft.folder / ".silver", progress)
+        section = msgspec.structs.replace(section, finetune=starts.then)
     scores: dict[Split, NDArray[np.float64]] = {}
     for done, (fold, seed) in enumerate(fits):
         progress(f"{found.task.name}: fits of {system}", done, len(fits))
@@ -136,9 +145,10 @@ def _runs(
             gaps |= _gaps(found.task, parts, fold)
         predicts: list[Callable[[Sequence[str]], NDArray[np.float64]]] = []
         if model is not None:
+            start = starts.of(seed) if starts else model
             members = []
             for train, held in rounds:
-                member, log = _fit(found.task, section, model, train, held, seed, progress)
+                member, log = _fit(found.task, section, start, train, held, seed, progress)
                 members.append(member)
                 logs.append({"fold": fold, "seed": seed, **log})
             predicts += [member.predict for member in members]
@@ -159,6 +169,8 @@ def _runs(
         if model is not None and done == 0:
             classifier.thresholds = _thresholds(runs[0], settings.threshold_shrinkage)
             classifier.save(draft.folder / "model")
+    if starts is not None:
+        starts.discard()
     progress(f"{found.task.name}: fits of {system}", len(fits), len(fits))
     if logs:
         draft.notes["fits"] = logs
@@ -167,14 +179,12 @@ def _runs(
     return runs
 
 
-def _origin_of(model: Path) -> str:
-    """What the masked-LM is, as its artifact tells it; "" for a folder that is none of ours."""
-    if not (model.parent / MANIFEST_NAME).is_file():
-        return ""
-    notes = read_manifest(model.parent).notes
-    facts = (str(notes.get("backbone", "")), str(notes.get("head") or ""))
-    adapted = "first adapted to the old trials" if notes.get("adapted_to_old") else ""
-    return "; ".join(filter(None, (*facts, adapted)))
+def _silver_of(found: ExampleSet, section: TaskSection, model: Path | None) -> Silver | None:
+    """The silver texts, for a language model whose section names some."""
+    settings = section.silver if isinstance(section, StopReasonsSettings) else None
+    if model is None or settings is None:
+        return None
+    return silver_examples(found.task, settings, found.examples, section.dedup)
 
 
 def _gaps(task: Task, parts: Parts, fold: int) -> dict[str, list[str]]:
