@@ -50,7 +50,7 @@ def test_each_text_once_with_what_most_rows_say_and_none_near_a_labelled_one(
         "the sponsor ran out of money": ("Business_Administrative",),
         "investigator left for another hospital": ("Study_Staff_Moved", "Negative"),
     }
-    assert silver.epochs == 3
+    assert silver.settings.epochs == 3
     assert silver.left_out["near a labelled text"] == 1
     assert silver.left_out["the text of another row"] == 2
     near = [Example(f"row-{n}", text, ()) for n, (text, _) in enumerate(ROWS) if text]

@@ -66,6 +66,8 @@ class SilverSettings(Section, frozen=True, kw_only=True):
     """Holds each row's label, or several joined by `|`."""
     epochs: Count = 2
     """Over the silver texts, before the epochs over the labelled ones."""
+    lr: float | None = None
+    """Rate over the silver texts; None: `finetune.lr`, which the labelled ones have."""
 
 
 class StopReasonsSettings(Section, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ class Silver:
 
     task: Task
     examples: tuple[Example, ...]
-    epochs: int
+    settings: SilverSettings
     left_out: dict[str, int]
 
     @property
@@ -108,7 +108,7 @@ def silver_examples(
     if not kept:
         raise RecordError(f"{table}: every text is near a labelled one; give other texts")
     counts = {reason: count for reason, count in left_out.items() if count}
-    return Silver(task, tuple(kept), settings.epochs, counts)
+    return Silver(task, tuple(kept), settings, counts)
 
 
 class SilverStart:
@@ -124,8 +124,12 @@ class SilverStart:
         progress: Progress = silent,
     ) -> None:
         self._silver, self._model, self._folder, self._progress = silver, model, folder, progress
-        # the last epoch's weights: there is nothing here to choose an epoch by
-        self._settings = msgspec.structs.replace(settings, epochs=silver.epochs, average_last=1)
+        self._settings = msgspec.structs.replace(
+            settings,
+            epochs=silver.settings.epochs,
+            lr=silver.settings.lr or settings.lr,
+            average_last=1,  # there is nothing here to choose an epoch by
+        )
         self.then = msgspec.structs.replace(settings, pooler="random", label_words=False)
         """Settings of the fits that start from it: pooler and labels are learnt already."""
 
