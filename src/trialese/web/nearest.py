@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trialese.web.ranking import word_pieces
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -71,13 +73,9 @@ class Neighbours:
 
 def _learn(examples: Sequence[Labelled]) -> tuple[Any, Any]:
     """The vectorizer and the features of the examples; (None, None) if no text has a word."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     if not any(any(map(str.isalnum, example.text)) for example in examples):
         return None, None
-    vectorizer = TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, dtype=np.float32
-    )
+    vectorizer = word_pieces()
     return vectorizer, vectorizer.fit_transform([example.text for example in examples])
 
 

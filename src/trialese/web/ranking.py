@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Ranked", "likeness", "rank_texts", "uncertainty"]
+__all__ = ["Ranked", "likeness", "rank_texts", "uncertainty", "word_pieces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,18 +51,22 @@ def uncertainty(
 
 
 def likeness(texts: Sequence[str]) -> Any:
-    """Sparse matrix (texts, features) of unit rows, whose products are likenesses in [0, 1].
-
-    TF-IDF of words and of pieces of words, so that "accrual" is near "accruals".
-    """
+    """Sparse matrix (texts, features) of unit rows, whose products are likenesses in [0, 1]."""
     from scipy.sparse import csr_matrix
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
     try:
-        return vectorizer.fit_transform(texts).astype(np.float32)
+        return word_pieces().fit_transform(texts)
     except ValueError:  # no text has a single feature: nothing is like anything
         return csr_matrix((len(texts), 1), dtype=np.float32)
+
+
+def word_pieces() -> Any:
+    """A TF-IDF vectorizer of pieces of words, so that "accrual" is near "accruals"."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(
+        analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, dtype=np.float32
+    )
 
 
 def rank_texts(
