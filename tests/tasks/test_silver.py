@@ -53,6 +53,10 @@ def test_each_text_once_with_what_most_rows_say_and_none_near_a_labelled_one(
     assert silver.settings.epochs == 3
     assert silver.left_out["near a labelled text"] == 1
     assert silver.left_out["the text of another row"] == 2
+    written(tmp_path, (*ROWS, ("&nbsp;", "Negative")))  # nothing is left of it when clean
+    again = silver_examples(STOP_REASONS, settings, labelled, DEDUP)
+    assert again.digest == silver.digest
+    assert again.left_out["no text"] == silver.left_out["no text"] + 1
     near = [Example(f"row-{n}", text, ()) for n, (text, _) in enumerate(ROWS) if text]
     with pytest.raises(RecordError, match="every text is near a labelled one"):
         silver_examples(STOP_REASONS, settings, near, DEDUP)

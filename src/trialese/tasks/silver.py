@@ -86,9 +86,11 @@ def silver_examples(
     rows, left_out = read_silver(table, settings.column, task)
     same: dict[str, list[Example]] = {}
     for row in rows:
-        text = clean_text(row.text)
-        same.setdefault(normalise(text), []).append(replace(row, text=text))
-    left_out["the text of another row"] = len(rows) - len(same)
+        if text := clean_text(row.text):
+            same.setdefault(normalise(text), []).append(replace(row, text=text))
+    cleaned = sum(map(len, same.values()))
+    left_out["no text"] += len(rows) - cleaned
+    left_out["the text of another row"] = cleaned - len(same)
     once = [
         replace(
             first,
