@@ -29,7 +29,7 @@ class _Entry:
     runs: dict[str, list[Predictions]] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     silver: dict[str, int] = field(default_factory=dict)
-    """Of each system that started from another model's labels, how many texts it saw so."""
+    """Of each system that learnt from another model's labels, from how many texts."""
     synthetic: bool = False
     overlap: dict[str, Any] = field(default_factory=dict)
     """Of the published way: how many rows had been trained on, and F1 on the 10 %."""
@@ -119,7 +119,7 @@ def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
         about = [manifest.notes.get("masked_lm")]
         if "silver" in manifest.notes:
             entry.silver[system] = manifest.notes["silver"]["texts"]
-            about.append(f"first fitted on {entry.silver[system]:,} texts that a model labelled")
+            about.append(f"learnt from {entry.silver[system]:,} texts that a model labelled")
         if any(about):
             entry.models[system] = "; ".join(filter(None, about))
         if way == "published":
@@ -176,10 +176,10 @@ def _audit_silver(silver: Mapping[str, int]) -> list[Audit]:
     """Labels that a model gave may carry what it had been told about the test texts."""
     if not silver:
         return []
-    started = ", ".join(f"{system} from {texts:,} texts" for system, texts in silver.items())
+    most = max(silver.values())
     finding = (
-        f"{started} that a model labelled, none near a labelled text; if that model had seen the "
-        "test labels, these scores owe something to them"
+        f"{' and '.join(silver)} learnt from {most:,} texts that a model labelled, none near a "
+        "labelled text; if it had seen the test labels, these scores owe something to them"
     )
     return [Audit(name="no label was learnt from another model", passed=False, finding=finding)]
 

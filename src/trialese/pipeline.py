@@ -188,16 +188,13 @@ def _task_stages(
 def _task_stage(
     recipe: Recipe, home: Path, task: str, system: str, snapshot: Stage, model: Stage | None
 ) -> Stage:
-    from trialese.tasks import is_hub_id, section_of, task_named
+    from trialese.tasks import describe_section, is_hub_id, section_of, task_named
 
     section = section_of(task_named(task, recipe.tasks), recipe.tasks)
-    silver = getattr(section, "silver", None) if model else None
+    silver = getattr(section, "silver", None)
     labelled = (section.labelled, section.test_labelled, silver.table if silver else None)
-    settings = as_settings(section)
-    if model is None:
-        del settings["finetune"]  # a baseline has nothing to fine-tune
-        settings.pop("silver", None)
-    else:
+    settings = describe_section(section, is_model=model is not None)
+    if model is not None:
         settings["threshold_shrinkage"] = recipe.tasks.threshold_shrinkage
 
     def make(progress: Progress) -> object:

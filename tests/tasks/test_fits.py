@@ -170,7 +170,7 @@ def test_inner_folds_score_every_text_outside_test_and_save_the_average(
     )
 
 
-def test_silver_texts_are_learnt_first_by_language_models_alone_and_the_verdict_says_so(
+def test_silver_texts_are_learnt_by_every_system_and_the_verdict_says_so(
     recipe: TasksSettings, artifacts: dict[str, Path], tiny_backbone: Path, tmp_path: Path
 ) -> None:
     table = tmp_path / "silver.tsv"
@@ -191,10 +191,13 @@ def test_silver_texts_are_learnt_first_by_language_models_alone_and_the_verdict_
     plain, started = by_round(artifacts["base"]), by_round(tmp_path / "silver")
     assert plain[1, 0, "test"].ids == started[1, 0, "test"].ids
     assert not np.allclose(plain[1, 0, "test"].scores, started[1, 0, "test"].scores)
-    again = finetune("stop-reasons", "tfidf", None, None, changed, tmp_path / "tfidf")
-    assert again.digest == read_manifest(artifacts["tfidf"]).digest
-    folders = [artifacts["tfidf"], artifacts["base"], tmp_path / "silver"]
+    rival = finetune("stop-reasons", "tfidf", None, None, changed, tmp_path / "tfidf")
+    assert set(rival.inputs) == {"examples", "silver"}
+    assert rival.settings["section"]["silver"] == {"table": str(table), "column": "prediction"}
+    more = by_round(tmp_path / "tfidf")[1, 0, "test"].scores
+    assert not np.allclose(by_round(artifacts["tfidf"])[1, 0, "test"].scores, more)
+    folders = [tmp_path / "tfidf", artifacts["base"], tmp_path / "silver"]
     judge_classifiers(folders, VerdictSettings(resamples=20), tmp_path / "verdict")
     said = (tmp_path / "verdict" / "verdict.md").read_text()
-    assert f"silver from {notes['texts']} texts that a model labelled" in said
-    assert f"silver: first fitted on {notes['texts']} texts that a model labelled" in said
+    assert "tfidf and silver learnt from" in said
+    assert f"silver: learnt from {notes['texts']} texts that a model labelled" in said

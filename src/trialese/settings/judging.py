@@ -58,16 +58,16 @@ class FinetuneSettings(Section, frozen=True, kw_only=True):
 
 
 class SilverSettings(Section, frozen=True, kw_only=True):
-    """Texts that carry a model's labels: no truth, but a language model can start from them."""
+    """Texts that carry a model's labels: no truth, but something to learn from."""
 
     table: str
     """Any labelled file; texts near a labelled one are left out, whatever fold that is in."""
     column: str = "labels"
     """Holds each row's label, or several joined by `|`."""
     epochs: Count = 2
-    """Over the silver texts, before the epochs over the labelled ones."""
+    """Of a language model over the silver texts, before the epochs over the labelled ones."""
     lr: float | None = None
-    """Rate over the silver texts; None: `finetune.lr`, which the labelled ones have."""
+    """Its rate meanwhile; None: `finetune.lr`, which the labelled texts have."""
 
 
 class StopReasonsSettings(Section, frozen=True, kw_only=True):
@@ -94,8 +94,8 @@ class StopReasonsSettings(Section, frozen=True, kw_only=True):
     """So many times the hand-written sentences of each label (`tasks/sentences.py`) stand among the
     texts that every system, baselines too, is fitted on; no text to be scored is among them."""
     silver: SilverSettings | None = None
-    """Language models are fitted on these texts first (`tasks/silver.py`). The verdict says so: who
-    gave the labels may have seen those of the test texts."""
+    """Language models are fitted on these texts first, baselines on them and the labelled ones
+    (`tasks/silver.py`). The verdict says so: who gave the labels may have seen the test's."""
     split_seed: int = 7
     """Which cluster is in which fold; the same for every system and every seed of the weights."""
     seeds: tuple[int, ...] = (1,)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trialese.tasks.explaining import Explanation, explain
     from trialese.tasks.exporting import export_classifier
     from trialese.tasks.fits import finetune
-    from trialese.tasks.folds import ExampleSet, build_examples, section_of
+    from trialese.tasks.folds import ExampleSet, build_examples, describe_section, section_of
     from trialese.tasks.hub import is_hub_id
     from trialese.tasks.labelled import read_labelled
     from trialese.tasks.predicting import LabelledText, predict_inputs
@@ -37,6 +37,7 @@ __all__ = [
     "ablate_sex",
     "build_examples",
     "compare_labels",
+    "describe_section",
     "encode_labels",
     "explain",
     "export_classifier",
@@ -65,6 +66,7 @@ _HOME_OF = {
     "ablate_sex": "trialese.tasks.ablation",
     "build_examples": "trialese.tasks.folds",
     "compare_labels": "trialese.tasks.agreement",
+    "describe_section": "trialese.tasks.folds",
     "encode_labels": "trialese.tasks.task",
     "explain": "trialese.tasks.explaining",
     "export_classifier": "trialese.tasks.exporting",

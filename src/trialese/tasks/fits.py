@@ -12,7 +12,6 @@ import numpy as np
 
 from trialese.artifacts import (
     Draft,
-    as_settings,
     digest_of,
     digest_of_folder,
     write_artifact,
@@ -44,6 +43,7 @@ from trialese.tasks.folds import (
     TaskSection,
     as_predictions,
     build_examples,
+    describe_section,
     folds_of,
     section_of,
 )
@@ -86,17 +86,14 @@ def finetune(
     check_system(name, system, model)
     found = build_examples(name, settings, snapshot)
     section = section_of(found.task, settings)
-    silver = _silver_of(found, section, model)
-    plain = as_settings(section)
+    silver = _silver_of(found, section)
     inputs = {"examples": found.digest}
+    plain = describe_section(section, is_model=model is not None)
     described: dict[str, Any] = {"task": name, "system": system, "section": plain}
-    if model is None:
-        plain.pop("finetune")
-        plain.pop("silver", None)  # for language models alone
-    else:
+    if silver is not None:
+        inputs["silver"] = silver.digest
+    if model is not None:
         inputs["model"] = digest_of_model(model)
-        if silver is not None:
-            inputs["silver"] = silver.digest
         described["threshold_shrinkage"] = settings.threshold_shrinkage
     with write_artifact(path, kind="classifier", settings=described, inputs=inputs) as draft:
         draft.counts.update(found.counts)
@@ -129,8 +126,7 @@ def _runs(
     runs: list[Predictions] = []
     logs: list[dict[str, Any]] = []
     gaps: dict[str, list[str]] = {}
-    times = section.sentences if isinstance(section, StopReasonsSettings) else 0
-    extra = sentence_examples(found.task, found.examples, section.dedup, times=times)
+    extra = _extra(found, section, silver if model is None else None)
     starts = None
     if silver is not None and model is not None:
         starts = SilverStart(silver, model, section.finetune, draft.folder / ".silver", progress)
@@ -179,12 +175,19 @@ def _runs(
     return runs
 
 
-def _silver_of(found: ExampleSet, section: TaskSection, model: Path | None) -> Silver | None:
-    """The silver texts, for a language model whose section names some."""
+def _silver_of(found: ExampleSet, section: TaskSection) -> Silver | None:
+    """The silver texts, where the section names some."""
     settings = section.silver if isinstance(section, StopReasonsSettings) else None
-    if model is None or settings is None:
+    if settings is None:
         return None
     return silver_examples(found.task, settings, found.examples, section.dedup)
+
+
+def _extra(found: ExampleSet, section: TaskSection, silver: Silver | None) -> list[Example]:
+    """What every fit learns from besides its own part of the examples."""
+    times = section.sentences if isinstance(section, StopReasonsSettings) else 0
+    sentences = sentence_examples(found.task, found.examples, section.dedup, times=times)
+    return [*sentences, *(silver.examples if silver else ())]
 
 
 def _gaps(task: Task, parts: Parts, fold: int) -> dict[str, list[str]]:

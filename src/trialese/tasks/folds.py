@@ -6,11 +6,11 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trialese.artifacts import digest_of
+from trialese.artifacts import as_settings, digest_of
 from trialese.corpus import assign_fold, assign_split
 from trialese.errors import RecipeError, RecordError
 from trialese.records import SPLITS, Example, Predictions, Snapshot, Split, Task
@@ -38,6 +38,7 @@ __all__ = [
     "TaskSection",
     "as_predictions",
     "build_examples",
+    "describe_section",
     "folds_of",
     "gather_examples",
     "parts_of",
@@ -158,6 +159,16 @@ def section_of(task: Task, settings: TasksSettings) -> TaskSection:
     if task.name in declared:
         return declared[task.name]
     return settings.sex if task.name == "sex" else settings.stop_reasons
+
+
+def describe_section(section: TaskSection, *, is_model: bool) -> dict[str, Any]:
+    """The section as plain values; of a baseline, without what only language models heed."""
+    plain = as_settings(section)
+    if not is_model:
+        del plain["finetune"]
+        if plain.get("silver"):
+            plain["silver"] = {name: plain["silver"][name] for name in ("table", "column")}
+    return plain
 
 
 def gather_examples(

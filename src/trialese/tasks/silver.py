@@ -1,9 +1,9 @@
-"""Texts with labels that are no truth: a language model is fitted on them before the labelled ones.
+"""Texts with labels that are no truth, but a model's or some rule's: something to learn from.
 
-The labels are a model's, or some rule's. However good, they are never scored against; and since
-whoever gave them may have seen the labels of the test texts, a system that started from them says
-so wherever it is judged. A silver text that is near any labelled one, of whatever fold, is left
-out, so that none stands near a test text.
+A language model is fitted on them before the labelled ones, a baseline on both. However good, they
+are never scored against; and since whoever gave them may have seen the labels of the test texts, a
+system that learnt from them says so wherever it is judged. A silver text that is near any labelled
+one, of whatever fold, is left out, so that none stands near a test text.
 """
 
 from __future__ import annotations
