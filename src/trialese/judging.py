@@ -179,7 +179,7 @@ def _audit_silver(silver: Mapping[str, int]) -> list[Audit]:
     most = max(silver.values())
     finding = (
         f"{' and '.join(silver)} learnt from {most:,} texts that a model labelled, none near a "
-        "labelled text; if it had seen the test labels, these scores owe something to them"
+        "labelled text; if that model had seen the test labels, these scores owe something to them"
     )
     return [Audit(name="no label was learnt from another model", passed=False, finding=finding)]
 
