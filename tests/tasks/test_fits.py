@@ -19,6 +19,7 @@ from trialese.settings import (
     VerdictSettings,
 )
 from trialese.tasks import Classifier, build_examples, finetune
+from trialese.tasks.blend import blend_classifiers
 from trialese.verdict import choose_thresholds, judge
 
 FITTING = FinetuneSettings(epochs=1, lr=1e-3, max_tokens=32, precision="fp32")
@@ -200,4 +201,6 @@ def test_silver_texts_are_learnt_by_every_system_and_the_verdict_says_so(
     judge_classifiers(folders, VerdictSettings(resamples=20), tmp_path / "verdict")
     said = (tmp_path / "verdict" / "verdict.md").read_text()
     assert "tfidf and silver learnt from" in said
+    blend_classifiers(tmp_path / "silver", tmp_path / "tfidf", "hybrid", tmp_path / "hybrid")
+    assert read_manifest(tmp_path / "hybrid").notes["silver"] == notes
     assert f"silver: learnt from {notes['texts']} texts that a model labelled" in said

@@ -138,7 +138,7 @@ def staleness(
 
 
 def check_dropin(model: Path) -> None:
-    """Whether stock transformers code could use a classifier folder as it is."""
+    """Whether Open Targets' pipeline could use a stop-reasons classifier as it is."""
     from trialese.tasks.dropin import check_dropin as check
 
     audits = check(model)

@@ -146,13 +146,14 @@ def pretrain(
 
 
 def finetune(
-    task: Annotated[str, typer.Argument(help="stop-reasons or sex.")],
+    task: Annotated[str, typer.Argument(help="stop-reasons, sex or one that the recipe declares.")],
     out: OutOption,
     model: Annotated[
         Path | None, typer.Option(help="Masked-LM folder, such as OUT/adapter/model.")
     ] = None,
     system: Annotated[
-        str, typer.Option(help="base or adapted (with --model); prior, keywords or tfidf.")
+        str,
+        typer.Option(help="prior, keywords or tfidf; with --model any other name, such as base."),
     ] = "adapted",
     snapshot: Annotated[Path | None, typer.Option(help="Trials to take labels from.")] = None,
     allow_overlap: Annotated[

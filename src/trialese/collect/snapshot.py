@@ -14,6 +14,7 @@ from trialese.artifacts import (
     MANIFEST_NAME,
     as_settings,
     digest_of_file,
+    digest_of_folder,
     read_manifest,
     work_folder,
     write_artifact,
@@ -90,10 +91,14 @@ def snapshot_inputs(settings: CollectSettings) -> dict[str, str]:
     for role, name in (("ids", settings.ids), ("new_since", settings.new_since)):
         if name is not None:
             path = Path(name)
-            is_snapshot = (path / MANIFEST_NAME).is_file()
-            if not is_snapshot and not path.is_file():
+            if (path / MANIFEST_NAME).is_file():
+                inputs[role] = read_manifest(path).digest
+            elif path.is_file():
+                inputs[role] = digest_of_file(path)
+            elif path.is_dir() and role == "new_since":  # a data set saved to disk
+                inputs[role] = digest_of_folder(path)
+            else:
                 raise RecordError(f"{path}: no such file or snapshot; check `collect.{role}`")
-            inputs[role] = read_manifest(path).digest if is_snapshot else digest_of_file(path)
     if settings.source != "files":
         return inputs
     for position, path in enumerate(FilesSource(settings.paths).paths):

@@ -31,6 +31,9 @@ def blend_classifiers(one: Path, other: Path, system: str, path: Path) -> Manife
     with write_artifact(path, kind="classifier", settings=settings, inputs=inputs) as draft:
         draft.counts.update(manifests[0].counts)
         draft.notes["synthetic"] = any(bool(each.notes.get("synthetic")) for each in manifests)
+        silver = [each.notes["silver"] for each in manifests if "silver" in each.notes]
+        if silver:  # what either learnt from another model, the blend did
+            draft.notes["silver"] = silver[0]
         blended = blend_predictions(*runs, system=system)
         save_predictions(draft.folder / "predictions.parquet", blended)
     assert draft.manifest is not None

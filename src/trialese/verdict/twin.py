@@ -180,7 +180,11 @@ def _summary(published: Verdict, honest: Verdict, averages: Sequence[Inflation])
     said = "; ".join(
         f"{METRICS[row.metric]} {row.published.point:.4f} the published way, "
         f"{row.honest.point:.4f} {in_brackets(row.honest)} on texts never trained on, "
-        f"so {signed(row.inflation)} is inflation"
+        + (
+            f"so {signed(row.inflation)} is inflation"
+            if row.inflation.point >= 0
+            else f"{signed(row.inflation)}: its way of fitting loses more than its scoring gains"
+        )
         for row in averages
     )
     return (
