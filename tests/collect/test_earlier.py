@@ -65,3 +65,21 @@ def test_a_list_of_numbers_counts_as_held_whatever_it_says(tmp_path, studies_fil
     assert [t.nct_id for t in read_trials(snapshot)] == ["NCT00000002", "NCT00000004"]
     with pytest.raises(RecordError, match=r"no such file or snapshot; check `collect\.new_since`"):
         collect_snapshot(from_file(path, new_since="nowhere"), tmp_path / "new")
+
+
+def test_a_folder_below_which_studies_lie_counts_as_held_and_is_known_by_its_files(
+    tmp_path, studies_file
+):
+    held = tmp_path / "held"
+    (held / "train").mkdir(parents=True)
+    path = studies_file("all.jsonl", [1, 2, 3])
+    with pytest.raises(RecordError, match=r"no (stud|file)"):
+        collect_snapshot(from_file(path, new_since=str(held)), tmp_path / "new")
+    inside = held / "train" / "part.jsonl"
+    inside.write_bytes(studies_file("some.jsonl", [1, 3]).read_bytes())
+    first = collect_snapshot(from_file(path, new_since=str(held)), tmp_path / "new")
+    assert [t.nct_id for t in read_trials(first)] == ["NCT00000002"]
+    inside.write_bytes(studies_file("other.jsonl", [1, 2]).read_bytes())
+    second = collect_snapshot(from_file(path, new_since=str(held)), tmp_path / "newer")
+    assert [t.nct_id for t in read_trials(second)] == ["NCT00000003"]
+    assert first.manifest.inputs["new_since"] != second.manifest.inputs["new_since"]

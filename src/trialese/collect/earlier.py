@@ -60,6 +60,8 @@ def read_earlier(path: Path) -> dict[str, str | None]:
     except RecordError:
         if not path.is_file():
             raise
+    if not known and path.is_dir():
+        raise RecordError(f"{path}: no study in this folder; check `collect.new_since`")
     if not known:
         with path.open("rb") as file:
             for line in file:

@@ -13,8 +13,8 @@ import msgspec
 from trialese.artifacts import (
     MANIFEST_NAME,
     as_settings,
+    digest_of,
     digest_of_file,
-    digest_of_folder,
     read_manifest,
     work_folder,
     write_artifact,
@@ -96,17 +96,24 @@ def snapshot_inputs(settings: CollectSettings) -> dict[str, str]:
             elif path.is_file():
                 inputs[role] = digest_of_file(path)
             elif path.is_dir() and role == "new_since":  # a data set saved to disk
-                inputs[role] = digest_of_folder(path)
+                inputs[role] = digest_of(_digests_of(path))
             else:
                 raise RecordError(f"{path}: no such file or snapshot; check `collect.{role}`")
     if settings.source != "files":
         return inputs
     for position, path in enumerate(FilesSource(settings.paths).paths):
-        for file in [path] if path.is_file() else sorted(path.rglob("*")):
-            if file.is_file():
-                name = file.relative_to(path.parent).as_posix()
-                inputs[f"{position}:{name}"] = digest_of_file(file)
+        inputs |= {f"{position}:{name}": digest for name, digest in _digests_of(path).items()}
     return inputs
+
+
+def _digests_of(path: Path) -> dict[str, str]:
+    """sha256 of the file, or of every file below the folder, by its name."""
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    return {
+        file.relative_to(path.parent).as_posix(): digest_of_file(file)
+        for file in files
+        if file.is_file()
+    }
 
 
 def collect_snapshot(
