@@ -39,6 +39,13 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
         read_silver(tmp_path / "silver.tsv", "labels", STOP_REASONS)
 
 
+def test_labels_may_be_lists(tmp_path: Path) -> None:
+    path = tmp_path / "silver.jsonl"
+    path.write_text('{"text": "slow accrual", "found": ["Insufficient_Enrollment", "Negative"]}\n')
+    rows, _ = read_silver(path, "found", STOP_REASONS)
+    assert [row.labels for row in rows] == [("Insufficient_Enrollment", "Negative")]
+
+
 def test_each_text_once_with_what_most_rows_say_and_none_near_a_labelled_one(
     tmp_path: Path,
 ) -> None:

@@ -19,7 +19,7 @@ from trialese.errors import RecordError
 from trialese.records import Example, Task
 from trialese.tasks.task import check_example
 
-__all__ = ["id_of", "read_labelled", "read_rows", "text_of"]
+__all__ = ["id_of", "read_labelled", "read_rows", "split_labels", "text_of"]
 
 _TEXT_COLUMNS = ("text", "input", "why_stopped", "stop_reason")
 _LABEL_COLUMNS = ("labels", "label")
@@ -79,12 +79,16 @@ def text_of(row: Mapping[str, Any], where: str) -> str:
     return value
 
 
+def split_labels(value: Any) -> tuple[str, ...]:
+    """The labels in a cell: a list of them, or several joined by `|`; each once, in their order."""
+    parts = value if isinstance(value, list) else str("" if value is None else value).split("|")
+    return tuple(dict.fromkeys(part.strip() for part in map(str, parts) if part.strip()))
+
+
 def _labels_of(row: Mapping[str, Any], task: Task, where: str) -> tuple[str, ...]:
     column = next((key for key in _LABEL_COLUMNS if key in row), None)
     if column is not None:
-        value = row[column]
-        parts = value if isinstance(value, list) else str("" if value is None else value).split("|")
-        return tuple(dict.fromkeys(part.strip() for part in map(str, parts) if part.strip()))
+        return split_labels(row[column])
     absent = [label for label in task.labels if label not in row]
     if absent:
         raise RecordError(

@@ -22,7 +22,7 @@ from trialese.progress import Progress, silent
 from trialese.records import Example, Task
 from trialese.settings import DedupSettings, FinetuneSettings, SilverSettings
 from trialese.tasks.hub import locate_labelled
-from trialese.tasks.labelled import id_of, read_rows, text_of
+from trialese.tasks.labelled import id_of, read_rows, split_labels, text_of
 
 __all__ = ["Silver", "SilverStart", "read_silver", "silver_examples"]
 
@@ -56,8 +56,7 @@ def read_silver(table: Path, column: str, task: Task) -> tuple[list[Example], Co
         if column not in row:
             named = ", ".join(filter(None, row))
             raise RecordError(f"{where}: no column {column!r}; the table has {named}")
-        said = [part.strip() for part in str(row[column] or "").split("|")]
-        labels = tuple(dict.fromkeys(filter(None, said)))
+        labels = split_labels(row[column])
         unknown = [label for label in labels if label not in task.labels]
         if not text or not labels:
             left_out["no text" if not text else "no label"] += 1
