@@ -37,7 +37,7 @@ from trialese.pretrain.batches import Phase, make_ready
 from trialese.pretrain.device import choose_compute, keep_freed_memory
 from trialese.pretrain.encoder import MaskedEncoder
 from trialese.pretrain.gain import changed_loss, gained_top1
-from trialese.pretrain.heldout import HeldoutScore, HeldoutSet, fix_masks, measure
+from trialese.pretrain.heldout import HeldoutScore, HeldoutSet, fix_masks, measure, score_row
 from trialese.pretrain.lora import attach_lora
 from trialese.pretrain.masking import Vocabulary
 from trialese.pretrain.schedule import Plan
@@ -57,16 +57,8 @@ class Point:
     seconds: float
     steps: int
     score: HeldoutScore
-
-    @property
-    def top1(self) -> float:
-        """Share of hidden tokens."""
-        return float(self.score.top1.sum() / self.score.tokens.sum())
-
-    @property
-    def loss(self) -> float:
-        """Nats a hidden token."""
-        return float(self.score.loss.sum() / self.score.tokens.sum())
+    top1: float
+    loss: float
 
     def __str__(self) -> str:
         return (
@@ -77,9 +69,11 @@ class Point:
 Curve = list[Point]
 
 
-def score_of(model: Any, heldout: HeldoutSet) -> HeldoutScore:
-    """How the model does on the held-out masks as it is now."""
-    return measure(MaskedEncoder(model), heldout, batch_blocks=32, device=CPU)
+def measured(seconds: float, steps: int, model: Any, heldout: HeldoutSet) -> Point:
+    """How the model does on the held-out masks after so much training."""
+    score = measure(MaskedEncoder(model), heldout, batch_blocks=32, device=CPU)
+    row = score_row(score, heldout)
+    return Point(seconds, steps, score, row["top1"], row["loss"])
 
 
 def train_ours(
@@ -105,13 +99,13 @@ def train_ours(
         masking=settings.masking, compute=choose_compute(settings),
     )  # fmt: skip
     named = {name: value for name, value in wrapped.named_parameters() if value.requires_grad}
-    step, curve, spent = Step(wrapped, phase, named), [Point(0.0, 0, score_of(model, heldout))], 0.0
+    step, curve, spent = Step(wrapped, phase, named), [measured(0.0, 0, model, heldout)], 0.0
     for batch in plan.batches():
         start = now()
         step.take(make_ready(phase, batch))
         spent += now() - start
         if batch.step in MEASURED_AT or batch.step % 25 == 0:
-            curve.append(Point(spent, batch.step, score_of(wrapped, heldout)))
+            curve.append(measured(spent, batch.step, wrapped, heldout))
             print("ours", curve[-1], flush=True)
         if batch.step == steps:
             break
@@ -137,7 +131,7 @@ def train_rival(
         target_modules=list(lora.targets),
     )  # fmt: skip
     wrapped = get_peft_model(model.train(), config)
-    curve = [Point(0.0, 0, score_of(wrapped, heldout))]
+    curve = [measured(0.0, 0, wrapped, heldout)]
     clock = {"spent": 0.0, "since": 0.0}
 
     class Measure(TrainerCallback):
@@ -147,8 +141,7 @@ def train_rival(
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             clock["spent"] += now() - clock["since"]
             if state.global_step % max(1, steps // 6) == 0 or state.global_step == steps:
-                score = score_of(wrapped, heldout)
-                curve.append(Point(clock["spent"], state.global_step, score))
+                curve.append(measured(clock["spent"], state.global_step, wrapped, heldout))
                 print("rival", curve[-1], flush=True)
                 wrapped.train()
             control.should_training_stop = state.global_step >= steps
