@@ -23,9 +23,8 @@ from typing import Any
 
 import msgspec
 
-from trialese.collect import collect_snapshot
-from trialese.collect.sample import sample_study
-from trialese.collect.sample_text import make_plan, tell_details
+from trialese.collect.collection import collect_snapshot
+from trialese.collect.sample import make_plan, sample_study, tell_details
 from trialese.settings import CollectSettings, SampleSettings
 
 BUILD = """

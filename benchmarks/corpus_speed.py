@@ -37,8 +37,8 @@ def main() -> None:
 
 def measure(path: Path | None, sample: int, repeats: int, folder: Path) -> dict[str, Any]:
     """Tokens a second of each way, by medians, and the tokens that each one loses."""
-    from trialese.corpus import open_corpus
-    from trialese.pretrain import load_tokenizer
+    from trialese.corpus.store import open_corpus
+    from trialese.pretrain.backbone import load_tokenizer
     from trialese.settings import BackboneSettings
 
     corpus = open_corpus(path) if path else make_corpus(sample, folder)
@@ -77,8 +77,8 @@ def measure(path: Path | None, sample: int, repeats: int, folder: Path) -> dict[
 
 def make_corpus(studies: int, folder: Path) -> Any:
     """A corpus of synthetic trials."""
-    from trialese.collect import collect_snapshot
-    from trialese.corpus import build_corpus
+    from trialese.collect.collection import collect_snapshot
+    from trialese.corpus.assemble import build_corpus
     from trialese.settings import CollectSettings, CorpusSettings, SampleSettings
 
     collect = CollectSettings(sample=SampleSettings(studies=studies))
@@ -88,8 +88,9 @@ def make_corpus(studies: int, folder: Path) -> Any:
 
 def ours(corpus: Any, tokenizer: Any, packing: Any, out: Path) -> int:
     """Tokens in the blocks, special ones included, padding not."""
-    from trialese.corpus import pack_blocks, read_documents
-    from trialese.corpus.blockfile import read_facts
+    from trialese.corpus.blocks import read_facts
+    from trialese.corpus.packing import pack_blocks
+    from trialese.corpus.store import read_documents
     from trialese.settings import BlockSettings
 
     settings = BlockSettings(block_tokens=BLOCK_TOKENS, packing=packing)
@@ -124,8 +125,9 @@ def rival(corpus: Any, tokenizer: Any, processes: int | None, out: Path) -> int:
 
 def prior_art_loss(corpus: Any, tokenizer: Any, folder: Path) -> int:
     """Tokens that the prior art's truncation and dropped remainders lose on this corpus."""
-    from trialese.corpus import pack_blocks, read_documents
-    from trialese.corpus.blockfile import read_facts
+    from trialese.corpus.blocks import read_facts
+    from trialese.corpus.packing import pack_blocks
+    from trialese.corpus.store import read_documents
     from trialese.settings import BlockSettings
 
     settings = BlockSettings(

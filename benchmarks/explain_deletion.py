@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from trialese.tasks import Classifier, read_texts
-from trialese.tasks.explaining import Explanation, explain
+from trialese.tasks.classifier import Classifier
+from trialese.tasks.explain import Explanation, explain
+from trialese.tasks.formats import read_texts
 
 RUNS = (1, 2, 3)
 RESAMPLES = 2000

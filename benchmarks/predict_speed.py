@@ -71,8 +71,8 @@ def prepare(given: argparse.Namespace, work: Path) -> dict[str, list[str]]:
         with given.reasons.open(encoding="utf-8", newline="") as table:
             rows = csv.DictReader(table, delimiter="\t")
             reasons = [row["stop_reason"] for row in rows if row["stop_reason"]]
-        from trialese.collect import read_trials_from_file
-        from trialese.corpus import render_document
+        from trialese.collect.files import read_trials_from_file
+        from trialese.corpus.render import render_document
         from trialese.settings import RenderSettings
 
         trials = itertools.islice(read_trials_from_file(given.trials), given.documents)
@@ -96,11 +96,11 @@ def make_models(folder: Path, shape: str) -> None:
     import torch
     import transformers
 
-    from trialese.pretrain import load_tokenizer
+    from trialese.pretrain.backbone import load_tokenizer
     from trialese.settings import BackboneSettings
-    from trialese.tasks import STOP_REASONS, Classifier
-    from trialese.tasks.classifier import Preprocessing
-    from trialese.tasks.exporting import quantise, write_graph
+    from trialese.tasks.classifier import Classifier, Preprocessing
+    from trialese.tasks.export import quantise, write_graph
+    from trialese.tasks.stop_reasons import STOP_REASONS
 
     torch.manual_seed(1)
     tokenizer = load_tokenizer(BackboneSettings())
@@ -217,7 +217,7 @@ def predictor(engine: str, folder: Path) -> Callable[[list[str]], list[list[str]
     """Texts -> labels with probabilities of at least 0.5."""
     if engine in ("pipeline", "padded to 177"):
         return stock_predictor(folder / "torch", padded=engine != "pipeline")
-    from trialese.tasks import load_scorer
+    from trialese.tasks.predict import load_scorer
 
     scorer = load_scorer(folder / engine)
 
@@ -233,7 +233,7 @@ def stock_predictor(folder: Path, *, padded: bool) -> Callable[[list[str]], list
     import torch
     import transformers
 
-    from trialese.corpus import clean_text
+    from trialese.corpus.clean import clean_text
 
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

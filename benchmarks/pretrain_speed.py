@@ -39,13 +39,12 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 from transformers.utils import logging as transformers_logging
 
-from trialese.pretrain.batches import Phase, ready_batches
-from trialese.pretrain.cost import Shape, flops_per_token
-from trialese.pretrain.device import choose_compute, cpu_has_bf16, keep_freed_memory
+from trialese.pipeline.plan import Shape, flops_per_token
+from trialese.pretrain.compute import choose_compute, cpu_has_bf16, keep_freed_memory
+from trialese.pretrain.data import Phase, Plan, ready_batches
 from trialese.pretrain.lora import attach_lora
 from trialese.pretrain.masking import Vocabulary
-from trialese.pretrain.schedule import Plan
-from trialese.pretrain.step import Step
+from trialese.pretrain.train import Step
 from trialese.records import TokenBlocks
 from trialese.settings import LoraSettings, MaskingSettings, PhaseSettings, PretrainSettings
 

@@ -24,17 +24,23 @@ import msgspec
 import numpy as np
 import torch
 
-from trialese.corpus import open_blocks
+from trialese.corpus.blocks import open_blocks
 from trialese.pretrain.backbone import load_masked_lm, read_tokenizer
-from trialese.pretrain.batches import Phase
-from trialese.pretrain.device import choose_compute
+from trialese.pretrain.compute import choose_compute
+from trialese.pretrain.data import Phase, Plan
 from trialese.pretrain.encoder import MaskedEncoder
-from trialese.pretrain.gain import changed_loss, gained_top1
-from trialese.pretrain.heldout import HeldoutScore, HeldoutSet, fix_masks, measure, score_row
-from trialese.pretrain.loop import train
+from trialese.pretrain.heldout import (
+    HeldoutScore,
+    HeldoutSet,
+    changed_loss,
+    fix_masks,
+    gained_top1,
+    measure,
+    score_row,
+)
 from trialese.pretrain.lora import attach_lora
 from trialese.pretrain.masking import Vocabulary
-from trialese.pretrain.schedule import Plan
+from trialese.pretrain.train import train
 from trialese.recipe import parse_recipe
 from trialese.settings import HeldoutSettings, PretrainSettings
 

@@ -18,13 +18,13 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from trialese.corpus import cluster_texts
-from trialese.cutoffs import f1_averages
+from trialese.corpus.dedup import cluster_texts
 from trialese.settings import DedupSettings
 from trialese.tasks.labelled import read_labelled
 from trialese.tasks.stop_reasons import STOP_REASONS
 from trialese.tasks.task import encode_labels
-from trialese.web.ranking import likeness, rank_texts, uncertainty
+from trialese.thresholds import f1_averages
+from trialese.web.active_learning import likeness, rank_texts, uncertainty
 
 ROUND = 60
 ROUNDS = 8

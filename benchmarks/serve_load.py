@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from trialese.tasks.reading import read_texts
+from trialese.tasks.formats import read_texts
 
 
 class Load:

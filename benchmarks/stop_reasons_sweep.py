@@ -67,7 +67,7 @@ def read_exported(path: Path) -> list[Example]:
 
 def crossfitted_f1(scores: np.ndarray, truth: np.ndarray, shrinkage: float) -> list[float]:
     """(micro, macro) with each fifth's cut-offs from the other four, mean of five divisions."""
-    from trialese.cutoffs import f1_averages, shrunk_cuts
+    from trialese.thresholds import f1_averages, shrunk_cuts
 
     found = []
     for division in range(5):
@@ -98,10 +98,10 @@ def assess(scores: np.ndarray, truth: np.ndarray) -> dict[str, object]:
 
 def fit(args: argparse.Namespace) -> None:
     from trialese.tasks.classifier import Preprocessing
-    from trialese.tasks.crossfit import inner_rounds, score_held
-    from trialese.tasks.fitting import fit_classifier
+    from trialese.tasks.finetune import inner_rounds, score_held
+    from trialese.tasks.fit import fit_classifier
     from trialese.tasks.folds import split_fold
-    from trialese.tasks.sentences import sentence_examples
+    from trialese.tasks.stop_reasons import sentence_examples
     from trialese.tasks.task import encode_labels
 
     examples = read_exported(args.examples)
@@ -245,7 +245,7 @@ def main() -> None:
     elif args.verb == "join":
         join(args.folders, args.out)
     elif args.verb == "blend":
-        from trialese.tasks.blend import blend_classifiers
+        from trialese.tasks.baselines import blend_classifiers
 
         blend_classifiers(args.one, args.other, args.system, args.out)
     else:

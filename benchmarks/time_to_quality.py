@@ -31,17 +31,23 @@ import torch
 from matplotlib.figure import Figure
 from transformers.utils import logging as transformers_logging
 
-from trialese.corpus import open_blocks
+from trialese.corpus.blocks import open_blocks
 from trialese.pretrain.backbone import load_masked_lm, read_tokenizer
-from trialese.pretrain.batches import Phase, make_ready
-from trialese.pretrain.device import choose_compute, keep_freed_memory
+from trialese.pretrain.compute import choose_compute, keep_freed_memory
+from trialese.pretrain.data import Phase, Plan, make_ready
 from trialese.pretrain.encoder import MaskedEncoder
-from trialese.pretrain.gain import changed_loss, gained_top1
-from trialese.pretrain.heldout import HeldoutScore, HeldoutSet, fix_masks, measure, score_row
+from trialese.pretrain.heldout import (
+    HeldoutScore,
+    HeldoutSet,
+    changed_loss,
+    fix_masks,
+    gained_top1,
+    measure,
+    score_row,
+)
 from trialese.pretrain.lora import attach_lora
 from trialese.pretrain.masking import Vocabulary
-from trialese.pretrain.schedule import Plan
-from trialese.pretrain.step import Step
+from trialese.pretrain.train import Step
 from trialese.records import TokenBlocks
 from trialese.settings import HeldoutSettings, LoraSettings, PretrainSettings
 

@@ -124,7 +124,7 @@ resamples = 50
 @pytest.fixture(scope="session")
 def toy(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The recipe of a finished run of every stage, with `toy.toml` in its folder; read only."""
-    from trialese.pipeline import run_recipe
+    from trialese.pipeline.stages import run_recipe
     from trialese.recipe import load_recipe
 
     folder = tmp_path_factory.mktemp("runs")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from trialese.cutoffs import best_cut, decide, f1_averages, shrunk_cuts
+from trialese.thresholds import best_cut, decide, f1_averages, shrunk_cuts
 
 SEEDS = st.integers(0, 10_000)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trialese.errors import ArtifactError, RecordError
-from trialese.judging import judge_classifiers
+from trialese.pipeline.evaluate import judge_classifiers
 from trialese.recipe import Recipe
 from trialese.settings import VerdictSettings
 

@@ -154,7 +154,7 @@ def test_every_public_name_can_be_had() -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import trialese, trialese.cli, trialese.recipe, trialese.pipeline",
+        "import trialese, trialese.cli, trialese.recipe, trialese.pipeline.stages",
         "import trialese.collect, trialese.corpus, trialese.verdict, trialese.predictions",
         "import trialese.tasks, trialese.pretrain",
     ],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trialese.errors import RecordError
-from trialese.ledger import LEDGER_NAME, digest_of_input, read_ledger, write_ledger
+from trialese.pipeline.stages import LEDGER_NAME, digest_of_input, read_ledger, write_ledger
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from trialese.artifacts import read_manifest
 from trialese.errors import ArtifactError, RecipeError, RecordError
-from trialese.pipeline import chain_stages, is_finished, run_recipe
-from trialese.plan import format_plan, plan_recipe
+from trialese.pipeline.plan import format_plan, plan_recipe
+from trialese.pipeline.stages import chain_stages, is_finished, run_recipe
 from trialese.recipe import Recipe, load_recipe, parse_recipe
 
 

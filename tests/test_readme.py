@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trialese.cli import app
+from trialese.cli.main import app
 from trialese.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]

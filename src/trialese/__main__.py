@@ -1,5 +1,5 @@
 """`python -m trialese`, which `torchrun` needs."""
 
-from trialese.cli import main
+from trialese.cli.main import main
 
 main()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from trialese.cli import main
+from trialese.cli.main import main
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trialese.cli import app
+from trialese.cli.main import app
 from trialese.recipe import Recipe
 
 Run = Callable[..., tuple[int, str, str]]

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trialese.collect.aact import read_aact
-from trialese.collect.archives import read_raw
+from trialese.collect.files import read_raw
 from trialese.collect.parse import parse_study, parse_trial
 from trialese.collect.source import RawStudy, Reject, StudyError
 from trialese.errors import RecordError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from trialese.collect.archives import FilesSource, read_raw
+from trialese.collect.files import FilesSource, read_raw
 from trialese.collect.parse import parse_trial
 from trialese.collect.source import RawStudy, Reject
 from trialese.errors import RecordError

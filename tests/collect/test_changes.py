@@ -1,7 +1,8 @@
 import json
 from pathlib import Path
 
-from trialese.collect import collect_snapshot, compare_snapshots
+from trialese.collect.collection import collect_snapshot
+from trialese.collect.diff import compare_snapshots
 from trialese.settings import CollectSettings
 
 

@@ -2,7 +2,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trialese.collect.archives import read_raw
+from trialese.collect.files import read_raw
 from trialese.collect.parse import parse_trial
 from trialese.errors import RecordError
 

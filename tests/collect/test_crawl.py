@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from trialese.collect.api import RefusedError
 from trialese.collect.crawl import RegistrySource
 from trialese.collect.parse import parse_trial
-from trialese.collect.registry import RefusedError
 from trialese.collect.source import RawStudy
 from trialese.errors import RegistryError
 from trialese.settings import CollectSettings

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialese.collect import documents
-from trialese.collect.documents import read_json, read_xml, split_page
+from trialese.collect import files as documents
+from trialese.collect.files import read_json, read_xml, split_page
 from trialese.collect.source import RawStudy, Reject
 from trialese.errors import RecordError
 

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from trialese.collect import collect_snapshot, open_snapshot, read_trials
-from trialese.collect.earlier import read_earlier, read_ids
+from trialese.collect.collection import collect_snapshot
+from trialese.collect.diff import read_earlier, read_ids
+from trialese.collect.snapshot import open_snapshot, read_trials
 from trialese.errors import RecordError
 from trialese.settings import CollectSettings
 

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from trialese.collect import estimate_collection
-from trialese.collect.estimate import SAMPLE_BYTES
+from trialese.collect.collection import SAMPLE_BYTES, estimate_collection
 from trialese.errors import RecordError
 from trialese.settings import CollectSettings, SampleSettings
 

@@ -2,14 +2,9 @@ import json
 
 import pytest
 
-from trialese.collect import (
-    changed_fields,
-    collect_snapshot,
-    compare_snapshots,
-    quality_report,
-    summarise_snapshot,
-)
-from trialese.collect.inspection import find_doubts
+from trialese.collect.collection import collect_snapshot
+from trialese.collect.diff import compare_snapshots
+from trialese.collect.summary import changed_fields, find_doubts, quality_report, summarise_snapshot
 from trialese.records import Trial
 from trialese.settings import CollectSettings, SampleSettings
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trialese.collect import collect_snapshot, find_trials, read_trials
-from trialese.collect.snapshot import TRIALS_NAME
+from trialese.collect.collection import collect_snapshot
+from trialese.collect.snapshot import TRIALS_NAME, find_trials, read_trials
 from trialese.errors import ArtifactError
 from trialese.settings import CollectSettings, SampleSettings
 

@@ -1,5 +1,5 @@
+from trialese.collect.api import FIELDS, query_of, year_windows
 from trialese.collect.parse_v2 import parse_v2
-from trialese.collect.query import FIELDS, query_of, year_windows
 from trialese.collect.source import RawStudy
 from trialese.settings import CollectSettings
 

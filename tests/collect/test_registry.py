@@ -6,7 +6,7 @@ import time
 import msgspec
 import pytest
 
-from trialese.collect.registry import Page, RefusedError, RegistryClient, Version
+from trialese.collect.api import Page, RefusedError, RegistryClient, Version
 from trialese.errors import RegistryError
 from trialese.settings import CollectSettings
 

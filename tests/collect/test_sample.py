@@ -6,8 +6,7 @@ import pytest
 
 from trialese.collect.parse import parse_trial
 from trialese.collect.sample import ORGANISATION, SampleSource, sample_study
-from trialese.collect.sample_grammar import CONDITIONS, NEW_DRUGS, NEW_FROM
-from trialese.collect.sample_reasons import REASONS
+from trialese.collect.sample_words import CONDITIONS, NEW_DRUGS, NEW_FROM, REASONS
 from trialese.errors import RecipeError
 from trialese.settings import SampleSettings
 

@@ -10,16 +10,10 @@ from pathlib import Path
 import pytest
 
 from trialese.artifacts import read_manifest, verify_files
-from trialese.collect import (
-    collect_snapshot,
-    open_snapshot,
-    read_rejects,
-    read_trials,
-    read_trials_from_file,
-    snapshot_inputs,
-)
+from trialese.collect.collection import collect_snapshot, open_source, snapshot_inputs
+from trialese.collect.files import read_trials_from_file
 from trialese.collect.sample import SampleSource
-from trialese.collect.snapshot import open_source
+from trialese.collect.snapshot import open_snapshot, read_rejects, read_trials
 from trialese.errors import ArtifactError, RecordError, RegistryError
 from trialese.settings import CollectSettings, SampleSettings
 

@@ -4,10 +4,11 @@ import zipfile
 
 import pytest
 
-from trialese.collect import collect_snapshot, read_trials
+from trialese.collect.api import DOWNLOAD_BYTES
+from trialese.collect.collection import collect_snapshot
+from trialese.collect.crawl import WholeRegistrySource
 from trialese.collect.parse import parse_trial
-from trialese.collect.registry import DOWNLOAD_BYTES
-from trialese.collect.whole import WholeRegistrySource
+from trialese.collect.snapshot import read_trials
 from trialese.errors import RecipeError, RegistryError
 from trialese.settings import CollectSettings
 

@@ -8,9 +8,10 @@ import zipfile
 import msgspec
 import pytest
 
-from trialese.collect import collect_snapshot, snapshot, workers
+from trialese.collect import snapshot, workers
+from trialese.collect.collection import collect_snapshot
 from trialese.collect.workers import Done, Job, run_jobs, serve
-from trialese.collect.zipped import Chunk, safe_entries, split_entries
+from trialese.collect.zip_files import Chunk, safe_entries, split_entries
 from trialese.errors import ArtifactError
 from trialese.settings import CollectSettings
 
@@ -30,7 +31,7 @@ def test_several_processes_make_the_same_bytes_as_one(archive, tmp_path, monkeyp
     one = collect_snapshot(settings, tmp_path / "one")
     monkeypatch.setattr(snapshot, "PARALLEL_ENTRIES", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr("trialese.collect.zipped.CHUNK_ENTRIES", 25)
+    monkeypatch.setattr("trialese.collect.zip_files.CHUNK_ENTRIES", 25)
     several = collect_snapshot(settings, tmp_path / "several")
     assert several.manifest == one.manifest
     assert one.manifest.counts["duplicates"] == 10
@@ -64,8 +65,8 @@ def test_a_worker_that_dies_is_one_line(archive, tmp_path, monkeypatch):
 
 def test_chunks_hold_every_entry_once(archive, monkeypatch):
     entries = safe_entries(archive)
-    monkeypatch.setattr("trialese.collect.zipped.CHUNK_ENTRIES", 7)
-    monkeypatch.setattr("trialese.collect.zipped.WHOLE_BYTES", entries[0].plain_bytes)
+    monkeypatch.setattr("trialese.collect.zip_files.CHUNK_ENTRIES", 7)
+    monkeypatch.setattr("trialese.collect.zip_files.WHOLE_BYTES", entries[0].plain_bytes)
     chunks, large = split_entries(archive, entries)
     assert all(len(chunk.entries) <= 7 for chunk in chunks)
     again = [entry for chunk in chunks for entry in chunk.entries] + large

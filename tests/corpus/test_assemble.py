@@ -161,7 +161,7 @@ def test_an_unknown_field_is_refused_before_any_work(tmp_path: Path) -> None:
 
 
 def test_from_a_snapshot(tmp_path: Path) -> None:
-    from trialese.collect import collect_snapshot
+    from trialese.collect.collection import collect_snapshot
     from trialese.settings import CollectSettings, SampleSettings
 
     collected = collect_snapshot(
@@ -177,7 +177,7 @@ def test_from_a_snapshot(tmp_path: Path) -> None:
 
 def test_importing_the_room_loads_no_torch() -> None:
     code = (
-        "import sys, trialese.corpus.assemble, trialese.corpus.blocks;"
+        "import sys, trialese.corpus.assemble, trialese.corpus.packing;"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

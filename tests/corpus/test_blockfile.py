@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trialese.corpus.blockfile import BlockWriter, open_block_folder, read_facts
+from trialese.corpus.blocks import BlockWriter, open_block_folder, read_facts
 from trialese.errors import ArtifactError
 
 COUNTS = {"tokens": 30}

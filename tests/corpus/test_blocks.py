@@ -8,7 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from trialese.artifacts import read_manifest
 from trialese.corpus.assemble import assemble_corpus
-from trialese.corpus.blocks import build_blocks, open_blocks
+from trialese.corpus.blocks import open_blocks
+from trialese.corpus.packing import build_blocks
 from trialese.corpus.store import read_documents
 from trialese.errors import ArtifactError, RecipeError
 from trialese.records import SPLITS, Corpus, Trial

@@ -6,7 +6,7 @@ import numpy as np
 
 from trialese.corpus.assemble import assemble_corpus
 from trialese.corpus.boilerplate import ParagraphLedger, cut_paragraphs
-from trialese.corpus.fingerprint import paragraph_hash, paragraph_keys
+from trialese.corpus.dedup import paragraph_hash, paragraph_keys
 from trialese.corpus.store import read_boilerplate, read_documents, read_drops
 from trialese.records import Drop, Trial
 from trialese.settings import BoilerplateSettings, CorpusSettings, DedupSettings, FilterSettings

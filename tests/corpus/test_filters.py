@@ -2,7 +2,7 @@
 
 import pytest
 
-from trialese.corpus.filters import keep_document
+from trialese.corpus.assemble import keep_document
 from trialese.records import Document, Drop
 from trialese.settings import FilterSettings
 

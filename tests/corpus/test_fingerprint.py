@@ -5,13 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trialese.corpus.fingerprint import (
-    Fingerprinter,
-    band_shape,
-    jaccard,
-    normalise,
-    paragraph_keys,
-)
+from trialese.corpus.dedup import Fingerprinter, band_shape, jaccard, normalise, paragraph_keys
 from trialese.settings import DedupSettings
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialese.corpus.glyphs import GLYPHS, repair_mojibake
+from trialese.corpus.clean import GLYPHS, repair_mojibake
 
 SIGNS = "≥≤±°µ×²³½éüñßαβγΔ–—’“”•€™®∞√→"
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from trialese.collect import RawStudy, parse_trial, read_raw
+from trialese.collect.files import read_raw
+from trialese.collect.parse import parse_trial
+from trialese.collect.source import RawStudy
 from trialese.corpus.clean import clean_text
 from trialese.corpus.render import render_document
 from trialese.settings import RenderSettings

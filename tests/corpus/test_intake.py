@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trialese.corpus.intake import Intake, era_of
-from trialese.corpus.prepare import Prepared, Preparer
+from trialese.corpus.assemble import Intake, Prepared, Preparer, era_of
 from trialese.records import Trial
 from trialese.settings import CorpusSettings
 

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 from trialese.corpus.assemble import assemble_corpus
-from trialese.corpus.leakage import find_leaks, leakage_table
+from trialese.corpus.split import find_leaks, leakage_table
 from trialese.corpus.store import StoredDocument, read_stored, write_documents
 from trialese.records import Split, Trial
 from trialese.settings import CorpusSettings, DedupSettings, SplitSettings

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from trialese.corpus.blockfile import read_facts
+from trialese.corpus.blocks import read_facts
 from trialese.corpus.packing import best_fit, pack_blocks
 from trialese.errors import RecipeError
 from trialese.records import Document

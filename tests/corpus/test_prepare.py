@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trialese.corpus.fingerprint import Fingerprinter
-from trialese.corpus.prepare import Prepared, Preparer, prepare_trials
+from trialese.corpus.assemble import Prepared, Preparer, prepare_trials
+from trialese.corpus.dedup import Fingerprinter
 from trialese.corpus.render import render_document
 from trialese.errors import ArtifactError
 from trialese.records import Trial
@@ -68,7 +68,7 @@ def test_a_script_without_a_main_guard_may_use_workers(tmp_path: Path) -> None:
 
     script = tmp_path / "script.py"
     script.write_text(
-        "from trialese.corpus.prepare import prepare_trials\n"
+        "from trialese.corpus.assemble import prepare_trials\n"
         "from trialese.records import Trial\n"
         "from trialese.settings import CorpusSettings\n"
         "trials = [Trial(nct_id='NCT1', brief_summary='words of a trial ' * 20)]\n"

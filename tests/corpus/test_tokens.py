@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from trialese.corpus.tokens import Encoder, Wrapping, id_type
+from trialese.corpus.tokenize import Encoder, Wrapping, id_type
 from trialese.errors import RecipeError
 from trialese.records import Document
 

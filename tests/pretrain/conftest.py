@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from trialese.artifacts import write_artifact
-from trialese.corpus import pack_blocks
-from trialese.pretrain import load_tokenizer, tokenizer_digest
+from trialese.corpus.packing import pack_blocks
+from trialese.pretrain.backbone import load_tokenizer, tokenizer_digest
 from trialese.records import Document
 from trialese.settings import (
     BackboneSettings,

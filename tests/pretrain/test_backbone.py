@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trialese.errors import ArtifactError
-from trialese.pretrain import load_backbone, load_tokenizer, tokenizer_digest
-from trialese.pretrain.source import MINILM_PACKAGE, locate_backbone
+from trialese.hub import MINILM_PACKAGE, locate_backbone
+from trialese.pretrain.backbone import load_backbone, load_tokenizer, tokenizer_digest
 from trialese.settings import BackboneSettings
 
 

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from trialese.corpus import pack_blocks
-from trialese.pretrain import load_tokenizer
-from trialese.pretrain.batches import Phase, ready_batches
-from trialese.pretrain.device import choose_compute
+from trialese.corpus.packing import pack_blocks
+from trialese.pretrain.backbone import load_tokenizer
+from trialese.pretrain.compute import choose_compute
+from trialese.pretrain.data import Phase, Plan, ready_batches
 from trialese.pretrain.masking import Vocabulary
-from trialese.pretrain.schedule import Plan
 from trialese.records import Document
 from trialese.settings import (
     BackboneSettings,

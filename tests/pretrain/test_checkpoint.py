@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trialese.errors import ArtifactError
-from trialese.pretrain.checkpoint import (
+from trialese.pretrain.train import (
     Checkpoint,
     dump_optimiser,
     load_optimiser,

@@ -9,8 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from trialese.errors import ArtifactError
+from trialese.pipeline.plan import estimate, flops_per_token, read_shape
 from trialese.pretrain.backbone import load_masked_lm
-from trialese.pretrain.cost import estimate, flops_per_token, read_shape
 from trialese.pretrain.encoder import MaskedEncoder
 from trialese.settings import MaskingSettings, PhaseSettings
 

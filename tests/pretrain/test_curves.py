@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from trialese.pretrain.curves import draw_curve, read_rows, write_events, write_rows
+from trialese.pretrain.heldout import draw_curve, read_rows, write_events, write_rows
 
 ROWS = [
     {"phase": phase, "step": step, "tokens": step * 1000, "era": era, "split": "tune",

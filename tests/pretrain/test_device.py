@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trialese.errors import RecipeError
-from trialese.pretrain.device import choose_compute, cpu_has_bf16, keep_freed_memory
+from trialese.pretrain.compute import choose_compute, cpu_has_bf16, keep_freed_memory
 from trialese.settings import PretrainSettings
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trialese.pretrain.gain import gained_top1
-from trialese.pretrain.heldout import HeldoutScore
+from trialese.pretrain.heldout import HeldoutScore, gained_top1
 
 
 def score(hits: np.ndarray, tokens: np.ndarray) -> HeldoutScore:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from trialese.pretrain import build_base, read_rows, train_adapter
+from trialese.pretrain.adapt import build_base, train_adapter
+from trialese.pretrain.heldout import read_rows
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from trialese.corpus import open_blocks
+from trialese.corpus.blocks import open_blocks
 from trialese.pretrain.backbone import load_backbone
 from trialese.pretrain.encoder import MaskedEncoder
 from trialese.pretrain.heldout import fix_masks, measure, score_row

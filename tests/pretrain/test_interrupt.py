@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from trialese.pretrain.interrupt import note_interrupts
+from trialese.pretrain.compute import note_interrupts
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trialese.pretrain.encoder import no_dropout
-from trialese.pretrain.linear import FrozenWeight, LinearGroup, apply_frozen
+from trialese.pretrain.encoder import FrozenWeight, LinearGroup, apply_frozen, no_dropout
 
 
 class Branched(nn.Linear):

@@ -13,16 +13,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from trialese.corpus import open_blocks
+from trialese.corpus.blocks import open_blocks
 from trialese.errors import RecipeError
 from trialese.pretrain.backbone import load_backbone
-from trialese.pretrain.batches import Phase
-from trialese.pretrain.device import choose_compute
+from trialese.pretrain.compute import choose_compute
+from trialese.pretrain.data import Phase, Plan
 from trialese.pretrain.heldout import fix_masks
-from trialese.pretrain.loop import train
 from trialese.pretrain.lora import attach_lora
 from trialese.pretrain.masking import Vocabulary, mask_blocks
-from trialese.pretrain.schedule import Plan
+from trialese.pretrain.train import train
 from trialese.settings import (
     BackboneSettings,
     HeldoutSettings,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trialese.pretrain import load_tokenizer
+from trialese.pretrain.backbone import load_tokenizer
 from trialese.pretrain.masking import Vocabulary, hash_uniform, mask_blocks
 from trialese.settings import BackboneSettings
 

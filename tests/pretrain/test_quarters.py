@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForMaskedLM
 
-from trialese.pretrain import load_tokenizer
-from trialese.pretrain.backbone import load_masked_lm
+from trialese.pretrain.backbone import load_masked_lm, load_tokenizer
 from trialese.pretrain.encoder import MaskedEncoder
 from trialese.pretrain.masking import Vocabulary
-from trialese.pretrain.quarters import draw_trials, quarter_of, word_l2r_scores
+from trialese.pretrain.staleness import draw_trials, quarter_of, word_l2r_scores
 from trialese.records import Trial
 from trialese.settings import BackboneSettings, RenderSettings
 

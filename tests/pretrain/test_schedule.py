@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import get_linear_schedule_with_warmup
 
 from trialese.errors import RecipeError
-from trialese.pretrain.schedule import OLD_OFFSET, Plan, learning_rate
+from trialese.pretrain.data import OLD_OFFSET, Plan, learning_rate
 from trialese.settings import PhaseSettings
 
 

@@ -16,9 +16,10 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from trialese.artifacts import read_manifest, verify_files, work_folder
-from trialese.corpus import open_blocks
+from trialese.corpus.blocks import open_blocks
 from trialese.errors import ArtifactError, RecipeError
-from trialese.pretrain import build_base, read_rows, train_adapter
+from trialese.pretrain.adapt import build_base, train_adapter
+from trialese.pretrain.heldout import read_rows
 from trialese.settings import LoraSettings, PhaseSettings
 
 IDS = torch.randint(5, 140, (2, 16), generator=torch.Generator().manual_seed(0))

@@ -100,7 +100,7 @@ def test_an_adapter_is_merged_and_a_headless_backbone_refused(
 
 
 def test_the_corpus_tells_what_was_read_and_until_when(toy: Any):
-    from trialese.corpus import open_corpus, read_documents
+    from trialese.corpus.store import open_corpus, read_documents
 
     corpus: Corpus = open_corpus(Path(toy.folder) / "toy" / "corpus")
     learnt, newest = read_training(corpus)

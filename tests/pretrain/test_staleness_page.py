@@ -7,10 +7,8 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from trialese.pretrain.quarters import QuarterRow
-from trialese.pretrain.staleness import Staleness
+from trialese.pretrain.staleness import BrokenTerm, QuarterRow, RisingTerm, Staleness
 from trialese.pretrain.staleness_page import write_page
-from trialese.pretrain.terms import BrokenTerm, RisingTerm
 from trialese.records import Interval
 
 

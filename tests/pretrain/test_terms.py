@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trialese.pretrain import load_tokenizer
-from trialese.pretrain.terms import broken_terms, pieces_per_word, rising_terms
+from trialese.pretrain.backbone import load_tokenizer
+from trialese.pretrain.staleness import broken_terms, pieces_per_word, rising_terms
 from trialese.settings import BackboneSettings
 
 

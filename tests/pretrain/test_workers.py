@@ -14,14 +14,14 @@ import pytest
 from safetensors.torch import load_file
 
 from trialese.artifacts import verify_files
-from trialese.pretrain import read_rows
+from trialese.pretrain.heldout import read_rows
 
 SCRIPT = """
 import sys
 from pathlib import Path
 import msgspec, torch
 from trialese.pretrain import build_base, train_adapter
-from trialese.pretrain.workers import join_workers
+from trialese.pretrain.compute import join_workers
 from trialese.settings import PretrainSettings
 
 torch.set_num_threads(1)

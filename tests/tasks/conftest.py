@@ -44,7 +44,7 @@ def toy_rows() -> list[Example]:
 @pytest.fixture(scope="session")
 def toy_folder(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a classifier that has learnt the toy task, with thresholds; read only."""
-    from trialese.tasks import Classifier
+    from trialese.tasks.classifier import Classifier
 
     rows = toy_examples()
     settings = FinetuneSettings(
@@ -61,6 +61,6 @@ def toy_folder(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def toy_classifier(toy_folder: Path) -> Any:
     """The classifier of `toy_folder`, loaded in fp32."""
-    from trialese.tasks import Classifier
+    from trialese.tasks.classifier import Classifier
 
     return Classifier.load(toy_folder)

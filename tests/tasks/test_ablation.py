@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trialese.collect import collect_snapshot
+from trialese.collect.collection import collect_snapshot
 from trialese.errors import RecipeError
-from trialese.judging import judge_classifiers
+from trialese.pipeline.evaluate import judge_classifiers
 from trialese.predictions import load_predictions
 from trialese.records import Snapshot
 from trialese.settings import (
@@ -19,9 +19,9 @@ from trialese.settings import (
     TasksSettings,
     VerdictSettings,
 )
-from trialese.tasks import ablate_sex
-from trialese.verdict import load_verdicts
-from trialese.verdict.words import summarise
+from trialese.tasks.ablate import ablate_sex
+from trialese.verdict.report import load_verdicts
+from trialese.verdict.text import summarise
 
 SETTINGS = TasksSettings(
     sex=SexSettings(max_trials=100, run_folds=1, finetune=FinetuneSettings(epochs=1, max_tokens=32))

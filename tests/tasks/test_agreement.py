@@ -12,7 +12,7 @@ from sklearn.metrics import cohen_kappa_score
 from trialese.errors import RecordError
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
-from trialese.tasks import compare_labels, write_disagreements
+from trialese.tasks.agreement import compare_labels, write_disagreements
 
 SILVER = Path(__file__).parents[2].parent / "shared" / "data" / "stop_reasons" / "silver.tsv"
 
@@ -64,7 +64,7 @@ def test_a_missing_column_and_an_empty_table_are_one_line(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not SILVER.is_file(), reason="../shared/data is not here")
 def test_every_row_of_silver_is_used_or_counted() -> None:
-    from trialese.tasks import STOP_REASONS
+    from trialese.tasks.stop_reasons import STOP_REASONS
 
     class Prior(Reader):
         task = STOP_REASONS

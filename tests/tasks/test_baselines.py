@@ -5,8 +5,10 @@ import pytest
 
 from trialese.errors import RecipeError
 from trialese.records import Example, Task
-from trialese.tasks import SEX, STOP_REASONS, encode_labels
 from trialese.tasks.baselines import fit_baseline
+from trialese.tasks.sex import SEX
+from trialese.tasks.stop_reasons import STOP_REASONS
+from trialese.tasks.task import encode_labels
 
 
 def stop_rows() -> list[Example]:

@@ -8,7 +8,7 @@ import pytest
 from trialese.errors import RecordError
 from trialese.predictions import check_predictions
 from trialese.records import Predictions
-from trialese.tasks.blend import blend_predictions
+from trialese.tasks.baselines import blend_predictions
 
 
 def run(scores: list[list[float]], **changes: object) -> Predictions:

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trialese.errors import ArtifactError, RecipeError, RecordError
-from trialese.tasks import load_scorer, predict_file
-from trialese.tasks.bulk import Share, own_share
+from trialese.tasks.predict import Share, load_scorer, own_share, predict_file
 
 from .toy_scorer import ToyScorer
 

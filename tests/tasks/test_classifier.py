@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from trialese.errors import ArtifactError
 from trialese.records import Example, Task, Thresholds
 from trialese.settings import FinetuneSettings
-from trialese.tasks import Classifier, encode_labels
-from trialese.tasks.classifier import Preprocessing
+from trialese.tasks.classifier import Classifier, Preprocessing
 from trialese.tasks.scorer import length_sorted_batches
+from trialese.tasks.task import encode_labels
 
 QUICK = FinetuneSettings(
     epochs=1, lr=1e-3, batch_texts=8, max_tokens=48, dropout=0.1, precision="fp32"

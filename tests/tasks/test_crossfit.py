@@ -9,8 +9,8 @@ import torch
 from trialese.errors import RecordError
 from trialese.records import Example, Task
 from trialese.settings import FinetuneSettings
-from trialese.tasks.crossfit import average_weights, inner_rounds, score_held
-from trialese.tasks.fitting import fit_classifier
+from trialese.tasks.finetune import average_weights, inner_rounds, score_held
+from trialese.tasks.fit import fit_classifier
 
 
 def in_pairs(rows: list[Example]) -> list[Example]:

@@ -6,9 +6,10 @@ import pytest
 
 from trialese.records import Audit, Example, Task, Thresholds
 from trialese.settings import FinetuneSettings
-from trialese.tasks import STOP_REASONS, Classifier
-from trialese.tasks.description import OPEN_TARGETS_PRESET, read_description
-from trialese.tasks.dropin import check_dropin, preset_labels
+from trialese.tasks.classifier import Classifier
+from trialese.tasks.opentargets import check_dropin, preset_labels
+from trialese.tasks.scorer import OPEN_TARGETS_PRESET, read_description
+from trialese.tasks.stop_reasons import STOP_REASONS
 
 FITTING = FinetuneSettings(epochs=1, max_tokens=64, precision="fp32")
 

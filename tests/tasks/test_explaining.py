@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from trialese.errors import RecordError
-from trialese.tasks import Classifier, explain
+from trialese.tasks.classifier import Classifier
+from trialese.tasks.explain import explain
 
 TEXT = "trial 7  stopped: slow accrual and\nlack of funding"
 

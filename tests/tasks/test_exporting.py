@@ -11,8 +11,11 @@ import pytest
 
 from trialese.artifacts import read_manifest
 from trialese.errors import ArtifactError, RecordError
-from trialese.tasks import Classifier, explain, export_classifier, load_scorer
-from trialese.tasks import exporting as module
+from trialese.tasks import export as module
+from trialese.tasks.classifier import Classifier
+from trialese.tasks.explain import explain
+from trialese.tasks.export import export_classifier
+from trialese.tasks.predict import load_scorer
 
 from .conftest import toy_examples
 

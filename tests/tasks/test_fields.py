@@ -8,9 +8,9 @@ from trialese.errors import RecipeError, RecordError
 from trialese.recipe import parse_recipe
 from trialese.records import Task, Trial
 from trialese.settings import DeclaredTaskSettings, TasksSettings
-from trialese.tasks import build_examples, task_named
-from trialese.tasks.fields import declared_task, examples_of_declared
+from trialese.tasks.folds import build_examples
 from trialese.tasks.sex import cut_sex_words
+from trialese.tasks.task import declared_task, examples_of_declared, task_named
 
 TRIALS = [
     Trial(nct_id="NCT1", brief_title="First in man", phases=("PHASE1",), healthy_volunteers=True),

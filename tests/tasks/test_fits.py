@@ -8,7 +8,7 @@ import pytest
 
 from trialese.artifacts import read_manifest, verify_files
 from trialese.errors import ArtifactError, RecipeError
-from trialese.judging import judge_classifiers
+from trialese.pipeline.evaluate import judge_classifiers
 from trialese.predictions import load_predictions
 from trialese.records import Predictions
 from trialese.settings import (
@@ -18,9 +18,12 @@ from trialese.settings import (
     TasksSettings,
     VerdictSettings,
 )
-from trialese.tasks import Classifier, build_examples, finetune
-from trialese.tasks.blend import blend_classifiers
-from trialese.verdict import choose_thresholds, judge
+from trialese.tasks.baselines import blend_classifiers
+from trialese.tasks.classifier import Classifier
+from trialese.tasks.finetune import finetune
+from trialese.tasks.folds import build_examples
+from trialese.thresholds import choose_thresholds
+from trialese.verdict.judge import judge
 
 FITTING = FinetuneSettings(epochs=1, lr=1e-3, max_tokens=32, precision="fp32")
 

@@ -10,7 +10,7 @@ import torch
 from trialese.errors import ArtifactError, RecordError
 from trialese.records import Example, Task
 from trialese.settings import FinetuneSettings, LoraSettings
-from trialese.tasks.fitting import fit_classifier
+from trialese.tasks.fit import fit_classifier
 
 QUICK = FinetuneSettings(
     epochs=16, patience=16, lr=5e-3, head_lr=2e-2, batch_texts=8, max_tokens=32, dropout=0.0,

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from trialese.errors import RecipeError, RecordError
 from trialese.records import Example, Task
 from trialese.settings import DedupSettings, StopReasonsSettings, TasksSettings
-from trialese.tasks import build_examples
-from trialese.tasks.folds import gather_examples, split_fold
+from trialese.tasks.folds import build_examples, gather_examples, split_fold
 
 TASK = Task("toy", ("a", "b"), "multilabel")
 DEDUP = DedupSettings(shingle_words=1)

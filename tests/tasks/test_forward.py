@@ -7,8 +7,7 @@ import torch
 import transformers
 
 from trialese.settings import FinetuneSettings, LoraSettings
-from trialese.tasks.forward import FirstTokenForward
-from trialese.tasks.optimiser import freeze_layers, with_lora
+from trialese.tasks.fit import FirstTokenForward, freeze_layers, with_lora
 
 TEXTS = [[2, 7, 9, 11, 3], [2, 8, 3], [2, 5, 6, 7, 8, 9, 10, 12, 3], [2, 3]]
 

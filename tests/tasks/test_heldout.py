@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trialese.collect import collect_snapshot, read_trials
+from trialese.collect.collection import collect_snapshot
+from trialese.collect.snapshot import read_trials
 from trialese.errors import LeakageError, RecipeError, RecordError
 from trialese.predictions import load_predictions
 from trialese.records import Snapshot
@@ -19,9 +20,9 @@ from trialese.settings import (
     TasksSettings,
     VerdictSettings,
 )
-from trialese.tasks import build_examples, finetune
-from trialese.tasks.folds import split_fold
-from trialese.verdict import judge
+from trialese.tasks.finetune import finetune
+from trialese.tasks.folds import build_examples, split_fold
+from trialese.verdict.judge import judge
 
 TEXTS = ("slow accrual", "no money", "toxic effects", "drug was inferior", "moved away")
 LABELS = ("Insufficient_Enrollment", "Business_Administrative", "Safety_Sideeffects", "Negative",

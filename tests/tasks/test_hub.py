@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from trialese.errors import RecordError
+from trialese.hub import is_hub_id, locate_labelled
 from trialese.settings import SexSettings, StopReasonsSettings, TasksSettings
-from trialese.tasks import STOP_REASONS, build_examples
-from trialese.tasks.hub import is_hub_id, locate_labelled
+from trialese.tasks.folds import build_examples
+from trialese.tasks.stop_reasons import STOP_REASONS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REASONS = f"opentargets/clinical_trial_reason_to_stop@{COMMIT}"

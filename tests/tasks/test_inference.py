@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trialese.tasks import Classifier
-from trialese.tasks.inference import FirstTokenLogits, fast_forward
+from trialese.tasks.classifier import Classifier, FirstTokenLogits, fast_forward
 
 IDS = [[2, 9, 10, 11, 3], [2, 12, 3], [2, 30, 31, 32, 33, 34, 3]]
 

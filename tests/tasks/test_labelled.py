@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from trialese.errors import RecordError
-from trialese.tasks import SEX, STOP_REASONS, read_labelled
+from trialese.tasks.labelled import read_labelled
+from trialese.tasks.sex import SEX
+from trialese.tasks.stop_reasons import STOP_REASONS
 
 GOLD = Path(__file__).parents[2].parent / "shared" / "data" / "stop_reasons" / "gold.tsv"
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trialese.settings import FinetuneSettings
-from trialese.tasks.losses import loss_function
+from trialese.tasks.fit import loss_function
 
 CPU = torch.device("cpu")
 TRUTH = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 0, 0]], bool)

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from trialese.settings import FinetuneSettings
-from trialese.tasks.optimiser import freeze_layers, linear_decay, make_optimiser
+from trialese.tasks.fit import freeze_layers, linear_decay, make_optimiser
 
 
 @pytest.fixture

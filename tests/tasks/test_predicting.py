@@ -7,8 +7,8 @@ import pytest
 from trialese.errors import ArtifactError, RecordError
 from trialese.records import Example, Task, Thresholds
 from trialese.settings import FinetuneSettings
-from trialese.tasks import Classifier, predict_inputs
-from trialese.tasks.predicting import LabelledText
+from trialese.tasks.classifier import Classifier
+from trialese.tasks.predict import LabelledText, predict_inputs
 
 STUDY = Path(__file__).parents[1] / "data" / "study_legacy.xml"
 

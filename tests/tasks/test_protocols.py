@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from trialese.artifacts import read_manifest
-from trialese.collect import collect_snapshot
+from trialese.collect.collection import collect_snapshot
 from trialese.errors import RecipeError, RecordError
-from trialese.judging import judge_classifiers
+from trialese.pipeline.evaluate import judge_classifiers
 from trialese.predictions import load_predictions
 from trialese.records import Example
 from trialese.settings import (
@@ -21,9 +21,9 @@ from trialese.settings import (
     TasksSettings,
     VerdictSettings,
 )
-from trialese.tasks import finetune, finetune_published
-from trialese.tasks.protocols import count_known, divide_published
-from trialese.verdict import load_verdicts
+from trialese.tasks.finetune import finetune
+from trialese.tasks.published import count_known, divide_published, finetune_published
+from trialese.verdict.report import load_verdicts
 
 GOLD = Path(__file__).parents[2].parent / "shared" / "data" / "stop_reasons" / "gold.tsv"
 QUICK = VerdictSettings(resamples=50)

@@ -10,8 +10,8 @@ import pytest
 from trialese.artifacts import write_artifact
 from trialese.errors import ArtifactError, RecordError
 from trialese.records import Trial
-from trialese.tasks.description import Preprocessing
-from trialese.tasks.reading import TextToLabel, read_records, read_texts, texts_of
+from trialese.tasks.formats import TextToLabel, read_records, read_texts, texts_of
+from trialese.tasks.scorer import Preprocessing
 
 DATA = Path(__file__).parents[1] / "data"
 REASONS = Preprocessing(max_tokens=8)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trialese.errors import ArtifactError
-from trialese.tasks import load_scorer
+from trialese.tasks.predict import load_scorer
 from trialese.tasks.scorer import probabilities, score_ids
 
 

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from trialese.records import Example, Task
 from trialese.settings import DedupSettings
-from trialese.tasks.sentences import STOP_REASON_SENTENCES, sentence_examples
-from trialese.tasks.stop_reasons import STOP_REASONS
+from trialese.tasks.stop_reasons import STOP_REASON_SENTENCES, STOP_REASONS, sentence_examples
 
 DEDUP = DedupSettings(shingle_words=1)
 

@@ -7,7 +7,7 @@ import pytest
 from trialese.errors import RecordError
 from trialese.records import Example
 from trialese.settings import DedupSettings, SilverSettings
-from trialese.tasks.silver import read_silver, silver_examples
+from trialese.tasks.labelled import read_silver, silver_examples
 from trialese.tasks.stop_reasons import STOP_REASONS
 
 DEDUP = DedupSettings(shingle_words=1)

@@ -5,7 +5,9 @@ import pytest
 
 from trialese.errors import RecipeError, RecordError
 from trialese.records import Example, Task
-from trialese.tasks import SEX, STOP_REASONS, encode_labels, task_named
+from trialese.tasks.sex import SEX
+from trialese.tasks.stop_reasons import STOP_REASONS
+from trialese.tasks.task import encode_labels, task_named
 
 
 def test_task_named_returns_the_declared_tasks() -> None:

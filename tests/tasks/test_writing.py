@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trialese.errors import RecipeError
-from trialese.tasks.reading import TextToLabel
-from trialese.tasks.writing import Layout, format_of, person_line, safe_cell
+from trialese.tasks.formats import Layout, TextToLabel, format_of, person_line, safe_cell
 
 LABELS = ("A", "B")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
-from trialese.tasks.description import Preprocessing
+from trialese.tasks.scorer import Preprocessing
 
 TASK = Task("toy", ("Long", "Vowels"), "multilabel")
 READS = Preprocessing(max_tokens=9)
@@ -49,7 +49,7 @@ class ToyScorer:
 
 
 if __name__ == "__main__":
-    from trialese.tasks import predict_file
+    from trialese.tasks.predict import predict_file
 
     source, out, window, *killed = sys.argv[1:]
     scorer = ToyScorer(int(killed[0]) if killed else None)

@@ -7,7 +7,7 @@ import numpy as np
 from trialese.records import Audit, Predictions
 from trialese.settings import VerdictSettings
 from trialese.verdict.audits import audit_giveaways
-from trialese.verdict.judgement import judge
+from trialese.verdict.judge import judge
 
 Runs = dict[str, list[Predictions]]
 QUICK = VerdictSettings(resamples=20)

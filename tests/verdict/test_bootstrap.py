@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trialese.verdict.bootstrap import cluster_sums, interval, resampled_sums
+from trialese.bootstrap import cluster_sums, interval, resampled_sums
 
 
 def draw(sums: np.ndarray, resamples: int, seed: int = 1) -> np.ndarray:
@@ -41,7 +41,7 @@ def test_same_seed_same_draws_whatever_the_order_of_clusters() -> None:
 def test_portions_do_not_depend_on_how_many_resamples_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     sums = np.random.default_rng(0).random((30, 2))
     whole = draw(sums, 11)
-    monkeypatch.setattr("trialese.verdict.bootstrap._CELLS_AT_ONCE", 60)
+    monkeypatch.setattr("trialese.bootstrap._CELLS_AT_ONCE", 60)
     np.testing.assert_allclose(draw(sums, 11), whole)
 
 

@@ -9,7 +9,7 @@ from trialese.errors import RecordError
 from trialese.records import Predictions
 from trialese.settings import VerdictSettings
 from trialese.verdict.card import format_data_card, format_model_card
-from trialese.verdict.judgement import judge
+from trialese.verdict.judge import judge
 
 Runs = dict[str, list[Predictions]]
 QUICK = VerdictSettings(resamples=50)

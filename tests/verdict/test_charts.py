@@ -15,7 +15,7 @@ from trialese.verdict.charts import (
     make_axis,
     reliability_panel,
 )
-from trialese.verdict.judgement import judge
+from trialese.verdict.judge import judge
 
 Runs = dict[str, list[Predictions]]
 QUICK = VerdictSettings(resamples=50)

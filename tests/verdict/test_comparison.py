@@ -7,10 +7,9 @@ import pytest
 
 from trialese.records import Difference, Predictions
 from trialese.settings import VerdictSettings
-from trialese.verdict.comparison import count_discordant
-from trialese.verdict.judgement import judge
-from trialese.verdict.lineup import line_up
-from trialese.verdict.significance import holm
+from trialese.verdict.judge import judge
+from trialese.verdict.significance import count_discordant, holm
+from trialese.verdict.systems import line_up
 
 Runs = dict[str, list[Predictions]]
 QUICK = VerdictSettings(resamples=200)

@@ -8,7 +8,7 @@ from mapie.classification import SplitConformalClassifier
 from mapie.risk_control import MultiLabelClassificationController
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from trialese.verdict.conformal import choose_level, missed_share, set_figures
+from trialese.verdict.calibration import choose_level, missed_share, set_figures
 
 
 def made(seed: int, rows: int, labels: int = 4) -> tuple[np.ndarray, np.ndarray, list[str]]:

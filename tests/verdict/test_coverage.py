@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trialese.verdict.bootstrap import cluster_sums, resampled_sums
+from trialese.bootstrap import cluster_sums, resampled_sums
 from trialese.verdict.metrics import measure, row_figures
 
 CLUSTERS, LABELS = 600, 4

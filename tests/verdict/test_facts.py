@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from trialese.verdict.facts import ATTRIBUTION, attribution_of, list_facts
+from trialese.verdict.card import ATTRIBUTION, attribution_of, list_facts
 
 
 def test_source_comes_first_and_nested_counts_keep_their_names() -> None:

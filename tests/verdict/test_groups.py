@@ -11,9 +11,9 @@ from sklearn.metrics import f1_score
 from trialese.errors import RecordError
 from trialese.records import Predictions
 from trialese.settings import VerdictSettings
-from trialese.tasks import STOP_REASON_GROUPS, STOP_REASONS
-from trialese.verdict import judge
-from trialese.verdict.words import format_markdown, group_rows
+from trialese.tasks.stop_reasons import STOP_REASON_GROUPS, STOP_REASONS
+from trialese.verdict.judge import judge
+from trialese.verdict.text import format_markdown, group_rows
 
 Runs = dict[str, list[Predictions]]
 FIXED = VerdictSettings(resamples=50, threshold=0.4)

@@ -11,8 +11,8 @@ from sklearn.metrics import precision_recall_fscore_support
 from trialese import __version__
 from trialese.records import Predictions
 from trialese.settings import VerdictSettings
-from trialese.verdict.judgement import judge
-from trialese.verdict.thresholds import choose_thresholds
+from trialese.thresholds import choose_thresholds
+from trialese.verdict.judge import judge
 
 Runs = dict[str, list[Predictions]]
 QUICK = VerdictSettings(resamples=200)

@@ -7,7 +7,7 @@ import pytest
 from trialese.errors import LeakageError
 from trialese.records import Audit, Predictions
 from trialese.settings import VerdictSettings
-from trialese.verdict.judgement import judge
+from trialese.verdict.judge import judge
 
 Runs = dict[str, list[Predictions]]
 QUICK = VerdictSettings(resamples=20)

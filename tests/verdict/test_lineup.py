@@ -7,7 +7,7 @@ import pytest
 
 from trialese.errors import RecordError
 from trialese.records import Predictions
-from trialese.verdict.lineup import line_up
+from trialese.verdict.systems import line_up
 
 Runs = dict[str, list[Predictions]]
 

@@ -17,7 +17,8 @@ from trialese.errors import ArtifactError, RecordError
 from trialese.predictions import load_predictions, save_predictions
 from trialese.records import Predictions, Verdict
 from trialese.settings import VerdictSettings
-from trialese.verdict import judge, load_verdicts, write_report
+from trialese.verdict.judge import judge
+from trialese.verdict.report import load_verdicts, write_report
 
 Runs = dict[str, list[Predictions]]
 QUICK = VerdictSettings(resamples=50)

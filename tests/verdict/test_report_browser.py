@@ -12,8 +12,10 @@ import pytest
 
 from trialese.records import Verdict
 from trialese.settings import VerdictSettings
-from trialese.tasks import STOP_REASON_GROUPS
-from trialese.verdict import judge, write_report, write_twin
+from trialese.tasks.stop_reasons import STOP_REASON_GROUPS
+from trialese.verdict.judge import judge
+from trialese.verdict.protocols import write_twin
+from trialese.verdict.report import write_report
 
 ROWS = [
     {"stage": "adapter", "step": s, "tokens": s * 2048, "era": e, "split": "test",

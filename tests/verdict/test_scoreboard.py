@@ -7,9 +7,9 @@ from sklearn.metrics import confusion_matrix
 
 from trialese.records import Predictions
 from trialese.settings import VerdictSettings
-from trialese.verdict.lineup import line_up
-from trialese.verdict.scoreboard import Scoreboard, score
-from trialese.verdict.thresholds import choose_thresholds
+from trialese.thresholds import choose_thresholds
+from trialese.verdict.scores import Scoreboard, score
+from trialese.verdict.systems import line_up
 
 Runs = dict[str, list[Predictions]]
 

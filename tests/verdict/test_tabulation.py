@@ -6,8 +6,8 @@ import numpy as np
 
 from trialese.records import Predictions
 from trialese.settings import VerdictSettings
-from trialese.verdict.lineup import Round, line_up
-from trialese.verdict.tabulation import Table, tabulate
+from trialese.verdict.scores import Table, tabulate
+from trialese.verdict.systems import Round, line_up
 
 Runs = dict[str, list[Predictions]]
 

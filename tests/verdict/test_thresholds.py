@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trialese.cutoffs import best_cut
 from trialese.errors import LeakageError, RecordError
 from trialese.records import Predictions
 from trialese.settings import VerdictSettings
-from trialese.verdict.thresholds import choose_thresholds
+from trialese.thresholds import best_cut, choose_thresholds
 
 
 def tune(scores: Any, truth: Any, **changes: Any) -> Predictions:

@@ -12,8 +12,9 @@ from trialese.artifacts import read_manifest
 from trialese.errors import RecordError
 from trialese.records import Interval, Predictions, Verdict
 from trialese.settings import VerdictSettings
-from trialese.verdict import judge, load_verdicts, write_twin
-from trialese.verdict.twin import compare_protocols, subtract
+from trialese.verdict.judge import judge
+from trialese.verdict.protocols import compare_protocols, subtract, write_twin
+from trialese.verdict.report import load_verdicts
 
 Runs = dict[str, list[Predictions]]
 QUICK = VerdictSettings(resamples=50)

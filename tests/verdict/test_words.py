@@ -7,8 +7,8 @@ import pytest
 
 from trialese.records import Predictions
 from trialese.settings import VerdictSettings
-from trialese.verdict.judgement import judge
-from trialese.verdict.words import format_markdown, format_table, summarise
+from trialese.verdict.judge import judge
+from trialese.verdict.text import format_markdown, format_table, summarise
 
 Runs = dict[str, list[Predictions]]
 QUICK = VerdictSettings(resamples=50)

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from trialese.collect import collect_snapshot
+from trialese.collect.collection import collect_snapshot
 from trialese.records import Example, Snapshot, Task, Thresholds
 from trialese.settings import CollectSettings, FinetuneSettings, SampleSettings, ServeSettings
-from trialese.tasks import Classifier
-from trialese.web import create_app, open_served
+from trialese.tasks.classifier import Classifier
+from trialese.web.app import create_app
+from trialese.web.models import open_served
 
 TASK = Task("reasons", ("Enrollment", "Money"), "multilabel", "Why a trial stopped.")
 

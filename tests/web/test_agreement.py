@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trialese.web.agreement import agree, cohen_kappa, krippendorff_alpha
+from trialese.web.annotations import agree, cohen_kappa, krippendorff_alpha
 
 
 def test_alpha_is_that_of_the_published_example() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trialese.errors import ArtifactError
 from trialese.records import Task
 from trialese.tasks.labelled import read_labelled
-from trialese.web.answers import AnswerLog, Member, as_tsv, key_of
+from trialese.web.annotations import AnswerLog, Member, as_tsv, key_of
 
 TASK = Task("toy", ("Enrollment", "Money"), "multilabel")
 SLOW = (Member("NCT00000002", "Slow accrual"), Member("NCT00000009", "slow accrual."))
@@ -122,7 +122,7 @@ def test_any_text_comes_back_from_the_log(
 _WRITER = """
 import sys
 from pathlib import Path
-from trialese.web.answers import AnswerLog, Member
+from trialese.web.annotations import AnswerLog, Member
 log = AnswerLog(Path(sys.argv[1]))
 for number in range(100_000):
     log.record("toy", "ann", [Member(f"e{number}", f"text {number}")], ["Money"])

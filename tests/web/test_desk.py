@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from trialese.collect import fetch_trial, read_trials
+from trialese.collect.api import fetch_trial
+from trialese.collect.snapshot import read_trials
 from trialese.errors import RegistryError
 from trialese.records import Snapshot
 from trialese.settings import CollectSettings, ServeSettings
-from trialese.web import create_app, open_served
+from trialese.web.app import create_app
+from trialese.web.models import open_served
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from trialese.records import Task
 from trialese.settings import ServeSettings
 from trialese.web.engine import Engine
-from trialese.web.failures import Refusal
-from trialese.web.served import ServedModel
+from trialese.web.models import ServedModel
+from trialese.web.schemas import Refusal
 
 
 class Lengths:

@@ -10,7 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from trialese.settings import ServeSettings
-from trialese.web import create_app, open_served
+from trialese.web.app import create_app
+from trialese.web.models import open_served
 
 Opened = Callable[..., TestClient]
 TEXTS = {"texts": ["slow accrual"]}
@@ -119,7 +120,7 @@ def test_a_named_server_answers_to_any_name(open_client: Opened) -> None:
 
 
 def test_not_ready_is_told_apart_from_dead(classifier: Path, monkeypatch: Any) -> None:
-    from trialese.web.served import Served
+    from trialese.web.models import Served
 
     monkeypatch.setattr(Served, "load", lambda self: None)
     app = create_app(open_served([classifier]), ServeSettings())

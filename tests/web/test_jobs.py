@@ -13,9 +13,11 @@ from starlette.testclient import TestClient
 
 from trialese.errors import ArtifactError
 from trialese.settings import ServeSettings
-from trialese.tasks import Classifier, predict_inputs
-from trialese.web import create_app, open_served
-from trialese.web.jobstore import JobStore, file_name
+from trialese.tasks.classifier import Classifier
+from trialese.tasks.predict import predict_inputs
+from trialese.web.app import create_app
+from trialese.web.jobs import JobStore, file_name
+from trialese.web.models import open_served
 
 DATA = Path(__file__).parents[1] / "data"
 TEXTS = ["slow accrual", "=cmd|funding", "<script>\u202e</script>", "low recruitment \U0001f9ec"]
@@ -107,7 +109,7 @@ def test_uploads_are_bounded(client: TestClient, tmp_path: Path, monkeypatch: An
 
 
 def test_a_running_job_can_be_deleted(client: TestClient, monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr("trialese.web.jobrunner.WINDOW_RECORDS", 1)
+    monkeypatch.setattr("trialese.web.jobs.WINDOW_RECORDS", 1)
     predict = Classifier.predict
 
     def slowly(*args: Any, **how: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trialese.web.nearest import Labelled, Neighbours
+from trialese.web.active_learning import Labelled, Neighbours
 
 TEXTS = ("Slow accrual", "Lack of funding", "slow accrual", "Toxicity of the drug")
 

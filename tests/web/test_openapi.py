@@ -17,7 +17,8 @@ from starlette.testclient import TestClient
 
 from trialese.records import Snapshot
 from trialese.settings import ServeSettings
-from trialese.web import create_app, open_served
+from trialese.web.app import create_app
+from trialese.web.models import open_served
 
 PATHS = (
     "/healthz",

@@ -17,13 +17,14 @@ import pytest
 import uvicorn
 
 from trialese.artifacts import write_artifact
-from trialese.collect import collect_snapshot
-from trialese.judging import judge_classifiers
+from trialese.collect.collection import collect_snapshot
+from trialese.pipeline.evaluate import judge_classifiers
 from trialese.predictions import save_predictions
 from trialese.records import Predictions, Task
 from trialese.settings import CollectSettings, ServeSettings, VerdictSettings
 from trialese.tasks.labelled import read_labelled
-from trialese.web import create_app, open_served
+from trialese.web.app import create_app
+from trialese.web.models import open_served
 
 pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.common.exceptions import WebDriverException

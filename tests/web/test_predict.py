@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from trialese.collect import read_trials
 from trialese.collect.sample import sample_study
+from trialese.collect.snapshot import read_trials
 from trialese.records import Snapshot
 from trialese.settings import SampleSettings
-from trialese.tasks import Classifier, predict_inputs
+from trialese.tasks.classifier import Classifier
+from trialese.tasks.predict import predict_inputs
 
 HARD = (
     "<script>alert(1)</script>",

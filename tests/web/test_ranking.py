@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trialese.records import Task
-from trialese.web.answers import AnswerLog, Event, Member, key_of
-from trialese.web.queue import Queue
-from trialese.web.ranking import likeness, rank_texts, uncertainty
-from trialese.web.shelf import Reading
+from trialese.web.active_learning import Queue, likeness, rank_texts, uncertainty
+from trialese.web.annotations import AnswerLog, Event, Member, key_of
+from trialese.web.search_index import Reading
 
 TASK = Task("toy", ("Enrollment", "Money"), "multilabel")
 

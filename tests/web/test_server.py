@@ -164,7 +164,7 @@ def test_a_killed_job_goes_on(start: Started, classifier: Path, tmp_path: Path) 
         result = answer.read()
     whole = tmp_path / "whole.csv"
     (tmp_path / "many.txt").write_text("\n".join(texts))
-    from trialese.tasks import load_scorer, predict_file
+    from trialese.tasks.predict import load_scorer, predict_file
 
     predict_file(load_scorer(classifier), tmp_path / "many.txt", whole)
     ours = [line.split(b",")[:3] for line in result.splitlines()]

@@ -12,11 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trialese.artifacts import work_folder
-from trialese.collect import open_snapshot, read_trials
+from trialese.collect.snapshot import open_snapshot, read_trials
 from trialese.records import Snapshot, Trial
-from trialese.web.searching import Query, match_of
-from trialese.web.shelf import Shelf
-from trialese.web.shelving import make_shelf
+from trialese.web.search_index import Query, Shelf, make_shelf, match_of
 
 
 @pytest.fixture(scope="module")

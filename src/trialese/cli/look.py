@@ -1,4 +1,6 @@
-"""The verbs that look: into an artifact, between two snapshots, at the state of a model."""
+"""The verbs that look: into an artifact, between two snapshots, at the state of a model.
+
+The verbs that study a classifier: what it lives on, and how far it agrees with other labels."""
 
 from __future__ import annotations
 
@@ -9,8 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from trialese.cli.options import JsonOption, watch
-from trialese.cli.terminal import tree_lines
+from trialese.cli.terminal import (
+    JsonOption,
+    OutOption,
+    RecipeOption,
+    SetOption,
+    read_recipe,
+    tree_lines,
+    watch,
+)
 
 if TYPE_CHECKING:
     from trialese.records import Manifest
@@ -45,7 +54,9 @@ def diff(
 ) -> None:
     """What is new, changed or gone between two snapshots, by NCT number with aliases."""
     from trialese.artifacts import write_bytes
-    from trialese.collect import changed_fields, compare_snapshots, open_snapshot
+    from trialese.collect.diff import compare_snapshots
+    from trialese.collect.snapshot import open_snapshot
+    from trialese.collect.summary import changed_fields
 
     new, old = open_snapshot(newer), open_snapshot(older)
     changes = compare_snapshots(new, old)
@@ -70,7 +81,8 @@ def diff(
 
 def quality(snapshot: Path, as_json: JsonOption = False) -> None:
     """What somebody should look at before trusting a snapshot's records."""
-    from trialese.collect import open_snapshot, quality_report
+    from trialese.collect.snapshot import open_snapshot
+    from trialese.collect.summary import quality_report
 
     findings = quality_report(open_snapshot(snapshot))
     for finding in findings:
@@ -102,8 +114,8 @@ def staleness(
     as_json: JsonOption = False,
 ) -> None:
     """How well a model reads trials by the quarter they were posted in, and whether to adapt."""
-    from trialese.collect import open_snapshot, read_trials
-    from trialese.corpus import open_corpus
+    from trialese.collect.snapshot import open_snapshot, read_trials
+    from trialese.corpus.store import open_corpus
     from trialese.pretrain.staleness import (
         as_dict,
         as_table,
@@ -139,7 +151,7 @@ def staleness(
 
 def check_dropin(model: Path) -> None:
     """Whether Open Targets' pipeline could use a stop-reasons classifier as it is."""
-    from trialese.tasks.dropin import check_dropin as check
+    from trialese.tasks.opentargets import check_dropin as check
 
     audits = check(model)
     for audit in audits:
@@ -157,7 +169,8 @@ def print_artifact(artifact: Path) -> None:
         print((artifact / "twin.md").read_text(encoding="utf-8").rstrip())
         return
     if manifest.kind == "verdict":
-        from trialese.verdict import format_table, load_verdicts
+        from trialese.verdict.report import load_verdicts
+        from trialese.verdict.text import format_table
 
         print("\n\n".join(format_table(verdict) for verdict in load_verdicts(artifact)))
         return
@@ -168,12 +181,14 @@ def print_artifact(artifact: Path) -> None:
 
 def _details(artifact: Path, manifest: Manifest) -> Iterator[str]:
     if manifest.kind == "snapshot":
-        from trialese.collect import open_snapshot, summarise_snapshot
+        from trialese.collect.snapshot import open_snapshot
+        from trialese.collect.summary import summarise_snapshot
 
         summary: dict[str, Any] = msgspec.to_builtins(summarise_snapshot(open_snapshot(artifact)))
         yield from tree_lines(summary)
     elif manifest.kind == "corpus":
-        from trialese.corpus import leakage_table, open_corpus
+        from trialese.corpus.split import leakage_table
+        from trialese.corpus.store import open_corpus
 
         yield "leakage: held-out documents with a copy in another split"
         yield f"  {'split':<6} {'kind':<6} {'documents':>10} {'leaked':>7}   in a random split"
@@ -184,4 +199,80 @@ def _details(artifact: Path, manifest: Manifest) -> Iterator[str]:
             )
 
 
-VERBS = (show, diff, quality, staleness, check_dropin)
+def ablate(
+    snapshot: Path,
+    out: OutOption,
+    model: Annotated[
+        Path | None, typer.Option(help="Masked-LM folder; without it, TF-IDF is fitted.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="full, titles, criteria or no-sex-words; repeatable. All if not given."),
+    ] = None,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Whether the sex classifier reads or peeks: the same trials with less to read."""
+    from trialese.collect.snapshot import open_snapshot
+    from trialese.pipeline.evaluate import judge_classifiers
+    from trialese.tasks.ablate import VARIANTS, ablate_sex
+
+    tree = read_recipe(recipe, settings)
+    with watch() as progress:
+        made = ablate_sex(
+            open_snapshot(snapshot),
+            model,
+            tree.tasks,
+            out,
+            variants=variant or tuple(VARIANTS),
+            progress=progress,
+        )
+        judge_classifiers(made, tree.verdict, out / "verdict", progress=progress)
+    print_artifact(out / "verdict")
+    print(f"\nreport: {out / 'verdict' / 'report.html'}")
+
+
+def agree(
+    classifier: Annotated[Path, typer.Argument(help="Classifier folder.")],
+    table: Annotated[Path, typer.Argument(help="Texts with somebody else's labels.")],
+    column: Annotated[str, typer.Option(help="The column of those labels.")] = "prediction",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="TSV file for every disagreement.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How far a classifier agrees with labels that are no truth, and which rows to look at."""
+    from trialese.tasks.agreement import compare_labels, write_disagreements
+    from trialese.tasks.formats import beginning
+    from trialese.tasks.predict import load_scorer
+
+    with watch() as progress:
+        found = compare_labels(load_scorer(classifier), table, column, progress=progress)
+    if out:
+        write_disagreements(out, found)
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+        return
+    left_out = ", ".join(f"{count:,} {why}" for why, count in found.left_out.items()) or "none"
+    print(f"{found.rows:,} rows ({found.texts:,} texts); left out: {left_out}")
+    for what, count in (("among ours", found.given_too), ("our likeliest", found.first_too)):
+        print(f"their label is {what}: {count:,} rows, {count / found.rows:.1%}")
+    print(f"Cohen's kappa of their label and our likeliest: {found.kappa:.3f}\n")
+    width = max(len(each.label) for each in found.labels)
+    print(f"{'label':<{width}} {'theirs':>7} {'given too':>10} {'first too':>10} {'ours':>7}")
+    for each in found.labels:
+        shares = [
+            f"{count / each.theirs:.1%}" if each.theirs else "-"
+            for count in (each.given_too, each.first_too)
+        ]
+        cells = f"{each.theirs:>7,} {shares[0]:>10} {shares[1]:>10} {each.ours:>7,}"
+        print(f"{each.label:<{width}} {cells}")
+    print(f"\n{len(found.disagreements):,} texts whose label we do not give; the surest:")
+    for odd in found.disagreements[:10]:
+        text = beginning(odd.text, 90)
+        print(f"  {odd.likeliest} {odd.chance:.3f}, not {odd.theirs}: {text}")
+    if out:
+        print(f"all of them: {out}")
+
+
+VERBS = (ablate, agree, show, diff, quality, staleness, check_dropin)

@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 import msgspec
 
 from trialese.collect.source import RawStudy, Reject
-from trialese.collect.zipped import Entry
+from trialese.collect.zip_files import Entry
 from trialese.errors import RecordError
 
 __all__ = ["is_aact", "read_aact"]

@@ -11,7 +11,7 @@ import msgspec
 from trialese.errors import RecordError
 
 if TYPE_CHECKING:
-    from trialese.collect.zipped import Chunk
+    from trialese.collect.zip_files import Chunk
 
 __all__ = [
     "ATTRIBUTION",

@@ -1,4 +1,6 @@
-"""Tables -> raw studies: the website's CSV download, and texts with an identifier."""
+"""Tables -> raw studies: the website's CSV download, and texts with an identifier.
+
+Parquet and Arrow files (a `datasets` folder saved to disk) with texts -> raw studies."""
 
 from __future__ import annotations
 
@@ -6,12 +8,15 @@ import csv
 import io
 from collections.abc import Iterator
 from io import BufferedReader
+from pathlib import Path
+from typing import Any
 
 from trialese.collect.parse_table import CSV_ID_COLUMN, TEXT_COLUMNS
 from trialese.collect.source import RawStudy, Reject, StudyFormat
 from trialese.errors import RecordError
 
-__all__ = ["MAX_CELL_CHARACTERS", "format_of_columns", "read_csv"]
+__all__ = ["MAX_CELL_CHARACTERS", "format_of_columns", "is_columnar", "read_columnar", "read_csv"]
+
 
 MAX_CELL_CHARACTERS = 16 * 2**20
 """Locations of the largest trials exceed the csv module's 131,072 by far."""
@@ -72,3 +77,59 @@ def format_of_columns(names: list[str], origin: str) -> StudyFormat:
         f"{origin}: a table needs a column {TEXT_COLUMNS[0]!r}, or {CSV_ID_COLUMN!r} and "
         f"'Study Title' as the website writes them; this one has {shown!r}"
     )
+
+
+_BATCH_ROWS = 500
+_PARQUET = b"PAR1"
+_ARROW_FILE = b"ARROW1"
+_ARROW_STREAM = b"\xff\xff\xff\xff"
+"""The continuation marker that a stream of record batches, as `datasets` writes it, begins with."""
+
+
+def is_columnar(head: bytes) -> bool:
+    """Whether a file that begins so is Parquet or Arrow."""
+    return head.startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM))
+
+
+def read_columnar(path: Path) -> Iterator[RawStudy]:
+    """The rows of the file, as mappings from column name to text; other cells become text.
+
+    Raises:
+        RecordError: damaged, or without a text column.
+    """
+    import pyarrow as pa
+
+    position = 0
+    try:
+        for batch in _batches(path):
+            kind = format_of_columns(batch.schema.names, path.name)
+            for row in batch.to_pylist():
+                position += 1
+                cells = {name: _text(value) for name, value in row.items()}
+                yield RawStudy(f"{path.name}:{position}", kind, cells)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: truncated or damaged ({error}); make it again") from error
+
+
+def _batches(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as file:
+        head = file.read(len(_ARROW_FILE))
+        file.seek(0)
+        if head.startswith(_PARQUET):
+            with pq.ParquetFile(file) as parquet:
+                format_of_columns(parquet.schema_arrow.names, path.name)
+                yield from parquet.iter_batches(_BATCH_ROWS)
+        elif head.startswith(_ARROW_FILE):
+            with pa.ipc.open_file(file) as reader:
+                for index in range(reader.num_record_batches):
+                    yield reader.get_batch(index)
+        else:
+            with pa.ipc.open_stream(file) as reader:
+                yield from reader
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)

@@ -20,10 +20,9 @@ from typing import IO
 
 import msgspec
 
-from trialese.collect.archives import read_stream
-from trialese.collect.intake import Tally, take_in
-from trialese.collect.merge import RunWriter
-from trialese.collect.zipped import Chunk, read_chunk
+from trialese.collect.files import read_stream
+from trialese.collect.merge import RunWriter, Tally, take_in
+from trialese.collect.zip_files import Chunk, read_chunk
 from trialese.errors import ArtifactError, RecordError
 
 __all__ = ["Done", "Job", "run_jobs", "serve", "work_off"]

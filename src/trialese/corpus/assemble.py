@@ -1,4 +1,16 @@
-"""Trials in, Corpus out: render, filter, cluster, split, write.
+"""Which documents are kept. What is not kept comes back as a Drop with its reason.
+
+All that can be done to one trial without knowing the others, in this process or in several.
+
+Workers are started as `python -m trialese.corpus.assemble` and spoken to through pipes, in
+MessagePack. Unlike `multiprocessing`, that asks nothing of the script that calls us (no
+`if __name__ == "__main__"`), and passes no pickles. Results come back in the order of the trials,
+so the number of workers leaves no trace in what is written.
+
+
+Where prepared trials wait until all have come: texts in an unnamed file, the rest in memory.
+
+Trials in, Corpus out: render, filter, cluster, split, write.
 
 Trials come one by one and their texts wait in an unnamed file, so memory holds fingerprints and
 ids only. What is written is sorted by id: neither the order of the input nor the number of
@@ -8,23 +20,407 @@ workers leaves a trace.
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import re
+import signal
+import string
+import subprocess
+import sys
+import tempfile
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
 
 from trialese.artifacts import as_settings, write_artifact
-from trialese.collect import read_trials
-from trialese.corpus.intake import Intake
-from trialese.corpus.prepare import prepare_trials
-from trialese.corpus.render import check_fields
-from trialese.corpus.split import check_split
-from trialese.corpus.store import write_boilerplate, write_documents, write_drops
+from trialese.collect.snapshot import read_trials
+from trialese.corpus.boilerplate import Boilerplate, ParagraphLedger, cut_paragraphs
+from trialese.corpus.dedup import (
+    Fingerprint,
+    Fingerprinter,
+    FingerprintIndex,
+    normalise,
+    paragraph_hash,
+    paragraph_keys,
+)
+from trialese.corpus.render import check_fields, render_document
+from trialese.corpus.split import assign_split, check_split
+from trialese.corpus.store import (
+    Era,
+    StoredDocument,
+    write_boilerplate,
+    write_documents,
+    write_drops,
+)
+from trialese.errors import ArtifactError
 from trialese.progress import Progress, silent
-from trialese.records import Corpus, Snapshot, Trial
-from trialese.settings import CorpusSettings
+from trialese.records import Corpus, Document, Drop, Snapshot, Trial
+from trialese.settings import CorpusSettings, DedupSettings, FilterSettings
 
-__all__ = ["assemble_corpus", "build_corpus"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Intake",
+    "Prepared",
+    "Preparer",
+    "Row",
+    "assemble_corpus",
+    "build_corpus",
+    "era_of",
+    "keep_document",
+    "prepare_trials",
+]
+
+
+_ASCII_LETTERS = string.ascii_letters.encode()
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+
+
+def keep_document(document: Document, settings: FilterSettings) -> Document | Drop:
+    """The document itself, or a Drop: `empty`, `too_short`, `too_long` or `few_letters`.
+
+    Lengths are in characters; the share of letters is among characters that are not blank.
+    """
+    text = document.text
+    if not text.strip():
+        return Drop(document.nct_id, "empty")
+    if len(text) < settings.min_characters:
+        return Drop(document.nct_id, "too_short")
+    if len(text) > settings.max_characters:
+        return Drop(document.nct_id, "too_long")
+    solid = "".join(text.split())
+    if _count_letters(solid) < settings.min_letters_share * len(solid):
+        return Drop(document.nct_id, "few_letters")
+    return document
+
+
+def _count_letters(text: str) -> int:
+    data = text.encode("ascii", "ignore")  # counting bytes is twenty times as fast
+    letters = len(data) - len(data.translate(None, _ASCII_LETTERS))
+    return letters + (0 if text.isascii() else sum(map(str.isalpha, _NOT_ASCII.findall(text))))
+
+
+_CHUNK_TRIALS = 256
+
+
+class Prepared(msgspec.Struct, frozen=True, array_like=True):
+    """One trial as a document with its fingerprint, or the reason why it is none."""
+
+    nct_id: str
+    first_posted: str | None
+    reason: str = ""
+    text: str = ""
+    exact: bytes = b""
+    shingles: bytes = b""
+    bands: bytes = b""
+    paragraphs: bytes = b""
+
+    def fingerprint(self) -> Fingerprint:
+        """What clustering compares."""
+        return Fingerprint(
+            self.exact,
+            np.frombuffer(self.shingles, np.uint32),
+            np.frombuffer(self.bands, np.uint64),
+        )
+
+    def paragraph_hashes(self) -> NDArray[np.uint64]:
+        """Of each paragraph long enough to count as boilerplate, its hash, in order."""
+        return np.frombuffer(self.paragraphs, np.uint64)
+
+
+class Preparer:
+    """Renders, filters and fingerprints trials; remembers words only, which makes it faster."""
+
+    def __init__(self, settings: CorpusSettings) -> None:
+        self._settings = settings
+        self._fingerprint = Fingerprinter(settings.dedup)
+
+    def __call__(self, trial: Trial) -> Prepared:
+        """The trial, prepared."""
+        document = render_document(trial, self._settings.render)
+        outcome = keep_document(document, self._settings.filters)
+        if isinstance(outcome, Drop):
+            return Prepared(trial.nct_id, trial.first_posted, outcome.reason)
+        keys = paragraph_keys(document.text)
+        least = self._settings.boilerplate.min_words
+        long = [paragraph_hash(key) for key in keys if key.count(" ") + 1 >= least]
+        found = self._fingerprint.of_key(" ".join(filter(None, keys)) or normalise(document.text))
+        return Prepared(
+            trial.nct_id,
+            trial.first_posted,
+            text=document.text,
+            exact=found.exact,
+            shingles=found.shingles.tobytes(),
+            bands=found.bands.tobytes(),
+            paragraphs=np.array(long, np.uint64).tobytes(),
+        )
+
+
+def prepare_trials(
+    trials: Iterable[Trial], settings: CorpusSettings, *, workers: int = 1
+) -> Iterator[Prepared]:
+    """The trials prepared, in order, by so many processes (1: by this one).
+
+    Raises:
+        ArtifactError: a worker died.
+    """
+    if workers <= 1:
+        yield from map(Preparer(settings), trials)
+        return
+    rest = iter(trials)
+    with ExitStack() as stack:
+        team = [stack.enter_context(_Worker(settings)) for _ in range(workers)]
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        waiting: deque[tuple[_Worker, Future[list[Prepared]]]] = deque()
+
+        def give(worker: _Worker) -> None:
+            if chunk := list(islice(rest, _CHUNK_TRIALS)):
+                waiting.append((worker, pool.submit(worker.prepare, chunk)))
+
+        # One chunk a worker at a time: memory stays bounded, and no pipe can fill both ways.
+        for worker in team:
+            give(worker)
+        while waiting:
+            worker, future = waiting.popleft()
+            result = future.result()
+            give(worker)  # it works on while we yield
+            yield from result
+
+
+class _Worker:
+    """A child process that prepares chunks of trials; it ends when its input does."""
+
+    def __init__(self, settings: CorpusSettings) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "trialese.corpus.assemble"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
+        with suppress(BrokenPipeError):  # a worker dead so soon is told by `prepare`
+            _send(self._input, msgspec.msgpack.encode(settings))
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._process.kill()
+        with suppress(BrokenPipeError):
+            self._input.close()
+        self._output.close()
+        self._process.wait()
+
+    def prepare(self, trials: list[Trial]) -> list[Prepared]:
+        try:
+            _send(self._input, msgspec.msgpack.encode(trials))
+            answer = _receive(self._output)
+        except BrokenPipeError:
+            answer = None
+        if answer is None:
+            raise ArtifactError(
+                f"corpus: a worker process ended early (exit {self._process.wait()}); "
+                "free some memory, or use one worker"
+            )
+        return msgspec.msgpack.decode(answer, type=list[Prepared])
+
+
+def _send(file: IO[bytes], data: bytes) -> None:
+    file.write(len(data).to_bytes(8, "little"))
+    file.write(data)
+    file.flush()
+
+
+def _receive(file: IO[bytes]) -> bytes | None:
+    """The next message, or None at the end."""
+    head = file.read(8)
+    size = int.from_bytes(head, "little")
+    data = file.read(size) if len(head) == 8 else b""
+    return data if len(head) == 8 and len(data) == size else None
+
+
+def _serve(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Answer chunks of trials until the input ends."""
+    first = _receive(source)
+    if first is None:
+        return
+    prepare = Preparer(msgspec.msgpack.decode(first, type=CorpusSettings))
+    while (data := _receive(source)) is not None:
+        trials = msgspec.msgpack.decode(data, type=list[Trial])
+        _send(sink, msgspec.msgpack.encode([prepare(trial) for trial in trials]))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; we end with our input
+    _serve(sys.stdin.buffer, sys.stdout.buffer)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A document whose text waits in the file."""
+
+    number: int
+    nct_id: str
+    exact: bytes
+    start: int
+    length: int
+    first_posted: str | None
+
+
+class Intake:
+    """Takes in prepared trials in any order, and gives back what stays, by ascending id."""
+
+    def __init__(self, settings: CorpusSettings, scratch: Path) -> None:
+        self._settings = settings
+        self._spill: IO[bytes] = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - __exit__
+        self._end = 0
+        self._index = FingerprintIndex(settings.dedup, scratch=scratch)
+        self._ledger = ParagraphLedger(settings.boilerplate)
+        self._waiting: list[Row] = []
+        self.drops: list[Drop] = []
+        self.boilerplate: list[Boilerplate] = []
+        """The most frequent of them."""
+        self.boilerplate_paragraphs = 0
+        self.cut_paragraphs = 0
+        self.trials = 0
+
+    def __enter__(self) -> Intake:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spill.close()
+        self._index.__exit__()
+
+    def take(self, trial: Prepared) -> None:
+        """Put the trial among the waiting, or among the drops."""
+        self.trials += 1
+        if trial.reason:
+            self.drops.append(Drop(trial.nct_id, trial.reason))
+            return
+        number = len(self._waiting)
+        self._index.add(trial.nct_id, trial.fingerprint())
+        self._ledger.add(number, trial.paragraph_hashes())
+        start, length = self._write(trial.text)
+        self._waiting.append(
+            Row(number, trial.nct_id, trial.exact, start, length, trial.first_posted)
+        )
+
+    def clusters(self) -> dict[str, str]:
+        """For each id the smallest id of its cluster."""
+        return self._index.clusters()
+
+    def keep(self, clusters: Mapping[str, str]) -> list[Row]:
+        """The rows that stay, by ascending id, boilerplate capped; the others join the drops."""
+        kept = self._cap_boilerplate(self._without_copies(clusters))
+        self.drops.sort(key=lambda drop: (drop.nct_id, drop.reason))
+        return kept
+
+    def stored(self, rows: list[Row], clusters: Mapping[str, str]) -> Iterator[StoredDocument]:
+        """The rows with text, cluster, split and era."""
+        earliest = _earliest(self._waiting, clusters)
+        for row in rows:
+            cluster = clusters[row.nct_id]
+            yield StoredDocument(
+                nct_id=row.nct_id,
+                cluster=cluster,
+                split=assign_split(
+                    cluster, self._settings.split, first_posted=earliest.get(cluster)
+                ),
+                era=era_of(row.first_posted, self._settings.new_from),
+                first_posted=row.first_posted,
+                text=self._read(row),
+            )
+
+    def _without_copies(self, clusters: Mapping[str, str]) -> list[Row]:
+        kept: list[Row] = []
+        ids: set[str] = set()
+        copies: set[bytes | str] = set()
+        for row in sorted(self._waiting, key=lambda row: (row.nct_id, row.exact)):
+            reason = _why_drop(row, clusters, self._settings.dedup, ids, copies)
+            if reason is None:
+                kept.append(row)
+            else:
+                self.drops.append(Drop(row.nct_id, reason))
+        return kept
+
+    def _cap_boilerplate(self, rows: list[Row]) -> list[Row]:
+        by_number = {row.number: row for row in rows}
+        self.boilerplate_paragraphs, self.boilerplate, cuts = self._ledger.frequent(
+            list(by_number), lambda number: self._read(by_number[number])
+        )
+        for number, hashes in cuts.items():
+            row = by_number[number]
+            text = cut_paragraphs(self._read(row), hashes)
+            self.cut_paragraphs += len(hashes)
+            if len(text) < self._settings.filters.min_characters:
+                self.drops.append(Drop(row.nct_id, "boilerplate_only"))
+                del by_number[number]
+            else:
+                start, length = self._write(text)
+                by_number[number] = replace(row, start=start, length=length)
+        return list(by_number.values())
+
+    def _write(self, text: str) -> tuple[int, int]:
+        data = text.encode("utf-8")
+        start = self._end
+        self._spill.write(data)
+        self._end += len(data)
+        return start, len(data)
+
+    def _read(self, row: Row) -> str:
+        self._spill.flush()
+        return os.pread(self._spill.fileno(), row.length, row.start).decode("utf-8")
+
+
+def era_of(first_posted: str | None, new_from: str | None) -> Era:
+    """Whether a trial is new: first posted on or after `new_from`. Without a date it is old.
+
+    Without `new_from` every trial is new, whatever its date.
+    """
+    if new_from is None:
+        return "new"
+    return "new" if first_posted is not None and first_posted >= new_from else "old"
+
+
+def _earliest(rows: list[Row], clusters: Mapping[str, str]) -> dict[str, str]:
+    """The first date on which a trial of each cluster was posted, dropped copies included."""
+    earliest: dict[str, str] = {}
+    for row in rows:
+        if row.first_posted is not None:
+            cluster = clusters[row.nct_id]
+            earliest[cluster] = min(row.first_posted, earliest.get(cluster, row.first_posted))
+    return earliest
+
+
+def _why_drop(
+    row: Row,
+    clusters: Mapping[str, str],
+    settings: DedupSettings,
+    ids: set[str],
+    copies: set[bytes | str],
+) -> str | None:
+    """The reason to drop a row, given the ids and copies kept so far; None (and noted) to keep."""
+    if row.nct_id in ids:
+        return "repeated_id"
+    if settings.drop == "exact" and row.exact in copies:
+        return "exact_duplicate"
+    if settings.drop == "near" and clusters[row.nct_id] in copies:
+        return "near_duplicate"
+    ids.add(row.nct_id)
+    copies.add(clusters[row.nct_id] if settings.drop == "near" else row.exact)
+    return None
+
 
 _REPORT_EVERY = 500
 _MANY_TRIALS = 20_000

@@ -1,78 +1,161 @@
-"""Corpus in, token blocks out: an artifact with one folder for each era and split."""
+"""Blocks on disk: `.npy` arrays that grow while they are written and are memory-mapped when read.
+
+A folder holds `ids.npy` (blocks, block_tokens), `special.npy` of the same shape, `owner.npy`
+(blocks,), `nct_ids.txt` (one a line) and `blocks.json` (padding id, counts, digest).
+
+
+corpus.blockopen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from trialese.artifacts import as_settings, read_manifest, write_artifact
-from trialese.corpus.blockfile import open_block_folder, read_facts
-from trialese.corpus.packing import check_block_settings, pack_blocks
-from trialese.corpus.store import Era, read_documents
-from trialese.progress import Progress, silent
-from trialese.records import SPLITS, Corpus, Document, Manifest, Split, TokenBlocks
-from trialese.settings import BlockSettings
+import msgspec
+import numpy as np
+from numpy.lib import format as npy
+
+from trialese.artifacts import digest_of, digest_of_file, read_manifest
+from trialese.corpus.store import Era
+from trialese.errors import ArtifactError
+from trialese.records import Split, TokenBlocks
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from numpy.typing import NDArray
 
-__all__ = ["build_blocks", "open_blocks"]
-
-_ERAS: tuple[Era, ...] = ("old", "new")
-_REPORT_EVERY = 500
+__all__ = ["BlockFacts", "BlockWriter", "open_block_folder", "open_blocks", "read_facts"]
 
 
-def build_blocks(
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    settings: BlockSettings,
-    path: Path,
-    *,
-    tokenizer_digest: str,
-    progress: Progress = silent,
-) -> Manifest:
-    """The manifest of the blocks made from every era and split of `corpus` that has documents.
+_IDS, _SPECIAL, _OWNER, _NCT_IDS = "ids.npy", "special.npy", "owner.npy", "nct_ids.txt"
+_FACTS = "blocks.json"
 
-    Its counts hold, for each folder and in total: documents, blocks, tokens (special ones
-    included), content, padding, truncated and dropped tokens, and the share of padding.
+
+class BlockFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What `blocks.json` holds."""
+
+    pad_id: int
+    blocks: int
+    block_tokens: int
+    padding_tokens: int
+    counts: dict[str, int]
+    digest: str
+    isolated: bool = False
+
+
+class BlockWriter:
+    """Appends tokens to the arrays of a folder; their length is known only at the end."""
+
+    def __init__(self, folder: Path, block_tokens: int, id_type: np.dtype[Any]) -> None:
+        self.folder = folder
+        self.block_tokens = block_tokens
+        self._types = (id_type, np.dtype(np.bool_))
+        self._files: tuple[IO[bytes], IO[bytes]] = (
+            (folder / _IDS).open("wb"),
+            (folder / _SPECIAL).open("wb"),
+        )
+        self._written = 0
+        self._write_headers()
+
+    def __enter__(self) -> BlockWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def append(self, ids: NDArray[Any], special: NDArray[np.bool_]) -> None:
+        """Add tokens to the end, wherever block limits lie."""
+        for file, values in zip(self._files, (ids, special), strict=True):
+            file.write(values.tobytes())
+        self._written += len(ids)
+
+    def pad(self, pad_id: int) -> None:
+        """Fill up the last block."""
+        missing = -self._written % self.block_tokens
+        self.append(np.full(missing, pad_id, self._types[0]), np.ones(missing, np.bool_))
+
+    def finish(
+        self,
+        nct_ids: Sequence[str],
+        owners: NDArray[np.int64],
+        pad_id: int,
+        counts: dict[str, int],
+        *,
+        isolated: bool = False,
+    ) -> BlockFacts:
+        """Write what stands beside the tokens, and the right lengths into the headers."""
+        assert self._written % self.block_tokens == 0
+        assert self._written // self.block_tokens == len(owners)
+        self._write_headers()
+        for file in self._files:
+            file.close()
+        np.save(self.folder / _OWNER, owners.astype(np.int64))
+        (self.folder / _NCT_IDS).write_text("".join(f"{name}\n" for name in nct_ids), "utf-8")
+        digests = {
+            name: digest_of_file(self.folder / name) for name in (_IDS, _SPECIAL, _OWNER, _NCT_IDS)
+        }
+        facts = BlockFacts(
+            pad_id=pad_id,
+            blocks=len(owners),
+            block_tokens=self.block_tokens,
+            padding_tokens=self._written - counts["tokens"],
+            counts=counts,
+            digest=digest_of({"files": digests, "pad_id": pad_id}),
+            isolated=isolated,
+        )
+        (self.folder / _FACTS).write_bytes(msgspec.json.encode(facts, order="sorted") + b"\n")
+        return facts
+
+    def _write_headers(self) -> None:
+        """numpy leaves room in a header for its first axis to grow, so the length stays."""
+        blocks = self._written // self.block_tokens
+        for file, kind in zip(self._files, self._types, strict=True):
+            file.seek(0)
+            header = {
+                "descr": npy.dtype_to_descr(kind),
+                "fortran_order": False,
+                "shape": (blocks, self.block_tokens),
+            }
+            npy.write_array_header_1_0(file, header)
+
+
+def read_facts(folder: Path) -> BlockFacts:
+    """What stands in the folder's `blocks.json`.
 
     Raises:
-        ArtifactError: the corpus is damaged or `path` cannot be written.
-        RecipeError: settings that do not go together, or a tokenizer without padding.
+        ArtifactError: missing or damaged.
     """
-    check_block_settings(settings)
-    inputs = {"corpus": corpus.manifest.digest, "tokenizer": tokenizer_digest}
-    total = corpus.manifest.counts.get("documents")
-    with write_artifact(
-        path, kind="blocks", settings=as_settings(settings), inputs=inputs
-    ) as draft:
-        draft.notes.update(corpus.manifest.notes)
-        sums: dict[str, int] = {}
-        folders: dict[str, dict[str, Any]] = {}
-        for era in _ERAS:
-            for split in SPLITS:
-                name = f"{era}-{split}"
-                if not corpus.manifest.counts["documents_by_split"].get(name):
-                    continue
-                documents = _reported(
-                    read_documents(corpus, split=split, era=era),
-                    sums.get("documents", 0),
-                    total,
-                    progress,
-                )
-                pack_blocks(documents, tokenizer, settings, draft.folder / name)
-                facts = read_facts(draft.folder / name)
-                counted = facts.counts | {
-                    "blocks": facts.blocks,
-                    "padding_tokens": facts.padding_tokens,
-                }
-                folders[name] = _with_share(counted)
-                for key, value in counted.items():
-                    sums[key] = sums.get(key, 0) + value
-        draft.counts.update(_with_share(sums), folders=folders)
-    assert draft.manifest is not None
-    return draft.manifest
+    try:
+        return msgspec.json.decode((folder / _FACTS).read_bytes(), type=BlockFacts)
+    except (OSError, msgspec.DecodeError) as error:
+        raise _damaged(folder, error) from error
+
+
+def open_block_folder(folder: Path) -> TokenBlocks:
+    """The folder's blocks, memory-mapped.
+
+    Raises:
+        ArtifactError: a file is missing, damaged or of another length than the others.
+    """
+    facts = read_facts(folder)
+    shape = (facts.blocks, facts.block_tokens)
+    try:
+        nct_ids = tuple((folder / _NCT_IDS).read_text("utf-8").splitlines())
+        ids, special, owner = (
+            # An array without elements cannot be memory-mapped.
+            np.load(folder / name, mmap_mode="r" if facts.blocks else None)
+            for name in (_IDS, _SPECIAL, _OWNER)
+        )
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(folder, error) from error
+    if ids.shape != shape or special.shape != shape or owner.shape != shape[:1]:
+        raise _damaged(folder, "its arrays differ in length")
+    return TokenBlocks(ids, special, owner, nct_ids, facts.pad_id, facts.digest, facts.isolated)
+
+
+def _damaged(folder: Path, why: object) -> ArtifactError:
+    return ArtifactError(f"{folder}: blocks missing or damaged ({why}); build them again")
 
 
 def open_blocks(path: Path, *, era: Era, split: Split) -> TokenBlocks | None:
@@ -84,18 +167,3 @@ def open_blocks(path: Path, *, era: Era, split: Split) -> TokenBlocks | None:
     manifest = read_manifest(path, kind="blocks")
     name = f"{era}-{split}"
     return open_block_folder(path / name) if name in manifest.counts["folders"] else None
-
-
-def _with_share(counts: dict[str, int]) -> dict[str, Any]:
-    places = counts.get("tokens", 0) + counts.get("padding_tokens", 0)
-    share = counts.get("padding_tokens", 0) / places if places else 0.0
-    return {**counts, "padding_share": round(share, 6)}
-
-
-def _reported(
-    documents: Iterator[Document], before: int, total: int | None, progress: Progress
-) -> Iterator[Document]:
-    for number, document in enumerate(documents, before + 1):
-        yield document
-        if number % _REPORT_EVERY == 0:
-            progress("blocks: documents packed", number, total)

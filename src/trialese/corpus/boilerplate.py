@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from trialese.corpus.fingerprint import paragraph_hash, paragraph_keys
+from trialese.corpus.dedup import paragraph_hash, paragraph_keys
 from trialese.settings import BoilerplateSettings
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from trialese.artifacts import digest_of
 from trialese.errors import ArtifactError
-from trialese.pretrain.source import BackboneFiles, locate_backbone
+from trialese.hub import BackboneFiles, locate_backbone
 from trialese.settings import BackboneSettings
 
 __all__ = [

@@ -1,32 +1,50 @@
-"""Token-weighted loss and accuracy on stored, fixed masks."""
+"""Token-weighted loss and accuracy on stored, fixed masks.
+
+How much a run changed on held-out blocks, with an interval over documents.
+
+Rows of metrics as files: metrics.jsonl, a picture of the curve, TensorBoard events.
+
+None of them holds a wall-clock time: equal runs give equal bytes.
+"""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from trialese.artifacts import write_bytes
 from trialese.pretrain.encoder import MaskedEncoder
 from trialese.pretrain.masking import MaskedBlocks, Vocabulary, hash_uniform, mask_blocks
-from trialese.records import Split, TokenBlocks
+from trialese.records import Interval, Split, TokenBlocks
 from trialese.settings import HeldoutSettings
 
 __all__ = [
     "HeldoutScore",
     "HeldoutSet",
+    "changed_loss",
+    "draw_curve",
     "fix_masks",
+    "gained_top1",
+    "interval_of",
     "measure",
     "measure_all",
+    "read_rows",
+    "resampled_shares",
     "save_masks",
     "score_row",
+    "write_events",
+    "write_rows",
 ]
 
 
@@ -144,3 +162,165 @@ def measure_all(
         score_row(measure(encoder, one, batch_blocks=batch_blocks, device=device), one)
         for one in heldouts
     ]
+
+
+def gained_top1(
+    before: HeldoutScore,
+    after: HeldoutScore,
+    owner: NDArray[np.int64],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 7,
+) -> Interval:
+    """Paired gain in top-1 accuracy, after - before, over the same blocks and masks.
+
+    Percentile bootstrap over documents (`owner` is (blocks,)), since blocks of one document are
+    not independent: each resample draws as many documents as there are and pools their tokens.
+    It says how far the gain holds for other documents; not for other seeds of training.
+    """
+    return _gained(after.top1 - before.top1, before, owner, resamples, confidence, seed)
+
+
+def changed_loss(
+    before: HeldoutScore,
+    after: HeldoutScore,
+    owner: NDArray[np.int64],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 7,
+) -> Interval:
+    """Paired change of the loss in nats a hidden token; negative is better. See `gained_top1`."""
+    return _gained(after.loss - before.loss, before, owner, resamples, confidence, seed)
+
+
+def _gained(
+    change: NDArray[Any],
+    before: HeldoutScore,
+    owner: NDArray[np.int64],
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> Interval:
+    _, place = np.unique(owner, return_inverse=True)
+    changes = np.bincount(place, weights=change.astype(np.float64))
+    counts = np.bincount(place, weights=before.tokens.astype(np.float64))
+    shares = resampled_shares(changes, counts, resamples=resamples, seed=seed)
+    point = float(changes.sum() / max(counts.sum(), 1.0))
+    return interval_of(point, shares, confidence=confidence)
+
+
+def resampled_shares(
+    sums: NDArray[Any], counts: NDArray[Any], *, resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """Pooled sums over pooled counts, (resamples,), of bootstrap samples of the units: (units,)."""
+    drawn = np.random.default_rng(seed).integers(0, len(sums), (resamples, len(sums)))
+    shares: NDArray[np.float64] = sums[drawn].sum(axis=1) / np.maximum(
+        counts[drawn].sum(axis=1), 1.0
+    )
+    return shares
+
+
+def interval_of(
+    point: float, samples: NDArray[np.float64], *, confidence: float = 0.95
+) -> Interval:
+    """The point with the middle share of the bootstrap samples."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(samples, [tail, 1 - tail])
+    return Interval(point, float(low), float(high))
+
+
+_STYLES = {"new": ("#0b6e99", "new trials"), "old": ("#b5651d", "old trials")}
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write one JSON object a line."""
+    write_bytes(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl."""
+    return [msgspec.json.decode(line) for line in path.read_bytes().splitlines() if line]
+
+
+def draw_curve(rows: Sequence[Mapping[str, Any]], folder: Path, *, title: str) -> None:
+    """Write `curve.svg` and `curve.png`: loss and top-1 accuracy against tokens seen.
+
+    Steps of several phases follow one another on the axis.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.hashsalt": "trialese", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        placed = _place(rows)
+        for era, (colour, label) in _STYLES.items():
+            points = [(x, row) for x, row in placed if row["era"] == era and row["split"] == "tune"]
+            if not points:
+                continue
+            x = [position / 1e6 for position, _ in points]
+            for axes, key in ((left, "loss"), (right, "top1")):
+                y = [row[key] for _, row in points]
+                axes.plot(x, y, color=colour, marker="o", markersize=3, label=label)
+        train = [(x / 1e6, row["loss"]) for x, row in placed if row["split"] == "train"]
+        if train:
+            left.plot(*zip(*train, strict=True), color="#999999", linewidth=0.8, label="training")
+        left.set_ylabel("masked-LM loss (nats)")
+        right.set_ylabel("top-1 accuracy on hidden tokens")
+        for axes in (left, right):
+            axes.set_xlabel("million tokens seen")
+            axes.grid(alpha=0.3)
+            if axes.lines:
+                axes.legend(frameon=False)
+        figure.suptitle(title)
+        for name, options in (("svg", {"metadata": {"Date": None, "Creator": None}}), ("png", {})):
+            buffer = io.BytesIO()
+            figure.savefig(
+                buffer,
+                format=name,
+                dpi=150,
+                metadata=options.get("metadata", {"Software": None}),
+            )
+            write_bytes(folder / f"curve.{name}", buffer.getvalue())
+
+
+def write_events(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write TensorBoard scalars under `folder`; the time of an event is its step in seconds."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "events.out.tfevents.0.trialese").open("wb") as file:
+        writer = RecordWriter(file)
+        writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
+        for position, row in _place(rows):
+            where = "/".join(filter(None, (row["phase"], row["era"], row["split"])))
+            values = [
+                Summary.Value(tag=f"{where}/{key}", simple_value=float(row[key]))
+                for key in ("loss", "perplexity", "top1", "top5", "lr")
+                if key in row
+            ]
+            event = Event(
+                wall_time=float(position), step=int(row["step"]), summary=Summary(value=values)
+            )
+            writer.write(event.SerializeToString())
+        writer.flush()
+
+
+def _place(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
+    """Each row with its place on the axis of tokens, phases one after another."""
+    placed: list[tuple[int, Mapping[str, Any]]] = []
+    offset = longest = 0
+    phase = None
+    for row in rows:
+        if row["phase"] != phase:
+            phase, offset = row["phase"], offset + longest
+            longest = 0
+        longest = max(longest, int(row["tokens"]))
+        placed.append((offset + int(row["tokens"]), row))
+    return placed

@@ -1,43 +1,280 @@
-"""When to adapt again: how well a model reads trials, by the quarter in which they were posted."""
+"""Words of two periods compared: how far a vocabulary breaks them up, and which ones rose.
+
+How well a model reads the trials first posted in one quarter.
+
+When to adapt again: how well a model reads trials, by the quarter in which they were posted."""
 
 from __future__ import annotations
 
+import hashlib
+import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
-from trialese.corpus import read_stored
+from trialese.corpus.render import render_document
+from trialese.corpus.store import read_stored
 from trialese.errors import ArtifactError, RecordError
 from trialese.pretrain.backbone import load_backbone
 from trialese.pretrain.encoder import MaskedEncoder
-from trialese.pretrain.gain import interval_of
+from trialese.pretrain.heldout import HeldoutSet, interval_of, measure, resampled_shares
 from trialese.pretrain.lora import load_lora, merge_lora
-from trialese.pretrain.quarters import (
-    QuarterRow,
-    draw_trials,
-    mean_loss,
-    measure_quarter,
-    quarter_of,
-    resampled_losses,
-)
-from trialese.pretrain.terms import BrokenTerm, RisingTerm, broken_terms, rising_terms
+from trialese.pretrain.masking import Vocabulary, mask_blocks
 from trialese.progress import Progress, silent
 from trialese.records import Corpus, Interval, Trial
 from trialese.settings import BackboneSettings, RenderSettings
 
 __all__ = [
+    "BrokenTerm",
+    "QuarterRow",
+    "RisingTerm",
     "Staleness",
     "as_dict",
     "as_table",
+    "broken_terms",
+    "draw_trials",
     "load_reader",
+    "mean_loss",
+    "measure_quarter",
     "measure_staleness",
+    "pieces_per_word",
+    "quarter_of",
     "read_training",
+    "resampled_losses",
+    "rising_terms",
+    "word_l2r_scores",
 ]
+
+
+_WORD = re.compile(r"[^\W\d_][\w-]*[^\W_]")
+"""Two or more letters or digits, beginning with a letter: "SARS-CoV-2", "pembrolizumab"."""
+
+
+class RisingTerm(msgspec.Struct, frozen=True):
+    """A word that more documents use since than before."""
+
+    word: str
+    documents_before: int
+    documents_since: int
+    z: float
+    """Log-odds ratio over its standard error."""
+    pieces: int
+    """Word pieces that the vocabulary breaks it into."""
+
+
+class BrokenTerm(msgspec.Struct, frozen=True):
+    """A word that only documents of since use, and that the vocabulary breaks up."""
+
+    word: str
+    documents_since: int
+    pieces: int
+
+
+def pieces_per_word(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> float:
+    """Mean word pieces a word over all words of the texts (fertility); 0.0 without words."""
+    counts = Counter(word for text in texts for word in _WORD.findall(text))
+    pieces = _count_pieces(list(counts), tokenizer)
+    words = counts.total()
+    return sum(counts[word] * n for word, n in pieces.items()) / words if words else 0.0
+
+
+def rising_terms(
+    before: Sequence[str],
+    since: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    count: int = 20,
+    fewest_documents: int = 3,
+) -> list[RisingTerm]:
+    """The words whose share of documents rose most, by z of the smoothed log-odds ratio.
+
+    Shares of documents, not of words, so that one long document cannot make a term. Half a
+    document is added to each cell (Haldane 1956); words in fewer than `fewest_documents` of
+    `since` are left out.
+    """
+    early, late = _document_counts(before), _document_counts(since)
+    found = [
+        (word, early[word], n, _log_odds_z(early[word], len(before), n, len(since)))
+        for word, n in late.items()
+        if n >= fewest_documents
+    ]
+    found = [row for row in found if row[3] > 0]
+    found.sort(key=lambda row: (-row[3], row[0]))
+    pieces = _count_pieces([row[0] for row in found[:count]], tokenizer)
+    return [RisingTerm(*row, pieces[row[0]]) for row in found[:count]]
+
+
+def broken_terms(
+    before: Sequence[str],
+    since: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    count: int = 20,
+    fewest_documents: int = 3,
+) -> list[BrokenTerm]:
+    """New words of two pieces or more: most pieces first, then those of most documents.
+
+    New is what no text of `before` holds; words in fewer than `fewest_documents` of `since` are
+    left out.
+    """
+    known = _document_counts(before)
+    new = {
+        word: n
+        for word, n in _document_counts(since).items()
+        if n >= fewest_documents and word not in known
+    }
+    pieces = _count_pieces(list(new), tokenizer)
+    found = [BrokenTerm(word, n, pieces[word]) for word, n in new.items() if pieces[word] > 1]
+    found.sort(key=lambda term: (-term.pieces, -term.documents_since, term.word))
+    return found[:count]
+
+
+def _log_odds_z(early: int, early_total: int, late: int, late_total: int) -> float:
+    cells = [n + 0.5 for n in (late, late_total - late, early, early_total - early)]
+    ratio = math.log(cells[0] * cells[3] / (cells[1] * cells[2]))
+    return ratio / math.sqrt(sum(1 / cell for cell in cells))
+
+
+def _document_counts(texts: Iterable[str]) -> Counter[str]:
+    return Counter(word for text in texts for word in {w.lower() for w in _WORD.findall(text)})
+
+
+def _count_pieces(words: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    encoded = tokenizer.backend_tokenizer.encode_batch(list(words), add_special_tokens=False)
+    return {word: len(one.ids) for word, one in zip(words, encoded, strict=True)}
+
+
+BLOCK_TOKENS = 128
+PLL_TOKENS = 48
+
+
+class QuarterRow(msgspec.Struct, frozen=True):
+    """Figures of the sampled trials first posted in one quarter."""
+
+    quarter: str
+    trials: int
+    sampled: int
+    loss: Interval
+    """Masked-LM loss (nats a hidden token), 15 % hidden; 95 % interval over trials."""
+    top1: float
+    pseudo_perplexity: float
+    """PLL-word-l2r over the first tokens of some trials; see `word_l2r_scores`."""
+    pieces_per_word: float
+
+
+def quarter_of(date: str | None) -> str | None:
+    """The quarter of an ISO date, such as "2024Q3"; None where the month is not known."""
+    if date is None or len(date) < 7 or not date[5:7].isdigit():
+        return None
+    return f"{date[:4]}Q{(int(date[5:7]) + 2) // 3}"
+
+
+@torch.no_grad()
+def word_l2r_scores(
+    ids: Sequence[int], encoder: MaskedEncoder, vocabulary: Vocabulary
+) -> NDArray[np.float64]:
+    """Log-probability of each ordinary token: (tokens,), nats. `ids` begin and end specially.
+
+    PLL-word-l2r (Kauf and Ivanova 2023): each token is hidden together with the later pieces of
+    its own word, so that a word cannot be read off its own ending.
+    """
+    places = list(range(1, len(ids) - 1))
+    inputs = np.tile(np.asarray(ids, dtype=np.int64), (len(places), 1))  # (places, tokens)
+    for row, place in enumerate(places):
+        stop = place + 1
+        while stop < len(ids) - 1 and vocabulary.continues_word[ids[stop]]:
+            stop += 1
+        inputs[row, place:stop] = vocabulary.mask_id
+    positions = torch.tensor(places)[:, None]
+    logits = encoder.logits(torch.from_numpy(inputs), None, positions)
+    targets = torch.tensor([ids[place] for place in places])
+    scores = logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    return np.asarray(scores.double().numpy())
+
+
+def draw_trials(
+    trials: Iterable[Trial], render: RenderSettings, sample: int, seed: int
+) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """Trials of each quarter, and the texts of those drawn: the smallest hashes of id and seed."""
+    counts: dict[str, int] = {}
+    drawn: dict[str, list[tuple[str, Trial]]] = {}
+    for trial in trials:
+        quarter = quarter_of(trial.first_posted)
+        if quarter is None:
+            continue
+        counts[quarter] = counts.get(quarter, 0) + 1
+        name = hashlib.sha256(f"{seed}:{trial.nct_id}".encode()).hexdigest()
+        kept = drawn.setdefault(quarter, [])
+        if len(kept) < sample or name < kept[-1][0]:
+            kept.append((name, trial))
+            kept.sort(key=lambda pair: pair[0])
+            del kept[sample:]
+    texts = {
+        quarter: [render_document(trial, render).text for _, trial in kept]
+        for quarter, kept in sorted(drawn.items())
+    }
+    return counts, {q: [t for t in found if t] for q, found in texts.items() if any(found)}
+
+
+def measure_quarter(
+    quarter: str,
+    texts: list[str],
+    encoder: MaskedEncoder,
+    tokenizer: PreTrainedTokenizerFast,
+    pll_sample: int,
+    seed: int,
+) -> tuple[QuarterRow, NDArray[np.float64]]:
+    """The quarter's row, and loss and hidden tokens of each trial: (trials, 2)."""
+    vocabulary = Vocabulary.of(tokenizer)
+    length = min(BLOCK_TOKENS, encoder.max_tokens)
+    ids = np.full((len(texts), length), vocabulary.pad_id, dtype=np.int64)
+    special = np.ones(ids.shape, dtype=bool)
+    for row, encoded in enumerate(tokenizer.backend_tokenizer.encode_batch(texts)):
+        head = encoded.ids[: length - 1]
+        ids[row, : len(head)] = head
+        special[row, : len(head)] = encoded.special_tokens_mask[: len(head)]
+        ids[row, min(len(head), len(encoded.ids) - 1)] = encoded.ids[-1]
+    rows = np.arange(len(texts), dtype=np.int64)
+    masked = mask_blocks(ids, special, rows, vocabulary, ratio=0.15, seed=seed, epoch=0)
+    heldout = HeldoutSet(quarter, "test", rows, rows, masked)
+    score = measure(encoder, heldout, batch_blocks=16, device=torch.device("cpu"))
+    sums = np.stack([score.loss, score.tokens.astype(np.float64)], axis=1)
+    plls: list[NDArray[np.float64]] = []
+    for row in range(min(pll_sample, len(texts))):
+        used = ids[row][ids[row] != vocabulary.pad_id][:PLL_TOKENS].tolist()
+        used[-1] = int(ids[row][ids[row] != vocabulary.pad_id][-1])
+        if len(used) > 2:
+            plls.append(word_l2r_scores(used, encoder, vocabulary))
+    mean = float(np.concatenate(plls).mean()) if plls else math.nan
+    made = QuarterRow(
+        quarter,
+        len(texts),
+        len(texts),
+        mean_loss(sums, seed),
+        int(score.top1.sum()) / max(1, int(score.tokens.sum())),
+        math.exp(-mean),
+        pieces_per_word(texts, tokenizer),
+    )
+    return made, sums
+
+
+def resampled_losses(sums: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Token-weighted mean losses of 1,000 bootstrap samples of the trials."""
+    return resampled_shares(sums[:, 0], sums[:, 1], resamples=1000, seed=seed)
+
+
+def mean_loss(sums: NDArray[np.float64], seed: int) -> Interval:
+    """Token-weighted mean loss with its interval; `sums` is (trials, 2): loss, hidden tokens."""
+    point = float(sums[:, 0].sum() / max(1.0, sums[:, 1].sum()))
+    return interval_of(point, resampled_losses(sums, seed))
 
 
 class Staleness(msgspec.Struct, frozen=True):

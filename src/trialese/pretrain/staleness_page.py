@@ -10,8 +10,7 @@ from pathlib import Path
 import msgspec
 
 from trialese.artifacts import write_bytes
-from trialese.pretrain.quarters import QuarterRow, quarter_of
-from trialese.pretrain.staleness import Staleness, as_dict
+from trialese.pretrain.staleness import QuarterRow, Staleness, as_dict, quarter_of
 
 __all__ = ["write_page"]
 

@@ -19,8 +19,8 @@ import numpy as np
 from trialese.artifacts import write_bytes
 from trialese.errors import RecordError
 from trialese.progress import Progress, silent
+from trialese.tasks.labelled import read_silver
 from trialese.tasks.scorer import given_labels
-from trialese.tasks.silver import read_silver
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

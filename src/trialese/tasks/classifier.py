@@ -1,4 +1,12 @@
-"""A fitted classifier: predict, save, load. A plain Hugging Face sequence-classification folder.
+"""A BERT classifier's logits with the least work: for use, not for training.
+
+The same function of the same parameters as transformers' `BertForSequenceClassification` (held to
+it by the tests), over `pretrain.encoder`: one product for query, key and value, no dropout, and
+in the last layer queries, output and feed-forward for the first token only, which is all that
+the head reads.
+
+
+A fitted classifier: predict, save, load. A plain Hugging Face sequence-classification folder.
 
 `AutoModelForSequenceClassification.from_pretrained(folder)` loads it, labels and problem type
 included. Beside the weights stand `thresholds.json` and `preprocessing.json`, so that what was
@@ -17,31 +25,91 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 import transformers
 from numpy.typing import NDArray
 from safetensors import SafetensorError
+from torch import Tensor
 
 from trialese.errors import ArtifactError
+from trialese.pretrain.compute import choose_compute
+from trialese.pretrain.encoder import Encoder
 from trialese.progress import Progress, silent
 from trialese.records import Example, Task, Thresholds
-from trialese.settings import FinetuneSettings, Precision
-from trialese.tasks.description import (
-    Preprocessing,
-    check_masked_lm,
-    model_folder,
-    read_description,
-    write_description,
-)
-from trialese.tasks.inference import FirstTokenLogits, fast_forward
+from trialese.settings import FinetuneSettings, Precision, PretrainSettings
 from trialese.tasks.scorer import (
     CPU_TOKENS,
+    Preprocessing,
+    check_masked_lm,
     encode_texts,
+    model_folder,
     padded,
     probabilities,
+    read_description,
     score_ids,
+    write_description,
 )
 
-__all__ = ["Classifier", "Preprocessing", "load_masked_lm", "quiet_transformers"]
+__all__ = [
+    "Classifier",
+    "FirstTokenLogits",
+    "Preprocessing",
+    "fast_forward",
+    "load_masked_lm",
+    "quiet_transformers",
+]
+
+
+_PACKED_ROWS = 512
+"""Rows that weights are packed for; other numbers of rows work as well, if less fast."""
+
+
+class FirstTokenLogits:
+    """`logits(inputs, attended)` of a BERT sequence classifier that no longer learns."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        dtype: torch.dtype = torch.float32,
+        packed_rows: int | None = None,
+        plain: bool = False,
+    ) -> None:
+        self._encoder = Encoder(
+            model.requires_grad_(False),
+            dtype=dtype,
+            packed_rows=packed_rows,
+            explicit_attention=plain,
+            plain=plain,
+        )
+        self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+        self._pooler, self._head = model.bert.pooler.dense, model.classifier
+
+    def __call__(self, inputs: Tensor, attended: Tensor | None) -> Tensor:
+        """(texts, labels) in fp32; `inputs` (texts, tokens), `attended` bool, or None if all are.
+
+        From the pooler on it is fp32 in any case: that is a thousandth of the work.
+        """
+        first = torch.zeros((inputs.shape[0], 1), dtype=torch.long, device=inputs.device)
+        states = self._encoder.states(inputs, attended, first).float()  # (texts, hidden)
+        pooled = torch.tanh(F.linear(states, self._pooler.weight, self._pooler.bias))
+        return F.linear(pooled, self._head.weight, self._head.bias)
+
+
+def fast_forward(model: Any, precision: Precision) -> FirstTokenLogits | None:
+    """The model's fast forward pass on the device that suits; None if it is no BERT.
+
+    Raises:
+        RecipeError: a precision that the device does not have.
+    """
+    if model.config.model_type != "bert" or model.config.is_decoder:
+        return None
+    compute = choose_compute(PretrainSettings(precision=precision))
+    model.to(compute.device)
+    return FirstTokenLogits(
+        model, dtype=compute.dtype, packed_rows=_PACKED_ROWS if compute.packed else None
+    )
+
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +152,7 @@ class Classifier:
         progress: Progress = silent,
     ) -> Classifier:
         """A classifier fitted on `train`, stopped on `tune`; see `fitting.fit_classifier`."""
-        from trialese.tasks.fitting import fit_classifier
+        from trialese.tasks.fit import fit_classifier
 
         return fit_classifier(
             task,

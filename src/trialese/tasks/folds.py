@@ -1,4 +1,6 @@
-"""Examples of a task, their duplicate clusters, and the folds that never divide a cluster."""
+"""Test texts that are given, not drawn: those of a file of their own, or the latest trials.
+
+Examples of a task, their duplicate clusters, and the folds that never divide a cluster."""
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trialese.artifacts import as_settings, digest_of
-from trialese.corpus import assign_fold, assign_split
-from trialese.errors import RecipeError, RecordError
+from trialese.corpus.split import assign_fold, assign_split
+from trialese.errors import LeakageError, RecipeError, RecordError
+from trialese.hub import locate_labelled
 from trialese.records import SPLITS, Example, Predictions, Snapshot, Split, Task
 from trialese.settings import (
     DeclaredTaskSettings,
@@ -23,11 +26,8 @@ from trialese.settings import (
     TasksSettings,
 )
 from trialese.tasks import sex, stop_reasons
-from trialese.tasks.fields import examples_of_declared
-from trialese.tasks.heldout import check_held_out, hold_out_late, refuse_overlap
-from trialese.tasks.hub import locate_labelled
 from trialese.tasks.labelled import read_labelled
-from trialese.tasks.task import encode_labels, task_named
+from trialese.tasks.task import encode_labels, examples_of_declared, task_named
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,13 +38,79 @@ __all__ = [
     "TaskSection",
     "as_predictions",
     "build_examples",
+    "check_held_out",
     "describe_section",
     "folds_of",
     "gather_examples",
+    "hold_out_late",
     "parts_of",
+    "refuse_overlap",
     "section_of",
     "split_fold",
 ]
+
+
+_SHOWN = 3
+
+
+def check_held_out(name: str, section: Any) -> None:
+    """Refuse a section (RecipeError) whose given test texts do not go with its other settings."""
+    test_from = getattr(section, "test_from", None)
+    if section.test_labelled is None and test_from is None:
+        return
+    if section.test_labelled is not None and test_from is not None:
+        raise RecipeError(f"tasks, {name}: give either test_labelled or test_from")
+    if section.labelled is not None and test_from is not None:
+        raise RecipeError(
+            f"tasks, {name}: test_from needs the dates of trials, which a labelled file lacks; "
+            "take labels from a snapshot"
+        )
+    if section.labelled is None and section.test_labelled is not None:
+        raise RecipeError(f"tasks, {name}: test_labelled needs labelled, to train on")
+    if section.run_folds != 1:
+        raise RecipeError(
+            f"tasks, {name}: the test texts are given, so there is one fold; set run_folds = 1"
+        )
+
+
+def refuse_overlap(found: ExampleSet, *, allowed: bool) -> None:
+    """Refuse test texts that stand among the others too, word for word or nearly.
+
+    Raises:
+        LeakageError: there are some, and `allowed` is False; with their count and examples.
+    """
+    known = {example.cluster for example in found.examples if example.split != "test"}
+    tested = [example for example in found.examples if example.split == "test"]
+    shared = [example.text for example in tested if example.cluster in known]
+    if shared and not allowed:
+        some = ", ".join(repr(text[:60]) for text in shared[:_SHOWN])
+        raise LeakageError(
+            f"{found.task.name}: {len(shared):,} of {len(tested):,} test texts are among the "
+            f"training texts, word for word or nearly, such as {some}; take them out of either "
+            "file, or allow it (--allow-overlap), which brands the report"
+        )
+
+
+def hold_out_late(found: ExampleSet, snapshot: Snapshot, test_from: str) -> ExampleSet:
+    """The examples, those of clusters that began on or after `test_from` (ISO 8601) marked test.
+
+    A cluster begins with the earliest `first_posted` among its trials; one without any date is not
+    tested.
+    """
+    from trialese.collect.snapshot import read_trials
+
+    cluster_of = {example.example_id: example.cluster for example in found.examples}
+    began: dict[str, str] = {}
+    for trial in read_trials(snapshot):
+        cluster = cluster_of.get(trial.nct_id)
+        if cluster is not None and trial.first_posted:
+            began[cluster] = min(began.get(cluster, "9999"), trial.first_posted)
+    examples = tuple(
+        replace(e, split="test") if began.get(e.cluster, "") >= test_from else e
+        for e in found.examples
+    )
+    return replace(found, examples=examples)
+
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +166,7 @@ def build_examples(name: str, settings: TasksSettings, snapshot: Snapshot | None
     elif snapshot is None:
         raise RecipeError(f"{name}: no snapshot to take examples from; give --snapshot")
     else:
-        from trialese.collect import read_trials
+        from trialese.collect.snapshot import read_trials
 
         trials = read_trials(snapshot)
         if isinstance(section, SexSettings):
@@ -179,7 +245,7 @@ def gather_examples(
     Raises:
         RecordError: no example at all, or only one cluster.
     """
-    from trialese.corpus import cluster_texts, normalise
+    from trialese.corpus.dedup import cluster_texts, normalise
 
     clusters = cluster_texts(((e.example_id, e.text) for e in examples), dedup)
     if len(set(clusters.values())) < 2:

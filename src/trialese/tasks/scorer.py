@@ -1,41 +1,215 @@
-"""A classifier in use, whatever computes it: texts in, probabilities out.
+"""What stands beside a classifier's weights: its task, its preprocessing, its thresholds.
+
+Plain JSON in the classifier's folder, the same beside PyTorch weights and beside an exported
+graph: what was done to a text in training is done to it in use, whatever computes the scores.
+
+
+A classifier in use, whatever computes it: texts in, probabilities out.
 
 Two engines: PyTorch (`classifier.Classifier`) and ONNX Runtime (`onnx_scorer.OnnxScorer`, of a
 folder that `trialese export` wrote; needs no torch). The folder decides.
-"""
+
+
+A classifier that `trialese export` wrote, run by ONNX Runtime; torch is not needed."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from trialese.cutoffs import decide
+from trialese.artifacts import MANIFEST_NAME, digest_of_folder, read_manifest
+from trialese.errors import ArtifactError
 from trialese.progress import Progress, silent
-from trialese.settings import Precision
+from trialese.records import Task, Thresholds
+from trialese.tasks.stop_reasons import STOP_REASONS
+from trialese.thresholds import PUBLISHED_CUT, decide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trialese.records import Task, Thresholds
-    from trialese.tasks.description import Preprocessing
 
 __all__ = [
     "CPU_TOKENS",
     "ONNX_NAME",
+    "OPEN_TARGETS_PRESET",
+    "TOKENIZER_NAME",
+    "Description",
+    "OnnxScorer",
+    "Preprocessing",
+    "Preset",
     "Scorer",
+    "check_masked_lm",
     "encode_texts",
     "given_labels",
     "length_sorted_batches",
-    "load_scorer",
+    "model_folder",
     "named_results",
+    "origin_of",
     "padded",
     "probabilities",
+    "read_description",
     "score_ids",
+    "write_description",
 ]
+
+
+_PREPROCESSING = "preprocessing.json"
+_THRESHOLDS = "thresholds.json"
+
+
+class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens to a text before the tokenizer sees it, and after how many tokens it ends."""
+
+    max_tokens: int
+    cleaning: Literal["faithful", "none"] = "faithful"
+    fields: tuple[str, ...] = ()
+    """Of a trial, the fields that are rendered; () for tasks that read one text of their own."""
+    withhold: tuple[str, ...] = ()
+    without_sex_words: bool = False
+
+    def clean(self, text: str) -> str:
+        """The text as the model reads it."""
+        if self.cleaning == "none":
+            return text
+        from trialese.corpus.clean import clean_text
+
+        return clean_text(text)
+
+
+class Preset(msgspec.Struct, frozen=True, kw_only=True):
+    """One cut-off for every label, and what to say where none reaches it."""
+
+    cut: float
+    fallback: str
+
+
+OPEN_TARGETS_PRESET = Preset(cut=PUBLISHED_CUT, fallback="Uncategorised")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A classifier but for its weights and its tokenizer."""
+
+    task: Task
+    preprocessing: Preprocessing
+    thresholds: Thresholds | None = None
+    preset: Preset | None = None
+    digest: str = ""
+    """sha256 over the names and bytes of the folder's files; "" before it is one."""
+
+
+class _Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """`preprocessing.json`."""
+
+    task: str
+    kind: Literal["multilabel", "multiclass"]
+    labels: tuple[str, ...]
+    description: str
+    preprocessing: Preprocessing
+
+
+class _SavedThresholds(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`thresholds.json`."""
+
+    labels: tuple[str, ...]
+    values: tuple[float, ...]
+    chosen_on: Literal["train", "tune", "test"]
+    preset: Preset | None = None
+    """What Open Targets' own pipeline uses instead of `values`, for their 17 labels."""
+
+
+def model_folder(path: Path) -> Path:
+    """The folder with the weights: `path`, or `path/model` in what `finetune` wrote.
+
+    Raises:
+        ArtifactError: no classifier there.
+    """
+    for folder in (path / "model", path):
+        if (folder / _PREPROCESSING).is_file():
+            return folder
+    raise ArtifactError(
+        f"{path}: no classifier here (no {_PREPROCESSING}); "
+        "give a folder that `trialese finetune` wrote"
+    )
+
+
+def check_masked_lm(folder: Path) -> None:
+    """Refuse a folder that cannot be a masked-LM to start from.
+
+    Raises:
+        ArtifactError: no configuration of a model there.
+    """
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"{folder}: no model here (no config.json); give a masked-LM folder")
+
+
+def origin_of(model: Path) -> str:
+    """What the masked-LM is, as its artifact tells it; "" for a folder that is none of ours."""
+    if not (model.parent / MANIFEST_NAME).is_file():
+        return ""
+    notes = read_manifest(model.parent).notes
+    facts = (str(notes.get("backbone", "")), str(notes.get("head") or ""))
+    adapted = "first adapted to the old trials" if notes.get("adapted_to_old") else ""
+    return "; ".join(filter(None, (*facts, adapted)))
+
+
+def read_description(folder: Path) -> Description:
+    """The description in a model folder.
+
+    Raises:
+        ArtifactError: missing or damaged.
+    """
+    thresholds = preset = None
+    try:
+        saved = msgspec.json.decode((folder / _PREPROCESSING).read_bytes(), type=_Saved)
+        if (folder / _THRESHOLDS).is_file():
+            cut = msgspec.json.decode((folder / _THRESHOLDS).read_bytes(), type=_SavedThresholds)
+            thresholds = Thresholds(labels=cut.labels, values=cut.values, chosen_on=cut.chosen_on)
+            preset = cut.preset
+        if thresholds is not None and thresholds.labels != saved.labels:
+            raise ValueError(f"{_THRESHOLDS} is of other labels")
+        digest = digest_of_folder(folder)
+    except (msgspec.DecodeError, OSError, ValueError) as error:
+        raise ArtifactError(f"{folder}: damaged classifier ({error}); fit it again") from error
+    task = Task(saved.task, saved.labels, saved.kind, saved.description)
+    return Description(task, saved.preprocessing, thresholds, preset, digest)
+
+
+def write_description(
+    folder: Path, task: Task, preprocessing: Preprocessing, thresholds: Thresholds | None
+) -> None:
+    """Write the two files into the folder of the weights."""
+    saved = _Saved(
+        task=task.name,
+        kind=task.kind,
+        labels=task.labels,
+        description=task.description,
+        preprocessing=preprocessing,
+    )
+    _write_json(folder / _PREPROCESSING, saved)
+    if thresholds is not None:
+        cut = _SavedThresholds(
+            labels=thresholds.labels,
+            values=thresholds.values,
+            chosen_on=thresholds.chosen_on,
+            preset=OPEN_TARGETS_PRESET if task.labels == STOP_REASONS.labels else None,
+        )
+        _write_json(folder / _THRESHOLDS, cut)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = msgspec.json.format(msgspec.json.encode(value, order="deterministic"), indent=2)
+    path.write_bytes(text + b"\n")
+
 
 ONNX_NAME = "model.onnx"
 CPU_TOKENS = 512
@@ -73,28 +247,6 @@ class Scorer(Protocol):
     def predict(self, texts: Sequence[str], *, progress: Progress = silent) -> NDArray[np.float64]:
         """Probabilities (texts, labels) of raw texts, in their order."""
         ...
-
-
-def load_scorer(path: Path, *, precision: Precision = "auto") -> Scorer:
-    """The classifier in a folder that `finetune` or `export` wrote.
-
-    `precision` is that of PyTorch: `auto` is bf16 where the processor computes in it. An exported
-    graph has its own.
-
-    Raises:
-        ArtifactError: no classifier there, a damaged one, or its engine is not installed.
-        RecipeError: a precision that the machine does not have.
-    """
-    from trialese.tasks.description import model_folder
-
-    folder = model_folder(path)
-    if (folder / ONNX_NAME).is_file():
-        from trialese.tasks.onnx_scorer import OnnxScorer
-
-        return OnnxScorer.load(folder)
-    from trialese.tasks.classifier import Classifier
-
-    return Classifier.load(folder, precision=precision)
 
 
 def given_labels(
@@ -193,3 +345,82 @@ def length_sorted_batches(
             batches.append([row])
             widest = lengths[row]
     return batches
+
+
+TOKENIZER_NAME = "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxScorer:
+    """A task, a graph, its tokenizer, its thresholds and its preprocessing."""
+
+    task: Task
+    preprocessing: Preprocessing
+    thresholds: Thresholds | None
+    digest: str
+    session: Any
+    """`onnxruntime.InferenceSession`: input_ids, attention_mask -> logits."""
+    tokenizer: Any
+    """`tokenizers.Tokenizer`."""
+
+    @property
+    def engine(self) -> str:
+        """ONNX Runtime and its version."""
+        import onnxruntime
+
+        return f"onnxruntime {onnxruntime.__version__}"
+
+    @classmethod
+    def load(cls, folder: Path, *, threads: int | None = None) -> OnnxScorer:
+        """The exported classifier in a folder; `threads` are those of one batch, None: all cores.
+
+        Raises:
+            ArtifactError: a damaged one, or onnxruntime is not installed.
+        """
+        try:
+            import onnxruntime
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise ArtifactError(
+                f"{folder}: an exported classifier needs onnxruntime; pip install onnxruntime"
+            ) from error
+        known = read_description(folder)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        try:
+            session = onnxruntime.InferenceSession(
+                str(folder / ONNX_NAME), options, providers=["CPUExecutionProvider"]
+            )
+            tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_NAME))
+        except Exception as error:  # both raise whatever their parsers do
+            first = str(error).strip().splitlines()[0]
+            raise ArtifactError(f"{folder}: damaged export ({first}); export it again") from error
+        return cls(
+            task=known.task,
+            preprocessing=known.preprocessing,
+            thresholds=known.thresholds,
+            digest=known.digest,
+            session=session,
+            tokenizer=tokenizer,
+        )
+
+    def predict(
+        self, texts: Sequence[str], *, batch_texts: int = 32, progress: Progress = silent
+    ) -> NDArray[np.float64]:
+        """Probabilities (texts, labels); see `Classifier.predict`."""
+        cleaned = [self.preprocessing.clean(text) for text in texts]
+        logits = score_ids(
+            encode_texts(self.tokenizer, cleaned, self.preprocessing.max_tokens),
+            self._logits,
+            len(self.task.labels),
+            batch_texts=batch_texts,
+            progress=progress,
+        )
+        return probabilities(logits, self.task.kind)
+
+    def _logits(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        block, mask = padded(ids, 0)
+        (logits,) = self.session.run(None, {"input_ids": block, "attention_mask": mask})
+        found: NDArray[np.float32] = logits
+        return found

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from trialese.records import Example, Task, Trial
 from trialese.settings import RenderSettings, SexSettings
-from trialese.tasks.fields import examples_of_field
+from trialese.tasks.task import examples_of_field
 
 __all__ = [
     "SEX",

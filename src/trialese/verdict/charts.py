@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trialese.records import Difference, Interval, Verdict
-from trialese.verdict.lineup import BASELINES
-from trialese.verdict.words import METRICS, in_brackets, signed
+from trialese.verdict.systems import BASELINES
+from trialese.verdict.text import METRICS, in_brackets, signed
 
 __all__ = [
     "Axis",

@@ -1,22 +1,211 @@
-"""Verdict -> a folder with JSON for machines, Markdown for a page, and one HTML file."""
+"""The report as one HTML page: nothing is loaded from anywhere, no script runs.
+
+Verdict -> a folder with JSON for machines, Markdown for a page, and one HTML file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from trialese.artifacts import read_manifest, write_artifact
 from trialese.errors import ArtifactError, RecordError
-from trialese.records import Verdict
-from trialese.verdict.card import format_data_card, format_model_card
-from trialese.verdict.lineup import BASELINES
-from trialese.verdict.page import render_page
-from trialese.verdict.words import format_markdown
+from trialese.records import Difference, Scores, Verdict
+from trialese.verdict.card import attribution_of, format_data_card, format_model_card, list_facts
+from trialese.verdict.charts import (
+    LEAST_FORECASTS,
+    difference_strips,
+    label_strips,
+    learning_panels,
+    reliability_panel,
+)
+from trialese.verdict.systems import BASELINES
+from trialese.verdict.text import METRICS, format_markdown, group_rows, summarise
 
-__all__ = ["encode_verdicts", "load_verdicts", "write_report"]
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["encode_verdicts", "environment", "load_verdicts", "render_page", "write_report"]
+
+
+_CONFUSIONS_SHOWN = 12
+
+
+def render_page(
+    verdicts: Sequence[Verdict],
+    *,
+    curves: Sequence[Mapping[str, Any]] = (),
+    context: Mapping[str, Any] | None = None,
+) -> str:
+    """The whole page; see `write_report` for what `curves` and `context` hold."""
+    context = context or {}
+    settings = {
+        "verdict": verdicts[0].notes["settings"],
+        "recipe": context.get("recipe", "not given: these predictions were judged on their own"),
+    }
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            tasks=[_task(verdict) for verdict in verdicts],
+            panels=learning_panels(curves),
+            facts=list(list_facts(context)),
+            settings=msgspec.json.format(msgspec.json.encode(settings, order="sorted")).decode(),
+            synthetic=bool(context.get("synthetic")),
+            branded=any("|OVERLAP=" in verdict.signature for verdict in verdicts),
+            attribution=attribution_of(context),
+            metrics=METRICS,
+        )
+    )
+
+
+def environment() -> Environment:
+    """The template engine: strict about missing values, and everything is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from trialese import __version__
+
+    made = Environment(
+        loader=PackageLoader("trialese.verdict", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals["version"] = __version__
+    return made
+
+
+def _task(verdict: Verdict) -> dict[str, Any]:
+    label_axis, labels = label_strips(verdict)
+    shown = [mark.look for mark in labels[0].marks]
+    systems = [s.system for s in verdict.scores if s.system not in BASELINES]
+    if len(shown) > len(systems):
+        rivals = [s for s in verdict.scores if s.system in BASELINES]
+        systems.append(max(rivals, key=lambda s: s.averages["macro"].f1.point).system)
+    known = {"adapted", "base", *BASELINES}  # a verdict on other systems lacks neither of the two
+    expected = ("adapted", "base") if known.issuperset(systems) else ()
+    lacking = [name for name in expected if name not in systems]
+    return {
+        "verdict": verdict,
+        "anchor": re.sub(r"[^a-z0-9]+", "-", f"task-{verdict.task.lower()}"),
+        "summary": summarise(verdict),
+        "level": f"{verdict.notes['settings']['confidence']:.0%}",
+        "label_axis": label_axis,
+        "labels": labels,
+        "shown": list(zip(systems, shown, strict=True)),
+        "differences": list(_groups(verdict)),
+        "table": [_rows(verdict.scores, averages=False), _rows(verdict.scores, averages=True)],
+        "reliability": [
+            reliability_panel(name, verdict.notes["reliability"][name])
+            for name in systems
+            if name not in BASELINES
+        ],
+        "least_forecasts": LEAST_FORECASTS,
+        "groups": group_rows(verdict),
+        "confusions": _confusions(verdict),
+        "matrix": _matrix(verdict),
+        "mcnemar": verdict.notes["mcnemar"],
+        "lacking": f"Not judged: {', '.join(lacking)}." if lacking else "",
+    }
+
+
+def _confusions(verdict: Verdict) -> list[dict[str, Any]]:
+    """What the leader of a multilabel task took for what, most often first, and its rivals."""
+    if verdict.kind == "multiclass":
+        return []
+    matrices = verdict.notes["confusions"]
+    shown = [scores.system for scores in verdict.scores][:3]
+    pairs = [
+        (-count, row, column)
+        for row, counts in enumerate(matrices[shown[0]])
+        for column, count in enumerate(counts)
+        if count > 0
+    ]
+    return [
+        {
+            "true": verdict.labels[row],
+            "predicted": verdict.labels[column],
+            "texts": {system: matrices[system][row][column] for system in shown},
+        }
+        for _, row, column in sorted(pairs)[:_CONFUSIONS_SHOWN]
+    ]
+
+
+def _matrix(verdict: Verdict) -> list[dict[str, Any]]:
+    """The leader's confusion matrix on a multiclass task: counts and their share of the row."""
+    if verdict.kind == "multilabel":
+        return []
+    counts = verdict.notes["confusions"][verdict.scores[0].system]
+    return [
+        {"label": label, "cells": [{"texts": n, "share": n / max(sum(row), 1)} for n in row]}
+        for label, row in zip(verdict.labels, counts, strict=True)
+    ]
+
+
+def _groups(verdict: Verdict) -> Iterator[dict[str, Any]]:
+    """The difference plots: averages and labels of each pair of models, then the baselines."""
+    averages = [d for d in verdict.differences if d.metric in METRICS]
+    labels = [d for d in verdict.differences if d.metric not in METRICS]
+    for system in dict.fromkeys(d.system for d in verdict.differences):
+        rivals = [d for d in averages if d.system == system]
+        for rival in dict.fromkeys(d.rival for d in rivals if d.rival not in BASELINES):
+            found = [d for d in rivals if d.rival == rival]
+            yield _group(
+                f"{system} minus {rival}",
+                "Paired differences of F1 averages over the same test texts.",
+                found,
+            )
+            found = [d for d in labels if (d.system, d.rival) == (system, rival)]
+            if found:
+                yield _group(
+                    f"{system} minus {rival}, label by label",
+                    "Paired differences of each label's F1.",
+                    found,
+                )
+        found = [d for d in rivals if d.rival in BASELINES]
+        if found:
+            names = " and ".join(dict.fromkeys(d.rival for d in found))
+            yield _group(
+                f"{system} minus the best baseline ({names})",
+                "For every figure the strongest baseline on that very figure.",
+                found,
+            )
+
+
+def _group(title: str, caption: str, found: Sequence[Difference]) -> dict[str, Any]:
+    axis, strips = difference_strips(found)
+    return {"title": title, "caption": caption, "axis": axis, "strips": strips}
+
+
+def _rows(scores: Sequence[Scores], *, averages: bool) -> list[dict[str, Any]]:
+    rows = []
+    total = sum(label.support for label in scores[0].labels)
+    names = list(scores[0].averages) if averages else [x.label for x in scores[0].labels]
+    for place, name in enumerate(names):
+        cells: list[dict[str, Any]] = []
+        for each in scores:
+            if averages:
+                mean = each.averages[name]
+                precision, recall, f1 = mean.precision.point, mean.recall.point, mean.f1
+            else:
+                label = each.labels[place]
+                precision, recall, f1 = label.precision, label.recall, label.f1
+            cells.append({"precision": precision, "recall": recall, "f1": f1})
+        highest = max(cell["f1"].point for cell in cells)
+        for cell in cells:
+            cell["best"] = highest > 0 and cell["f1"].point == highest
+        rows.append(
+            {
+                "name": f"{name} avg" if averages else name,
+                "cells": cells,
+                "support": total if averages else scores[0].labels[place].support,
+            }
+        )
+    return rows
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True):

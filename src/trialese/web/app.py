@@ -1,30 +1,75 @@
-"""The application: routes put together; everything they share is handed to them."""
+"""`/healthz`, `/readyz`, `/metrics` and `/version`: for whoever watches the server.
+
+The application: routes put together; everything they share is handed to them.
+
+Run the application until it is told to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import get_args
 
-from fastapi import FastAPI
+import uvicorn
+from fastapi import APIRouter, FastAPI, Response
 
 from trialese import __version__
-from trialese.errors import TrialeseError
+from trialese.errors import RecipeError, TrialeseError
 from trialese.settings import ServeSettings
 from trialese.web.engine import Engine
-from trialese.web.failures import handle_failures
-from trialese.web.guard import Guard
-from trialese.web.health import health_routes
-from trialese.web.jobrunner import JobRunner
-from trialese.web.jobs import job_routes
-from trialese.web.jobstore import JobStore
-from trialese.web.measures import Measures
+from trialese.web.jobs import JobRunner, JobState, JobStore, job_routes
+from trialese.web.models import Served
 from trialese.web.page import page_routes
-from trialese.web.predict import predict_routes
-from trialese.web.served import Served
+from trialese.web.schemas import Failure, State, Version, handle_failures
+from trialese.web.scoring import predict_routes
+from trialese.web.security import LOOPBACK, METRICS_TYPE, Guard, Measures
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "health_routes", "serve"]
+
+
+def health_routes(
+    served: Served, engine: Engine, measures: Measures, store: JobStore | None
+) -> APIRouter:
+    """Routes that tell how the server is."""
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/healthz")
+    async def healthz() -> State:
+        """The process answers."""
+        return State(status="ok")
+
+    @routes.get("/readyz", responses={503: {"model": Failure}})
+    async def readyz() -> State:
+        """Every model is loaded; else 503."""
+        served.refuse_unless_ready()
+        return State(status="ready")
+
+    @routes.get(
+        "/metrics",
+        response_class=Response,
+        responses={
+            200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+            401: {"model": Failure},
+        },
+    )
+    async def metrics() -> Response:
+        """Counters in the text format of Prometheus."""
+        measures.waiting.set(engine.waiting)
+        counts = store.counts() if store is not None else {}
+        for state in get_args(JobState):
+            measures.jobs.labels(state).set(counts.get(state, 0))
+        return Response(measures.as_text(), media_type=METRICS_TYPE)
+
+    @routes.get("/version", responses={401: {"model": Failure}})
+    async def version() -> Version:
+        """Of trialese."""
+        return Version(version=__version__)
+
+    return routes
+
 
 logger = logging.getLogger(__name__)
 
@@ -85,3 +130,52 @@ def create_app(
         app.include_router(job_routes(served, store, runner, settings))
     app.include_router(page_routes(served, settings, engine.score_patiently))
     return app
+
+
+def serve(served: Served, settings: ServeSettings, *, token: str | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way are finished first.
+
+    Raises:
+        RecipeError: the address cannot be listened on.
+        ArtifactError: a model cannot be loaded, or the folder of jobs cannot be used.
+    """
+    failures: list[TrialeseError] = []
+
+    def stop(error: TrialeseError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(served, settings, token=token, on_failure=stop)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_seconds,
+    )
+    server = uvicorn.Server(config)
+    with _listening(settings) as listener:
+        if settings.host not in LOOPBACK and token is None:
+            logger.warning(
+                "warning: listening on %s without a token: whoever reaches this machine can use "
+                "it; give --token",
+                settings.host,
+            )
+        name = f"[{settings.host}]" if ":" in settings.host else settings.host
+        logger.info("http://%s:%d", name, listener.getsockname()[1])
+        server.run(sockets=[listener])
+    if failures:
+        raise failures[0]
+
+
+def _listening(settings: ServeSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(
+            f"cannot listen on {settings.host}:{settings.port} ({reason}); "
+            "choose another with --host or --port"
+        ) from error

@@ -3,7 +3,9 @@
 While one batch is computed the next one gathers, so nothing ever waits for a batch to fill. A
 request too large for one batch goes on after those that came meanwhile, so that a short one never
 waits for the whole of a long one.
-"""
+
+
+Work for a client that waits: given up when its time is over or the client has gone."""
 
 from __future__ import annotations
 
@@ -12,22 +14,24 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from fastapi import Request
 
 from trialese.settings import ServeSettings
-from trialese.web.failures import Refusal
+from trialese.web.schemas import Refusal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trialese.web.served import ServedModel
+    from trialese.web.models import ServedModel
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "answer_in_time"]
+
 
 T = TypeVar("T")
 _Told = Callable[[int, float], None]
@@ -217,3 +221,33 @@ class Engine:
 
 def _closing() -> Refusal:
     return Refusal(503, "the server is shutting down; ask again")
+
+
+async def answer_in_time(request: Request, work: Coroutine[Any, Any, T], *, seconds: float) -> T:
+    """What `work` returns, which is cancelled once nobody waits for it any more.
+
+    The body of the request must have been read: what comes next can only be its end.
+
+    Raises:
+        Refusal: 504 after `seconds`; 499 if the client is gone, which only the log will see.
+    """
+    working = asyncio.ensure_future(work)
+    going = asyncio.ensure_future(_gone(request))
+    try:
+        done, _ = await asyncio.wait(
+            {working, going}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if working in done:
+            return working.result()
+        if going in done:
+            raise Refusal(499, "the client has gone", code="client_gone")
+        raise Refusal(504, f"not done after {seconds:g} s; ask for less, or later")
+    finally:
+        working.cancel()
+        going.cancel()
+        await asyncio.wait({working, going})
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

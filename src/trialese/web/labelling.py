@@ -11,14 +11,20 @@ from fastapi.responses import Response
 
 from trialese.errors import ArtifactError
 from trialese.tasks.task import check_example
-from trialese.web.agreement import Agreement, agree
-from trialese.web.answers import AnswerLog, as_tsv
-from trialese.web.desk import Desk
-from trialese.web.failures import Refusal
-from trialese.web.page_schemas import Annotator, Answer, QueueAnswer, QueueItem, Undo, Undone
-from trialese.web.queue import Item, Queue
-from trialese.web.schemas import failures
-from trialese.web.served import ServedModel
+from trialese.web.active_learning import Item, Queue
+from trialese.web.annotations import Agreement, AnswerLog, agree, as_tsv
+from trialese.web.models import ServedModel
+from trialese.web.schemas import (
+    Annotator,
+    Answer,
+    QueueAnswer,
+    QueueItem,
+    Refusal,
+    Undo,
+    Undone,
+    failures,
+)
+from trialese.web.state import Desk
 
 __all__ = ["labelling_routes"]
 

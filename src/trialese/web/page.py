@@ -13,14 +13,12 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 
 from trialese import __version__
-from trialese.collect import ATTRIBUTION
+from trialese.collect.source import ATTRIBUTION
 from trialese.settings import CollectSettings, ServeSettings
-from trialese.web.desk import Desk
-from trialese.web.failures import Refusal
 from trialese.web.labelling import labelling_routes
-from trialese.web.page_schemas import PageFacts, SnapshotFacts
-from trialese.web.reader import Score
-from trialese.web.served import Served
+from trialese.web.models import Served
+from trialese.web.schemas import PageFacts, Refusal, SnapshotFacts
+from trialese.web.state import Desk, Score
 from trialese.web.trials import trials_routes
 
 __all__ = ["page_routes"]

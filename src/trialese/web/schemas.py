@@ -1,12 +1,27 @@
-"""What goes over the wire, with examples: the source of the OpenAPI document."""
+"""What went wrong, as one JSON shape: `{"error": code, "message": line, "details": [...]}`.
+
+What goes over the wire, with examples: the source of the OpenAPI document.
+
+What the page asks for and gets beyond `/v1/predict`, with examples."""
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any, Literal
 
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.exceptions import HTTPException
+
+from trialese.errors import RecordError
+from trialese.web.active_learning import Neighbour
+from trialese.web.search_index import Counts, Found
 
 __all__ = [
+    "Annotator",
+    "Answer",
     "ExplainRequest",
     "Explanation",
     "Failure",
@@ -15,14 +30,111 @@ __all__ = [
     "Jobs",
     "ModelCard",
     "Models",
+    "NctNumber",
+    "NearestAnswer",
+    "NearestRequest",
+    "PageFacts",
     "PredictAnswer",
     "PredictRequest",
     "Prediction",
+    "QueueAnswer",
+    "QueueItem",
+    "Refusal",
+    "SnapshotFacts",
     "Span",
     "State",
+    "TrialAnswer",
+    "TrialsAnswer",
+    "Undo",
+    "Undone",
     "Version",
+    "as_response",
     "failures",
+    "handle_failures",
 ]
+
+
+logger = logging.getLogger(__name__)
+
+_CODES = {
+    400: "invalid",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    413: "too_large",
+    422: "invalid",
+    429: "queue_full",
+    503: "not_ready",
+    504: "timeout",
+}
+
+
+class Refusal(HTTPException):
+    """An answer that is no result: its status, a code for programs, a line for people."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        retry_seconds: int | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        if retry_seconds is not None:
+            headers = {**(headers or {}), "Retry-After": str(retry_seconds)}
+        super().__init__(status, message, headers)
+        self.code = code or _CODES.get(status, "refused")
+
+
+def as_response(error: HTTPException) -> JSONResponse:
+    """The refusal as it is sent."""
+    code = getattr(error, "code", None) or _CODES.get(error.status_code, "refused")
+    return _answer(error.status_code, code, str(error.detail), headers=error.headers)
+
+
+def handle_failures(app: FastAPI) -> None:
+    """Give every failure of `app` the one shape; an unforeseen one tells the client nothing."""
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 405:
+            error.headers = {"Allow": _allowed(app, request)}
+        return as_response(error)
+
+    @app.exception_handler(RecordError)
+    async def misunderstood(_: Request, error: RecordError) -> JSONResponse:
+        return _answer(422, "invalid", str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        # the input itself is left out: it may be large, and no text at all
+        details = [
+            {"where": ".".join(map(str, each["loc"])), "message": each["msg"]}
+            for each in error.errors()
+        ]
+        first = details[0]
+        return _answer(422, "invalid", f"{first['where']}: {first['message']}", details)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return _answer(500, "internal", "this is a bug of the server; its log has the details")
+
+
+def _allowed(app: FastAPI, request: Request) -> str:
+    """All methods of the path; the framework names those of one route only."""
+    path = getattr(request.scope.get("route"), "path", "")
+    return ", ".join(sorted(method.upper() for method in app.openapi()["paths"].get(path, ())))
+
+
+def _answer(
+    status: int, code: str, message: str, details: Any = (), headers: Any = None
+) -> JSONResponse:
+    content = {"error": code, "message": message, "details": list(details)}
+    return JSONResponse(content, status, headers)
+
 
 Text = Annotated[str, Field(pattern=r"\S", description="Any text but blanks.")]
 NctId = Annotated[str, Field(pattern=r"^NCT[0-9]{8}$")]
@@ -193,3 +305,124 @@ class Failure(BaseModel):
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What a route's OpenAPI entry says of the answers with these statuses."""
     return {status: {"model": Failure} for status in statuses}
+
+
+NctNumber = Annotated[str, Field(pattern=r"^NCT[0-9]{8}$", examples=["NCT90000001"])]
+Annotator = Annotated[
+    str,
+    Field(pattern=r"^[\w.@+-]([\w .@+-]{0,62}[\w.@+-])?$", examples=["ann"], description="A name."),
+]
+ModelName = Annotated[str, Field(description="Name of a served model; without it, the first.")]
+
+
+class SnapshotFacts(BaseModel):
+    """The snapshot that is searched, and how far its models have read it."""
+
+    trials: int
+    data_timestamp: str | None
+    synthetic: bool
+    attribution: str
+    indexed: bool = Field(description="Whether it can be searched yet.")
+    read: dict[str, float] = Field(description="Model -> share of the trials it is done with.")
+    failure: str = ""
+
+
+class PageFacts(BaseModel):
+    """What the page needs to know first."""
+
+    version: str
+    ready: bool = Field(description="Whether the models are loaded.")
+    snapshot: SnapshotFacts | None
+    verdict: str | None = Field(description="Path of the report.")
+    labelling: bool = Field(description="Whether answers of annotators are kept.")
+    live: bool = Field(description="Whether the registry is asked for unknown trials.")
+
+
+class TrialAnswer(BaseModel):
+    """One trial, and what the model reads of it."""
+
+    nct_id: str
+    found_in: Literal["snapshot", "registry"]
+    text: str = Field(description='"" if the trial holds nothing that the model reads.')
+    trial: dict[str, Any]
+
+
+class TrialsAnswer(BaseModel):
+    """A page of a search, and counts over all of it."""
+
+    counts: Counts
+    trials: list[Found]
+
+
+class NearestRequest(BaseModel):
+    """A text."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"text": "Slow accrual"}]}
+    )
+    model: ModelName = ""
+    text: str = Field(pattern=r"\S")
+    most: int = Field(5, ge=1, le=20)
+
+
+class NearestAnswer(BaseModel):
+    """Labelled texts, the nearest first."""
+
+    neighbours: list[Neighbour]
+    missing: str = Field("", description="Why there are none to compare with.")
+
+
+class QueueItem(BaseModel):
+    """A text to be labelled, and why now."""
+
+    key: str
+    nct_id: str
+    text: str
+    texts: int = Field(description="Duplicates that the answer serves, this one included.")
+    duplicates: list[str] = Field(description="NCT ids of some of them.")
+    scores: dict[str, float] = Field(description="What the model predicts: look after answering.")
+    second: bool = Field(description="Somebody else has labelled it: this measures agreement.")
+    uncertainty: float
+    novelty: float
+    worth: float
+
+
+class QueueAnswer(BaseModel):
+    """The next texts, and how far the work has come."""
+
+    items: list[QueueItem]
+    clusters: int = Field(description="Of duplicates, in the queue as a whole.")
+    texts: int
+    answered: dict[str, int] = Field(description="Annotator -> answers that stand.")
+    served: int = Field(description="Texts that have labels by these answers.")
+
+
+class Answer(BaseModel):
+    """An annotator's labels for a text of the queue; null: skipped."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"annotator": "ann", "key": "0" * 32, "labels": ["Enrollment"]}]
+        },
+    )
+    model: ModelName = ""
+    annotator: Annotator
+    key: str = Field(pattern=r"^[0-9a-f]{32}$")
+    labels: list[str] | None
+
+
+class Undo(BaseModel):
+    """Whose latest answer is to be undone."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: ModelName = ""
+    annotator: Annotator
+
+
+class Undone(BaseModel):
+    """What became of the latest answer."""
+
+    undone: bool = Field(description="False: there was none.")
+    item: QueueItem | None = Field(description="Its text, unless that has left the queue.")
+    labels: list[str] = []

@@ -8,19 +8,19 @@ import msgspec
 from fastapi import APIRouter, Query
 
 from trialese.errors import RegistryError
-from trialese.tasks.reading import text_of_trial
-from trialese.web.desk import Desk
-from trialese.web.failures import Refusal
-from trialese.web.page_schemas import (
-    NctId,
+from trialese.tasks.formats import text_of_trial
+from trialese.web.schemas import (
+    NctNumber,
     NearestAnswer,
     NearestRequest,
+    Refusal,
     TrialAnswer,
     TrialsAnswer,
+    failures,
 )
-from trialese.web.schemas import failures
-from trialese.web.searching import Query as Search
-from trialese.web.shelf import MOST_SKIPPED, Shelf
+from trialese.web.search_index import MOST_SKIPPED, Shelf
+from trialese.web.search_index import Query as Search
+from trialese.web.state import Desk
 
 __all__ = ["trials_routes"]
 
@@ -67,7 +67,7 @@ def trials_routes(desk: Desk) -> APIRouter:
         )
 
     @routes.get("/trials/{nct_id}")
-    def trial(nct_id: NctId, model: str = "") -> TrialAnswer:
+    def trial(nct_id: NctNumber, model: str = "") -> TrialAnswer:
         """One trial, from the snapshot or, where that is allowed, from the registry."""
         how = desk.served.model_named(model).scorer.preprocessing
         try:

@@ -1,0 +1,226 @@
+"""The verbs that make something: one a stage, and `run` for all of them."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trialese.cli.look import print_artifact
+from trialese.cli.terminal import OutOption, RecipeOption, SetOption, read_recipe, watch
+
+if TYPE_CHECKING:
+    from trialese.pipeline.stages import Stage
+
+__all__ = ["VERBS", "FitProtocol", "JudgeProtocol"]
+
+
+class FitProtocol(StrEnum):
+    """How a classifier is fitted and tested."""
+
+    honest = "honest"
+    published = "published"
+
+
+class JudgeProtocol(StrEnum):
+    """Which predictions are judged."""
+
+    honest = "honest"
+    published = "published"
+    both = "both"
+
+
+def collect(
+    out: OutOption,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Files or folders of registry records.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="First posted on or after this date.")] = None,
+    updated_since: Annotated[
+        str | None, typer.Option(help="Updated on or after this date.")
+    ] = None,
+    query: Annotated[str | None, typer.Option(help="The registry's own search terms.")] = None,
+    ids: Annotated[Path | None, typer.Option(help="Only the NCT numbers in this file.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The whole registry.")] = False,
+    new_since: Annotated[
+        Path | None,
+        typer.Option(help="Only what this snapshot, or file of NCT numbers, lacks as it is."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how many studies and bytes.")
+    ] = False,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Registry records -> snapshot.
+
+    From files; from the live registry with --since, --updated-since, --query, --ids or --all;
+    else from the synthetic sample. Interrupted, the same command goes on where it was.
+    """
+    from trialese.collect.collection import collect_snapshot, estimate_collection
+
+    asked: dict[str, object] = {
+        "since": since,
+        "updated_since": updated_since,
+        "query": query,
+        "ids": ids,
+        "whole": everything or None,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if files and asked:
+        raise typer.BadParameter(f"FILES do not go with --{next(iter(asked))}")
+    if files:
+        asked = {"source": "files", "paths": files}
+    elif asked:
+        asked["source"] = "registry"
+    if new_since:
+        asked["new_since"] = new_since
+    named = {f"collect.{name}": value for name, value in asked.items()}
+    section = read_recipe(recipe, settings, named).collect
+    if dry_run:
+        found = estimate_collection(section)
+        studies = "an unknown number of" if found.studies is None else f"{found.studies:,}"
+        print(f"{studies} studies, about {found.json_bytes / 1e6:,.0f} MB of records")
+        if found.requests:
+            print(f"{found.requests:,} requests, at least {found.seconds:,.0f} s")
+        return
+    with watch() as progress:
+        collect_snapshot(section, out, progress=progress)
+    print_artifact(out)
+
+
+def corpus(
+    snapshot: Path, out: OutOption, recipe: RecipeOption = None, settings: SetOption = None
+) -> None:
+    """Snapshot -> clean, deduplicated, split documents."""
+    from trialese.collect.snapshot import open_snapshot
+    from trialese.corpus.assemble import build_corpus
+
+    section = read_recipe(recipe, settings).corpus
+    with watch() as progress:
+        build_corpus(open_snapshot(snapshot), section, out, progress=progress)
+    print_artifact(out)
+
+
+def pretrain(
+    corpus: Path,
+    out: OutOption,
+    continue_from: Annotated[
+        Path | None,
+        typer.Option(help="A finished adapter that goes on with this corpus; makes no base."),
+    ] = None,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Corpus -> token blocks, base model and LoRA adapter, in OUT/blocks, base and adapter."""
+    from trialese.artifacts import read_manifest
+    from trialese.corpus.store import open_corpus
+    from trialese.pretrain.adapt import build_base, tokenise_corpus, train_adapter
+    from trialese.pretrain.compute import join_workers, only_first
+    from trialese.settings import BackboneSettings
+
+    tree = read_recipe(recipe, settings)
+    backbone, blocks = tree.pretrain.backbone, tree.corpus.blocks
+    if continue_from:
+        read_manifest(continue_from, kind="adapter")
+        backbone = BackboneSettings(name=str(continue_from / "model"))
+    with watch() as progress, join_workers(tree.pretrain):
+        only_first(
+            lambda: tokenise_corpus(
+                open_corpus(corpus), backbone, blocks, out / "blocks", progress=progress
+            )
+        )
+        if continue_from is None:
+            build_base(out / "blocks", tree.pretrain, out / "base", progress=progress)
+        start = continue_from or out / "base"
+        train_adapter(out / "blocks", start, tree.pretrain, out / "adapter", progress=progress)
+        only_first(lambda: print_artifact(out / "adapter"))
+
+
+def finetune(
+    task: Annotated[str, typer.Argument(help="stop-reasons, sex or one that the recipe declares.")],
+    out: OutOption,
+    model: Annotated[
+        Path | None, typer.Option(help="Masked-LM folder, such as OUT/adapter/model.")
+    ] = None,
+    system: Annotated[
+        str,
+        typer.Option(help="prior, keywords or tfidf; with --model any other name, such as base."),
+    ] = "adapted",
+    snapshot: Annotated[Path | None, typer.Option(help="Trials to take labels from.")] = None,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Keep test texts that are trained on too.")
+    ] = False,
+    protocol: Annotated[
+        FitProtocol, typer.Option(help="published: as the prior art did, to measure its inflation.")
+    ] = FitProtocol.honest,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Labelled texts + model -> classifier and its honest predictions on held-out folds."""
+    from trialese.collect.snapshot import open_snapshot
+    from trialese.tasks.finetune import finetune as fit
+    from trialese.tasks.published import finetune_published
+
+    section = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None}).tasks
+    trials = open_snapshot(snapshot) if snapshot else None
+    make = fit if protocol is FitProtocol.honest else finetune_published
+    with watch() as progress:
+        make(task, system, model, trials, section, out, progress=progress)
+    print_artifact(out)
+
+
+def evaluate(
+    classifiers: Annotated[
+        list[Path], typer.Argument(help="Classifier folders of one or more tasks, with rivals.")
+    ],
+    out: OutOption,
+    protocol: Annotated[
+        JudgeProtocol, typer.Option(help="both: the published and the honest way side by side.")
+    ] = JudgeProtocol.honest,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Judge leaking rows too; brands the signature.")
+    ] = False,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Saved predictions -> verdict: report.html, verdict.md, verdict.json. Needs no torch."""
+    from trialese.pipeline.evaluate import judge_classifiers
+
+    section = read_recipe(recipe, settings).verdict
+    judge_classifiers(
+        classifiers, section, out, protocol=protocol.value, allow_overlap=allow_overlap
+    )
+    print_artifact(out)
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="TOML file, such as recipes/quickstart.toml.")],
+    settings: SetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print stages, tokens, time and memory.")
+    ] = False,
+) -> None:
+    """All stages of a recipe; finished ones are skipped."""
+    from trialese.pipeline.stages import run_recipe
+
+    tree = read_recipe(recipe, settings)
+    if dry_run:
+        from trialese.pipeline.plan import format_plan, plan_recipe
+
+        print(format_plan(plan_recipe(tree)))
+        return
+    with watch() as progress:
+        folder = run_recipe(tree, progress=progress, on_stage=_announce)
+    print_artifact(folder)
+    print(f"\nreport: {folder / 'report.html'}")
+
+
+def _announce(stage: Stage, finished: bool) -> None:
+    print(f"{'skip' if finished else 'make'}  {stage.path}", file=sys.stderr)
+
+
+VERBS = (collect, corpus, pretrain, finetune, evaluate, run)

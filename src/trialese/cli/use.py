@@ -1,0 +1,179 @@
+"""The verbs that use a finished classifier: on texts, on files of any size, elsewhere, and why.
+
+The verb that serves finished classifiers."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from trialese.cli.look import print_artifact
+from trialese.cli.terminal import JsonOption, OutOption, RecipeOption, SetOption, read_recipe, watch
+from trialese.errors import RecipeError
+from trialese.settings import Precision
+
+__all__ = ["VERBS"]
+
+
+_Inputs = Annotated[
+    list[str],
+    typer.Argument(metavar="TEXT... | - | FILE", help="Texts, stdin, a file or a snapshot."),
+]
+_Model = Annotated[Path, typer.Argument(help="Classifier folder, or an exported one.")]
+_Precision = Annotated[
+    Precision,
+    typer.Option(help="fp32 or bf16; auto: bf16 where the processor computes in it."),
+]
+
+
+def predict(
+    model: _Model,
+    inputs: _Inputs,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; goes on where it was.")
+    ] = None,
+    format_name: Annotated[
+        str | None,
+        typer.Option("--format", help="table, csv, tsv, jsonl or parquet; else by extension."),
+    ] = None,
+    precision: _Precision = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Texts, or trials of a snapshot or file -> labels with probabilities.
+
+    With -o, files of any size: the same command goes on after an interruption, and processes
+    started by torchrun divide the work.
+    """
+    from trialese.tasks.predict import predict_inputs, stream_inputs
+
+    stdin = sys.stdin if inputs == ["-"] else None
+    if out is not None:
+        _predict_file(model, inputs, out, format_name, precision)
+    elif format_name is not None:
+        for part in stream_inputs(model, inputs, format_name, stdin=stdin, precision=precision):
+            sys.stdout.buffer.write(part)
+    else:
+        for row in predict_inputs(model, inputs, stdin=stdin, precision=precision):
+            print(msgspec.json.encode(row).decode() if as_json else row.as_line())
+
+
+def _predict_file(
+    model: Path,
+    inputs: list[str],
+    out: Path,
+    format_name: str | None,
+    precision: Precision,
+) -> None:
+    from trialese.tasks.predict import load_scorer, own_share, predict_file
+
+    if len(inputs) != 1 or (inputs == ["-"] and own_share().of > 1):
+        raise typer.BadParameter("-o takes one file, one snapshot, or - (one process only)")
+    source = Path(inputs[0])
+    spooled = out.with_name(f".{out.name}.stdin.txt") if inputs == ["-"] else None
+    if spooled is not None:  # what goes on after an interruption must be there to be read again
+        with spooled.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        source = spooled
+    scorer = load_scorer(model, precision=precision)
+    with watch() as progress:
+        about = predict_file(scorer, source, out, format_name=format_name, progress=progress)
+    if spooled is not None:
+        spooled.unlink()
+    if about is not None:  # None in all processes but the first
+        print(f"{out}  {about.texts:,} texts of {about.records:,} records  {about.sha256[:12]}")
+        for reason, count in about.left_out.items():
+            print(f"  left out: {count:,} {reason}")
+
+
+def explain(
+    model: Annotated[Path, typer.Argument(help="Classifier folder.")],
+    text: str,
+    label: Annotated[
+        str | None, typer.Option(help="Without it, the label with the highest probability.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """A text -> the words that carried a label, with weights in log-odds."""
+    from trialese.tasks.classifier import Classifier
+    from trialese.tasks.explain import explain as explain_text
+
+    found = explain_text(Classifier.load(model), text, label)
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+        return
+    print(f"{found.label} {found.probability:.3f}")
+    for span in found.spans:
+        print(f"{span.weight:+8.3f}  {found.text[span.start : span.end]}")
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="Classifier folder.")],
+    out: OutOption,
+    to: Annotated[
+        Literal["onnx", "onnx-int8"], typer.Option(help="Full precision, or 8-bit weights.")
+    ] = "onnx",
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="File of real texts to compare labels on; onnx-int8 needs it."),
+    ] = None,
+) -> None:
+    """A classifier -> a folder that runs on ONNX Runtime, without torch, parity checked."""
+    from trialese.tasks.export import export_classifier
+    from trialese.tasks.formats import read_texts
+
+    export_classifier(model, to, out, texts=read_texts(texts, model) if texts else ())
+    print_artifact(out)
+
+
+def serve(
+    models: Annotated[list[Path], typer.Argument(help="Classifier folders; the first is default.")],
+    snapshot: Annotated[Path | None, typer.Option(help="Trials to look up and search.")] = None,
+    verdict: Annotated[Path | None, typer.Option(help="Verdict to show.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE.sqlite", help="Where answers of annotators go.")
+    ] = None,
+    jobs: Annotated[Path, typer.Option(help="Folder of uploaded files and their labels.")] = Path(
+        "runs/serve"
+    ),
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0: any free one.")] = None,
+    token: Annotated[str | None, typer.Option(help="Secret that requests must carry.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the secret, which no process list shows.")
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Ask ClinicalTrials.gov for trials not in the snapshot.")
+    ] = False,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Classifiers -> a web page and an API, until stopped."""
+    try:
+        from trialese.web.app import serve as run
+        from trialese.web.models import open_served
+    except ModuleNotFoundError as error:
+        raise RecipeError(f"serving needs {error.name}; pip install 'trialese[serve]'") from error
+    if token_file is not None:
+        token = _read_token(token_file)
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+        raise RecipeError("--token: printable ASCII only, and not empty")
+    asked = {"serve.host": host, "serve.port": port, "serve.live": live or None}
+    section = read_recipe(recipe, settings, asked).serve
+    served = open_served(models, snapshot=snapshot, verdict=verdict, labels=labels, jobs=jobs)
+    with watch():
+        run(served, section, token=token)
+
+
+def _read_token(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"--token-file {path}: cannot be read ({error})") from error
+
+
+VERBS = (predict, explain, export, serve)

@@ -1,0 +1,200 @@
+"""Zip archives of studies: checked as a whole, then read entry by entry from any process.
+
+The directory is read once; an entry is then a handful of numbers, so chunks of entries can be
+handed to workers that read the file themselves. Nothing is ever unpacked to disk.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from trialese.collect.source import RawStudy, Reject
+from trialese.errors import RecordError
+
+__all__ = ["Chunk", "Entry", "read_chunk", "read_large", "safe_entries", "split_entries"]
+
+
+MAX_RATIO = 200
+"""Registry records deflate about 5 : 1; an entry beyond this ratio is made to fill a memory."""
+RATIO_FREE_BYTES = 16 * 2**20
+WHOLE_BYTES = 32 * 2**20
+"""Larger entries are streamed by one process; no single study comes near."""
+CHUNK_ENTRIES = 4_000
+CHUNK_BYTES = 128 * 2**20
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_LIKELY_EXTRA_BYTES = 64
+_PLAIN_STUDY = b'{"protocolSection"'
+
+Reader = Callable[[IO[bytes], str], Iterator[RawStudy | Reject]]
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Where one file lies in an archive."""
+
+    name: str
+    offset: int
+    packed_bytes: int
+    plain_bytes: int
+    checksum: int
+    method: int
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """Entries of one archive that one worker reads."""
+
+    path: str
+    entries: list[Entry]
+
+
+def safe_entries(path: Path) -> list[Entry]:
+    """The entries that are files, after checks that the archive is what it claims to be.
+
+    Raises:
+        RecordError: no whole zip, an entry outside the archive's folder, a name twice,
+            encryption, entries that overlap, or one that would unpack beyond reason.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        raise RecordError(
+            f"{path}: truncated or damaged zip ({error}); download it again"
+        ) from error
+    names: set[str] = set()
+    end = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        complaint = _complaint(info, names, end)
+        if complaint:
+            raise RecordError(f"{path}: entry {info.filename[:80]!r} {complaint}; not read")
+        names.add(info.filename)
+        end = info.header_offset + info.compress_size
+    return [
+        Entry(
+            info.filename,
+            info.header_offset,
+            info.compress_size,
+            info.file_size,
+            info.CRC,
+            info.compress_type,
+        )
+        for info in infos
+    ]
+
+
+def _complaint(info: zipfile.ZipInfo, names: set[str], end: int) -> str | None:
+    name = info.filename
+    parts = name.replace("\\", "/").split("/")
+    if name.startswith(("/", "\\")) or ".." in parts or parts[0].endswith(":"):
+        return "points outside the archive's folder"
+    if name in names:
+        return "stands twice in the archive"
+    if info.flag_bits & 0x1:
+        return "is encrypted"
+    if info.header_offset < end:
+        return "overlaps another"
+    if info.file_size > RATIO_FREE_BYTES and info.file_size > MAX_RATIO * info.compress_size:
+        return f"would unpack to {info.file_size:,} bytes from {info.compress_size:,}"
+    return None
+
+
+def split_entries(path: Path, entries: list[Entry]) -> tuple[list[Chunk], list[Entry]]:
+    """Chunks for workers, and the entries that must be streamed because they are large."""
+    chunks: list[Chunk] = []
+    large: list[Entry] = []
+    held: list[Entry] = []
+    held_bytes = 0
+    for entry in entries:
+        if entry.plain_bytes > WHOLE_BYTES:
+            large.append(entry)
+            continue
+        held.append(entry)
+        held_bytes += entry.plain_bytes
+        if len(held) >= CHUNK_ENTRIES or held_bytes >= CHUNK_BYTES:
+            chunks.append(Chunk(str(path), held))
+            held, held_bytes = [], 0
+    if held:
+        chunks.append(Chunk(str(path), held))
+    return chunks, large
+
+
+def read_large(path: Path, entries: list[Entry], read: Reader) -> Iterator[RawStudy | Reject]:
+    """The raw studies of entries too large to be held; `read` understands one file's stream."""
+    if not entries:
+        return  # a directory of 600,000 entries takes seconds to read
+    with zipfile.ZipFile(path) as archive:
+        for entry in entries:
+            yield from _streamed(archive, entry, f"{path.name}:{entry.name}", read)
+
+
+def read_chunk(chunk: Chunk, read: Reader) -> Iterator[RawStudy | Reject]:
+    """The raw studies of the chunk's entries.
+
+    A damaged or foreign entry is a reject; the rest is still read.
+    """
+    folder = Path(chunk.path).name
+    with Path(chunk.path).open("rb", buffering=0) as file:
+        for entry in chunk.entries:
+            origin = f"{folder}:{entry.name}"
+            try:
+                data = _unpacked(file.fileno(), entry)
+                # The usual entry is one study, written without line breaks: no need to look twice.
+                if data.startswith(_PLAIN_STUDY) and b"\n{" not in data:
+                    yield RawStudy(origin, "v2", data)
+                else:
+                    yield from read(io.BytesIO(data), origin)
+            except _DAMAGE as error:
+                yield Reject(origin=origin, reason="damaged_entry", detail=f"{error}")
+            except RecordError as error:
+                yield Reject(origin=origin, reason="no_study", detail=f"{error}")
+
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, gzip.BadGzipFile)
+
+
+def _streamed(
+    archive: zipfile.ZipFile, entry: Entry, origin: str, read: Reader
+) -> Iterator[RawStudy | Reject]:
+    try:
+        with archive.open(entry.name) as stream:
+            yield from read(stream, origin)
+    except (*_DAMAGE, NotImplementedError) as error:
+        yield Reject(origin=origin, reason="damaged_entry", detail=f"{error}")
+    except RecordError as error:
+        yield Reject(origin=origin, reason="no_study", detail=f"{error}")
+
+
+def _unpacked(file: int, entry: Entry) -> bytes:
+    """The entry's bytes, never more than its directory says, checked against its checksum.
+
+    Layout: PKWARE's APPNOTE.TXT, 4.3.7. One read takes header and data.
+    """
+    likely = _LOCAL_HEADER.size + len(entry.name) + _LIKELY_EXTRA_BYTES + entry.packed_bytes
+    record = os.pread(file, likely, entry.offset)
+    if len(record) < _LOCAL_HEADER.size:
+        raise zipfile.BadZipFile("no local header")
+    signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack_from(record)
+    if signature != b"PK\x03\x04":
+        raise zipfile.BadZipFile("no local header")
+    start = _LOCAL_HEADER.size + name_bytes + extra_bytes
+    if start + entry.packed_bytes > len(record):
+        record = os.pread(file, start + entry.packed_bytes, entry.offset)
+    packed = memoryview(record)[start : start + entry.packed_bytes]
+    if entry.method == zipfile.ZIP_STORED:
+        data = bytes(packed)
+    elif entry.method == zipfile.ZIP_DEFLATED:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, entry.plain_bytes + 1)
+    else:
+        raise zipfile.BadZipFile(f"compression method {entry.method} is not supported")
+    if len(data) != entry.plain_bytes or zlib.crc32(data) != entry.checksum:
+        raise zipfile.BadZipFile("the checksum does not fit")
+    return data

@@ -1,0 +1,1 @@
+"""The conductors: the only modules that know every room."""

@@ -1,0 +1,342 @@
+"""How long and how large a run will be, from arithmetic and one short probe; no torch needed.
+
+What a run would do before it does it: stages, training tokens, time and memory.
+
+Exact where an earlier stage is finished, else from the size of the input. The rate of this
+machine is probed; take the seconds as right within a factor of two or three.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from trialese.artifacts import read_manifest
+from trialese.errors import ArtifactError
+from trialese.hub import locate_backbone
+from trialese.pipeline.stages import Stage, chain_stages, is_finished
+from trialese.recipe import Recipe
+from trialese.settings import LoraSettings, PhaseSettings, PretrainSettings
+
+__all__ = [
+    "Estimate",
+    "PlannedStage",
+    "Shape",
+    "estimate",
+    "flops_per_token",
+    "format_plan",
+    "plan_recipe",
+    "read_shape",
+]
+
+
+_STEP_EFFICIENCY = 0.75
+"""Share of the probe's rate that a whole fp32 step reached (2 cores, MiniLM, 16 x 128)."""
+_PROBE_SIZE = 1024
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What of config.json decides the cost; names are transformers' own."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Of one stage: tokens seen in training, wall-clock seconds, peak memory."""
+
+    tokens: int
+    seconds: float
+    peak_bytes: int
+
+
+def estimate(
+    settings: PretrainSettings,
+    phase: PhaseSettings,
+    *,
+    tokens: int,
+    block_tokens: int = 128,
+    gflops_per_second: float | None = None,
+) -> Estimate:
+    """Tokens, seconds and peak bytes of one phase over `tokens` training tokens an epoch.
+
+    The rate is that of a short matrix product on this machine's CPU if none is given. A rough
+    figure, within a factor of two on a quiet machine; held-out measurements are left out.
+    """
+    shape = read_shape(settings)
+    per_step = phase.batch_blocks * phase.accumulation * block_tokens
+    steps = phase.steps or max(1, math.ceil(phase.epochs * tokens / per_step))
+    seen = steps * per_step
+    forward, backward = flops_per_token(shape, settings, block_tokens)
+    rate = gflops_per_second or _probe() * _STEP_EFFICIENCY
+    seconds = seen * (forward + backward) / (rate * 1e9)
+    return Estimate(seen, seconds, _peak_bytes(shape, settings, phase, block_tokens))
+
+
+def read_shape(settings: PretrainSettings) -> Shape:
+    """The backbone's shape, from its config.json.
+
+    Raises:
+        ArtifactError: no backbone, or its config lacks a size.
+    """
+    file = locate_backbone(settings.backbone).folder / "config.json"
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Shape)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"{file}: not the config of a BERT model ({error})") from error
+
+
+def flops_per_token(
+    shape: Shape, settings: PretrainSettings, block_tokens: int
+) -> tuple[float, float]:
+    """Floating-point operations a token in training, forward and backward, as this loop does it.
+
+    Products only; the last layer's queries and everything behind them, and the head, for hidden
+    tokens alone; twice the forward cost backward when all weights train, once for LoRA.
+    """
+    ratio, hidden = settings.masking.ratio, shape.hidden_size
+    keys_values = 2 * 2 * hidden * hidden
+    queries_on = 2 * 2 * hidden * hidden + 2 * 2 * hidden * shape.intermediate_size
+    attention = 2 * 2 * block_tokens * hidden
+    layers = (shape.num_hidden_layers - 1.0) * (keys_values + queries_on + attention)
+    layers += keys_values + ratio * (queries_on + attention)
+    head = ratio * 2 * hidden * (shape.vocab_size + hidden)
+    branch = 0.0
+    if settings.method == "lora":
+        branch = _lora_weights(shape, settings.lora) * 2
+    forward = layers + head + branch
+    backward = (layers + head) * (2 if settings.method == "full" else 1) + 2 * branch
+    return forward, backward
+
+
+def _lora_weights(shape: Shape, lora: LoraSettings) -> int:
+    """Weights of the adapter."""
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    square = lora.rank * 2 * hidden
+    if lora.targets == ("all-linear",):
+        return shape.num_hidden_layers * (4 * square + 2 * lora.rank * (hidden + inner))
+    return shape.num_hidden_layers * len(lora.targets) * square
+
+
+def _peak_bytes(
+    shape: Shape, settings: PretrainSettings, phase: PhaseSettings, block_tokens: int
+) -> int:
+    """Weights, optimiser, activations kept for the backward pass, and scores of hidden tokens."""
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    encoder = shape.num_hidden_layers * (4 * hidden * hidden + 2 * hidden * inner)
+    weights = encoder + shape.vocab_size * hidden
+    trained = weights if settings.method == "full" else _lora_weights(shape, settings.lora)
+    packed = 2 * weights if settings.method == "lora" else 0
+    rows = phase.batch_blocks * block_tokens
+    activations = rows * shape.num_hidden_layers * (11 * hidden + 2 * inner)
+    scores = 3 * rows * settings.masking.ratio * shape.vocab_size
+    interpreter = 600_000_000
+    return interpreter + int(4 * (weights + packed + 3 * trained + activations + scores))
+
+
+def _probe() -> float:
+    """GFLOP/s of a square fp32 product: the best of three, a fifth of a second in all."""
+    a = np.ones((_PROBE_SIZE, _PROBE_SIZE), dtype=np.float32)
+    best = math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * _PROBE_SIZE**3 / best / 1e9
+
+
+# Measured on two cores on 2026-11-23 (docs/LOG.md); they only set expectations.
+_CHARACTERS_A_SAMPLE = 1300
+_CHARACTERS_A_RAW_BYTE = 0.22
+_CHARACTERS_A_TOKEN = 4.4
+_RAW_BYTES_A_SECOND = 8e6
+_CHARACTERS_A_SECOND = 1e6
+_TOKENS_A_REASON = 12
+_BYTES_A_REASON = 85
+_RAW_BYTES_A_TRIAL = 16_500
+_STOPPED_SHARE = 0.4  # of the synthetic sample; the only snapshot with labels of its own
+_STAGE_BYTES = 700_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """One stage as planned; None where nothing is known before an earlier stage has run."""
+
+    name: str
+    finished: bool
+    tokens: int | None = None
+    """Tokens that pass through training."""
+    seconds: float | None = None
+    peak_bytes: int | None = None
+
+
+def plan_recipe(recipe: Recipe) -> list[PlannedStage]:
+    """Every stage of the recipe with its state and what it would cost; writes nothing."""
+    stages = chain_stages(recipe)
+    raw_bytes = _raw_bytes(recipe)
+    old_tokens, new_tokens = _tokens(recipe, stages, raw_bytes)
+    planned = []
+    for stage in stages:
+        plan = PlannedStage(stage.name, is_finished(stage))
+        if not plan.finished:
+            plan = _cost(plan, recipe, raw_bytes, old_tokens, new_tokens)
+        planned.append(plan)
+    return planned
+
+
+def format_plan(planned: list[PlannedStage]) -> str:
+    """The plan as a table for the terminal, with the total of what is left to do."""
+    return "\n".join(_rows(planned))
+
+
+def _rows(planned: list[PlannedStage]) -> Iterator[str]:
+    yield f"{'stage':<24} {'state':<6} {'tokens':>12} {'about':>9} {'memory':>9}"
+    for stage in planned:
+        state = "done" if stage.finished else "to do"
+        tokens = f"{stage.tokens:,}" if stage.tokens is not None else "-"
+        memory = f"{stage.peak_bytes / 2**30:.1f} GiB" if stage.peak_bytes else "-"
+        time = _duration(stage.seconds) if stage.seconds is not None else "-"
+        yield f"{stage.name:<24} {state:<6} {tokens:>12} {time:>9} {memory:>9}"
+    left = [stage for stage in planned if not stage.finished]
+    seconds = sum(stage.seconds or 0.0 for stage in left)
+    unknown = sum(stage.seconds is None for stage in left)
+    yield f"{len(left)} of {len(planned)} stages to do, about {_duration(seconds)}" + (
+        f" and what {unknown} more take" if unknown else ""
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _raw_bytes(recipe: Recipe) -> float | None:
+    """Size of the records to be read; None for the live registry, which says so only when asked."""
+    if recipe.collect.source == "sample":
+        return recipe.collect.sample.studies * _CHARACTERS_A_SAMPLE / _CHARACTERS_A_RAW_BYTE
+    if recipe.collect.source == "registry":
+        return None
+    return float(sum(_uncompressed(Path(path)) for path in recipe.collect.paths))
+
+
+def _uncompressed(path: Path) -> int:
+    if not path.is_file():
+        return 0  # the stage itself says what is wrong with it
+    if not zipfile.is_zipfile(path):
+        return path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
+def _tokens(
+    recipe: Recipe, stages: list[Stage], raw_bytes: float | None
+) -> tuple[float | None, float | None]:
+    """Training tokens of the old and of the new trials."""
+    blocks = next(stage for stage in stages if stage.name == "blocks")
+    if is_finished(blocks):
+        folders = read_manifest(blocks.path).counts["folders"]
+        return tuple(folders.get(f"{era}-train", {}).get("tokens", 0) for era in ("old", "new"))
+    if raw_bytes is None:
+        return None, None
+    split = recipe.corpus.split
+    share = 1 - split.tune_share - split.test_share
+    tokens = raw_bytes * _CHARACTERS_A_RAW_BYTE / _CHARACTERS_A_TOKEN * share
+    return (0, tokens) if recipe.corpus.new_from is None else (tokens / 2, tokens / 2)
+
+
+def _cost(
+    plan: PlannedStage,
+    recipe: Recipe,
+    raw_bytes: float | None,
+    old_tokens: float | None,
+    new_tokens: float | None,
+) -> PlannedStage:
+    if plan.name in {"base", "adapter"}:
+        return _training_cost(plan, recipe, old_tokens if plan.name == "base" else new_tokens)
+    if plan.name in {"snapshot", "corpus", "blocks"} and raw_bytes is not None:
+        seconds = raw_bytes / _RAW_BYTES_A_SECOND
+        if plan.name != "snapshot":
+            seconds = raw_bytes * _CHARACTERS_A_RAW_BYTE / _CHARACTERS_A_SECOND
+        return replace(plan, seconds=seconds, peak_bytes=_STAGE_BYTES)
+    if plan.name.endswith(("/base", "/adapted")):
+        return _fitting_cost(plan, recipe, raw_bytes)
+    return plan
+
+
+def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -> PlannedStage:
+    """All seeds and folds of one classifier, should none stop early."""
+    task = plan.name.partition("/")[0]
+    section = recipe.tasks.sex if task == "sex" else recipe.tasks.stop_reasons
+    texts = _texts(recipe, task, raw_bytes)
+    if texts is None:
+        return plan
+    from trialese.tasks.folds import folds_of
+
+    part_fits = max(1, section.inner_folds - 1)  # each of the inner fits sees a part of the texts
+    fits = len(section.seeds) * len(folds_of(section)) * part_fits
+    tokens_a_text = _TOKENS_A_REASON if task == "stop-reasons" else section.finetune.max_tokens
+
+    def cost_of(texts: float, epochs: float) -> Estimate:
+        return estimate(
+            msgspec.structs.replace(recipe.pretrain, method="full"),
+            PhaseSettings(epochs=epochs, batch_blocks=section.finetune.batch_texts),
+            tokens=int(texts * tokens_a_text),
+            block_tokens=tokens_a_text,
+        )
+
+    costs = [(fits, cost_of(texts * (1 - 1 / section.folds), section.finetune.epochs))]
+    silver = getattr(section, "silver", None)
+    if silver is not None and Path(silver.table).is_file():
+        rows = Path(silver.table).stat().st_size / _BYTES_A_REASON
+        costs.append((len(section.seeds), cost_of(rows, silver.epochs)))
+    return replace(
+        plan,
+        tokens=sum(times * cost.tokens for times, cost in costs),
+        seconds=sum(times * cost.seconds for times, cost in costs),
+        peak_bytes=max(cost.peak_bytes for _, cost in costs),
+    )
+
+
+def _texts(recipe: Recipe, task: str, raw_bytes: float | None) -> float | None:
+    labelled = recipe.tasks.stop_reasons.labelled
+    if task == "stop-reasons" and labelled:
+        return Path(labelled).stat().st_size / _BYTES_A_REASON if Path(labelled).is_file() else None
+    if raw_bytes is None:
+        return None
+    trials = raw_bytes / _RAW_BYTES_A_TRIAL
+    if recipe.collect.source == "sample":
+        trials = recipe.collect.sample.studies
+    if task == "stop-reasons":
+        return trials * _STOPPED_SHARE
+    return min(trials, recipe.tasks.sex.max_trials or trials)
+
+
+def _training_cost(plan: PlannedStage, recipe: Recipe, tokens: float | None) -> PlannedStage:
+    if tokens is None:
+        return plan
+
+    settings = recipe.pretrain
+    phases: tuple[PhaseSettings, ...] = (settings.adapt_phase,)
+    if plan.name == "base":
+        phases = () if settings.base == "never" else (settings.head_phase, settings.base_phase)
+    parts = [
+        estimate(
+            settings, phase, tokens=int(tokens), block_tokens=recipe.corpus.blocks.block_tokens
+        )
+        for phase in phases
+    ]
+    return replace(
+        plan,
+        tokens=sum(part.tokens for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        peak_bytes=max((part.peak_bytes for part in parts), default=None),
+    )

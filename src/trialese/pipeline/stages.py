@@ -1,0 +1,333 @@
+"""What a run remembers between commands: from which key each stage's artifact was made.
+
+The whole job as a chain of stages: what is finished is skipped, what changed is made again.
+
+This is the only core module that knows the rooms; it imports each one when its stage runs. A
+stage is finished when its artifact is whole and was made from the same settings, the same
+inputs and the same input files; the ledger in the run's folder remembers which.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trialese.artifacts import (
+    as_settings,
+    digest_of,
+    digest_of_file,
+    is_complete,
+    read_manifest,
+    write_bytes,
+)
+from trialese.errors import RecordError
+from trialese.pipeline.evaluate import audit_texts, judge_classifiers
+from trialese.progress import Progress, silent
+from trialese.recipe import Recipe
+
+__all__ = [
+    "LEDGER_NAME",
+    "Stage",
+    "chain_stages",
+    "digest_of_input",
+    "is_finished",
+    "read_ledger",
+    "run_recipe",
+    "write_ledger",
+]
+
+
+LEDGER_NAME = "run.json"
+
+Ledger = dict[str, dict[str, str]]
+
+
+def digest_of_input(path: Path) -> str:
+    """sha256 of an input file from outside the run, or of every file in a folder by its path.
+
+    Raises:
+        RecordError: nothing there.
+    """
+    if path.is_dir():
+        members = sorted(member for member in path.rglob("*") if member.is_file())
+        return digest_of({str(m.relative_to(path)): digest_of_file(m) for m in members})
+    if not path.is_file():
+        raise RecordError(f"{path}: no such input file; check the path in the recipe")
+    return digest_of_file(path)
+
+
+def read_ledger(home: Path) -> Ledger:
+    """Stage -> key and digest of its artifact; a lost ledger only means that stages run again."""
+    try:
+        return msgspec.json.decode((home / LEDGER_NAME).read_bytes(), type=Ledger)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return {}
+
+
+def write_ledger(home: Path, ledger: Ledger) -> None:
+    """Put the ledger into the run's folder, at once."""
+    write_bytes(home / LEDGER_NAME, msgspec.json.encode(ledger, order="sorted"))
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One artifact to be made: where, from which settings and stages, and by what."""
+
+    home: Path
+    """The run's folder."""
+    name: str
+    """Also the artifact's place under `home`, such as "corpus" or "sex/base"."""
+    settings: dict[str, Any]
+    needs: tuple[Stage, ...]
+    make: Callable[[Progress], object]
+    files: tuple[Path, ...] = ()
+    """Input files from outside the run."""
+
+    @property
+    def path(self) -> Path:
+        """The artifact's folder."""
+        return self.home / self.name
+
+    @property
+    def key(self) -> str:
+        """Digest of settings, finished inputs and input files; needs every input finished."""
+        inputs = {stage.name: read_manifest(stage.path).digest for stage in self.needs}
+        files = {str(file): digest_of_input(file) for file in self.files}
+        return digest_of({"settings": self.settings, "inputs": inputs, "files": files})
+
+
+def chain_stages(recipe: Recipe) -> list[Stage]:
+    """Every stage of the recipe, in the order in which data flows."""
+    home = Path(recipe.folder) / recipe.name
+    snapshot = _collect_stage(recipe, home)
+    corpus, blocks = _corpus_stages(recipe, home, snapshot)
+    base, adapter = _pretrain_stages(recipe, home, blocks)
+    classifiers = _task_stages(recipe, home, snapshot, base, adapter)
+    verdict = _verdict_stage(recipe, home, snapshot, corpus, (base, adapter), classifiers)
+    return [snapshot, corpus, blocks, base, adapter, *classifiers, verdict]
+
+
+def is_finished(stage: Stage) -> bool:
+    """Whether the stage's artifact is whole and made from what the recipe says now."""
+    if not all(is_complete(need.path) for need in stage.needs) or not is_complete(stage.path):
+        return False
+    return read_ledger(stage.home).get(stage.name) == _entry_of(stage)
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    progress: Progress = silent,
+    on_stage: Callable[[Stage, bool], None] = lambda stage, finished: None,
+) -> Path:
+    """The folder of the verdict, after every unfinished stage of the recipe has been run.
+
+    `on_stage` hears of each stage before it runs, and whether it is finished already.
+    """
+    stages = chain_stages(recipe)
+    home = Path(recipe.folder) / recipe.name
+    for file in (file for stage in stages for file in stage.files):
+        digest_of_input(file)  # a missing file is told now, not after hours of training
+    for stage in stages:
+        finished = is_finished(stage)
+        on_stage(stage, finished)
+        if not finished:
+            stage.make(progress)
+            write_ledger(home, read_ledger(home) | {stage.name: _entry_of(stage)})
+    write_bytes(
+        home / "recipe.json",
+        msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n",
+    )
+    return stages[-1].path
+
+
+def _entry_of(stage: Stage) -> dict[str, str]:
+    return {"key": stage.key, "digest": read_manifest(stage.path).digest}
+
+
+def _collect_stage(recipe: Recipe, home: Path) -> Stage:
+    def make(progress: Progress) -> object:
+        from trialese.collect.collection import collect_snapshot
+
+        return collect_snapshot(recipe.collect, home / "snapshot", progress=progress)
+
+    collect = recipe.collect
+    named = [*(collect.paths if collect.source == "files" else ())]
+    named += filter(None, (collect.ids, collect.new_since))
+    manners = {"retries", "pause_seconds", "timeout_seconds", "page_size"}  # change no record
+    settings = {k: v for k, v in as_settings(collect).items() if k not in manners}
+    return Stage(home, "snapshot", settings, (), make, tuple(map(Path, named)))
+
+
+def _corpus_stages(recipe: Recipe, home: Path, snapshot: Stage) -> tuple[Stage, Stage]:
+    settings = as_settings(recipe.corpus)
+    block_settings = settings.pop("blocks")
+
+    def make_corpus(progress: Progress) -> object:
+        from trialese.collect.snapshot import open_snapshot
+        from trialese.corpus.assemble import build_corpus
+
+        collected = open_snapshot(snapshot.path)
+        return build_corpus(collected, recipe.corpus, home / "corpus", progress=progress)
+
+    corpus = Stage(home, "corpus", settings, (snapshot,), make_corpus)
+
+    def make_blocks(progress: Progress) -> object:
+        from trialese.corpus.store import open_corpus
+        from trialese.pretrain.adapt import tokenise_corpus
+
+        return tokenise_corpus(
+            open_corpus(corpus.path),
+            recipe.pretrain.backbone,
+            recipe.corpus.blocks,
+            home / "blocks",
+            progress=progress,
+        )
+
+    block_settings["backbone"] = as_settings(recipe.pretrain.backbone)
+    return corpus, Stage(home, "blocks", block_settings, (corpus,), make_blocks)
+
+
+def _pretrain_stages(recipe: Recipe, home: Path, blocks: Stage) -> tuple[Stage, Stage]:
+    settings = as_settings(recipe.pretrain)
+    later = {"adapt_phase", "replay_share"}
+    base_settings = {name: value for name, value in settings.items() if name not in later}
+
+    def make_base(progress: Progress) -> object:
+        from trialese.pretrain.adapt import build_base
+
+        return build_base(blocks.path, recipe.pretrain, home / "base", progress=progress)
+
+    base = Stage(home, "base", base_settings, (blocks,), make_base)
+
+    def make_adapter(progress: Progress) -> object:
+        from trialese.pretrain.adapt import train_adapter
+
+        return train_adapter(
+            blocks.path, base.path, recipe.pretrain, home / "adapter", progress=progress
+        )
+
+    return base, Stage(home, "adapter", settings, (blocks, base), make_adapter)
+
+
+def _task_stages(
+    recipe: Recipe, home: Path, snapshot: Stage, base: Stage, adapter: Stage
+) -> list[Stage]:
+    models: dict[str, Stage | None] = dict.fromkeys(recipe.tasks.baselines)
+    models |= {"base": base, "adapted": adapter}
+    return [
+        _task_stage(recipe, home, task, system, snapshot, model)
+        for task in recipe.tasks.names
+        for system, model in models.items()
+    ]
+
+
+def _task_stage(
+    recipe: Recipe, home: Path, task: str, system: str, snapshot: Stage, model: Stage | None
+) -> Stage:
+    from trialese.hub import is_hub_id
+    from trialese.tasks.folds import describe_section, section_of
+    from trialese.tasks.task import task_named
+
+    section = section_of(task_named(task, recipe.tasks), recipe.tasks)
+    silver = getattr(section, "silver", None)
+    labelled = (section.labelled, section.test_labelled, silver.table if silver else None)
+    settings = describe_section(section, is_model=model is not None)
+    if model is not None:
+        settings["threshold_shrinkage"] = recipe.tasks.threshold_shrinkage
+
+    def make(progress: Progress) -> object:
+        from trialese.collect.snapshot import open_snapshot
+        from trialese.tasks.finetune import finetune
+
+        return finetune(
+            task,
+            system,
+            model.path / "model" if model else None,
+            open_snapshot(snapshot.path),
+            recipe.tasks,
+            home / task / system,
+            progress=progress,
+        )
+
+    return Stage(
+        home,
+        f"{task}/{system}",
+        settings,
+        (snapshot, model) if model else (snapshot,),
+        make,
+        tuple(Path(name) for name in labelled if name and not is_hub_id(name)),
+    )
+
+
+def _verdict_stage(
+    recipe: Recipe,
+    home: Path,
+    snapshot: Stage,
+    corpus: Stage,
+    models: tuple[Stage, Stage],
+    classifiers: list[Stage],
+) -> Stage:
+    def make(progress: Progress) -> object:
+        from trialese.collect.snapshot import open_snapshot
+
+        trials, tasks = open_snapshot(snapshot.path), recipe.tasks
+        return judge_classifiers(
+            [stage.path for stage in classifiers],
+            recipe.verdict,
+            home / "verdict",
+            curves=[row for stage in models for row in _read_rows(stage)],
+            context=_context(recipe, snapshot, corpus, models, classifiers),
+            read_unlabelled=_trained_ids(corpus),
+            audits={name: audit_texts(name, tasks, trials) for name in tasks.names},
+            progress=progress,
+        )
+
+    needs = (snapshot, corpus, *models, *classifiers)
+    return Stage(home, "verdict", as_settings(recipe.verdict), needs, make)
+
+
+def _context(
+    recipe: Recipe,
+    snapshot: Stage,
+    corpus: Stage,
+    models: tuple[Stage, Stage],
+    classifiers: list[Stage],
+) -> dict[str, Any]:
+    """What the report's data card tells: source, counts and notes of every stage."""
+    collected, documents = read_manifest(snapshot.path), read_manifest(corpus.path)
+    return {
+        **collected.notes,
+        "recipe": as_settings(recipe),
+        "snapshot": collected.counts,
+        "corpus": documents.counts,
+        "models": {stage.name: _facts(stage) for stage in models},
+        "tasks": {stage.name: _facts(stage) for stage in classifiers},
+    }
+
+
+def _trained_ids(corpus: Stage) -> frozenset[str]:
+    """NCT ids of the trials whose text the masked-language model was trained on."""
+    from trialese.corpus.store import open_corpus, read_documents
+
+    documents = read_documents(open_corpus(corpus.path), split="train")
+    return frozenset(document.nct_id for document in documents)
+
+
+def _facts(stage: Stage) -> dict[str, Any]:
+    manifest = read_manifest(stage.path)
+    return {**manifest.counts, **manifest.notes}
+
+
+def _read_rows(stage: Stage) -> Iterator[dict[str, Any]]:
+    with (stage.path / "metrics.jsonl").open("rb") as file:
+        for line in file:
+            yield {"stage": stage.name, **msgspec.json.decode(line)}

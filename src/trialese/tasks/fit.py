@@ -1,0 +1,461 @@
+"""Losses over logits (texts, labels): one number a batch, the mean over its texts.
+
+Which weights learn, and how fast: adapters, frozen layers, AdamW groups, the schedule.
+
+A BERT classifier's logits with the least work: what cannot change them is left out.
+
+The same function of the same parameters as transformers' `BertForSequenceClassification` (held to
+it by the tests). Frozen lower layers never learn, so their states are computed once a text, not
+once an epoch; and since the head reads the first token alone, the last layer computes queries,
+output and feed-forward for that token only.
+
+
+The only fine-tuning loop: labelled texts in, a fitted Classifier out. Device-agnostic."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from trialese.errors import ArtifactError, RecordError
+from trialese.progress import Progress, silent
+from trialese.records import Example, Task
+from trialese.settings import FinetuneSettings
+from trialese.tasks.classifier import Classifier, Preprocessing, load_masked_lm
+from trialese.tasks.scorer import length_sorted_batches
+from trialese.tasks.task import encode_labels
+from trialese.thresholds import best_cut, decide, f1_averages
+
+__all__ = [
+    "FirstTokenForward",
+    "FitLog",
+    "fit_classifier",
+    "freeze_layers",
+    "linear_decay",
+    "loss_function",
+    "make_optimiser",
+    "with_lora",
+]
+
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+_FOCAL_GAMMA = 2.0
+
+
+def loss_function(
+    kind: Literal["multilabel", "multiclass"],
+    truth: NDArray[np.bool_],
+    settings: FinetuneSettings,
+    device: torch.device,
+) -> Loss:
+    """A function of (logits, targets), both (texts, labels), for the task's kind.
+
+    The weight of a label is (negatives / positives in `truth`) ** `positive_weight`.
+    """
+    positives = np.maximum(1, truth.sum(axis=0))
+    ratio = (len(truth) - truth.sum(axis=0)) / positives
+    weight = torch.tensor(ratio**settings.positive_weight, dtype=torch.float32, device=device)
+    smoothing = settings.label_smoothing
+    if kind == "multiclass":
+        share = weight / weight.mean()
+
+        def single(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return functional.cross_entropy(
+                logits, targets.argmax(dim=1), weight=share, label_smoothing=smoothing
+            )
+
+        return single
+
+    def binary(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        soft = targets * (1 - smoothing) + smoothing / 2
+        each = functional.binary_cross_entropy_with_logits(
+            logits, soft, pos_weight=weight, reduction="none"
+        )
+        if settings.loss == "focal":
+            probabilities = torch.sigmoid(logits)
+            wrong = torch.where(targets > 0, 1 - probabilities, probabilities)
+            each = each * wrong**_FOCAL_GAMMA
+        return each.sum(dim=1).mean()
+
+    def ranking(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        # Each true label's logit is pushed above 0 and each other's below it, by two
+        # log-sum-exps, so that 2 positives of 17 weigh as much as 15 negatives.
+        zero = logits.new_zeros(len(logits), 1)
+        hidden = torch.finfo(logits.dtype).min
+        others = logits.masked_fill(targets > 0, hidden)
+        theirs = (weight.log() - logits).masked_fill(targets == 0, hidden)
+        above = torch.logsumexp(torch.cat([zero, others], dim=1), dim=1)
+        below = torch.logsumexp(torch.cat([zero, theirs], dim=1), dim=1)
+        return (above + below).mean()
+
+    return ranking if settings.loss == "ranking" else binary
+
+
+def freeze_layers(model: Any, frozen_layers: int | None) -> None:
+    """Keep the embeddings and the lowest `frozen_layers` layers from learning."""
+    if frozen_layers is None:
+        return
+    for name, parameter in model.named_parameters():
+        layer = re.search(r"layer\.(\d+)\.", name)
+        if "embeddings." in name or (layer and int(layer.group(1)) < frozen_layers):
+            parameter.requires_grad_(False)
+
+
+def with_lora(model: Any, settings: FinetuneSettings) -> Any:
+    """The model with adapters on the encoder; pooler and head learn whole."""
+    import peft
+
+    lora = settings.lora
+    targets: str | list[str] = list(lora.targets)
+    if lora.targets == ("all-linear",):
+        targets = r".*\.encoder\.layer\..*\.(query|key|value|dense)"
+    how = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        modules_to_save=["pooler", "classifier"],
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+    )
+    with warnings.catch_warnings():  # peft asks transformers for a property that was renamed
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return peft.get_peft_model(model, how)
+
+
+def make_optimiser(model: Any, settings: FinetuneSettings) -> torch.optim.Optimizer:
+    """AdamW with a rate a layer, a rate for the head, and no decay on biases and norms."""
+    layers = model.config.num_hidden_layers
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if "classifier" in name or "pooler" in name:
+            lr = settings.head_lr
+        else:
+            layer = re.search(r"layer\.(\d+)\.", name)
+            depth = layers - 1 - int(layer.group(1)) if layer else layers
+            lr = settings.lr * settings.layer_decay**depth
+        plain = parameter.ndim < 2 or "LayerNorm" in name
+        groups.setdefault((lr, 0.0 if plain else settings.weight_decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": lr, "weight_decay": decay}
+            for (lr, decay), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def linear_decay(steps: int, warmup_share: float) -> Callable[[int], float]:
+    """The share of the full rate at each step: up in a straight line, then down to 0."""
+    warmup = max(1, round(steps * warmup_share))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return max(0.0, (steps - step) / max(1, steps - warmup))
+
+    return factor
+
+
+class FirstTokenForward:
+    """`logits(states(ids))` of a classifier whose embeddings and lowest layers do not learn.
+
+    It calls the model's own modules, LoRA's included: build it after attaching adapters. Frozen
+    layers run without dropout; between the others `dropout` is the module's own.
+    """
+
+    def __init__(self, model: Any, frozen_layers: int) -> None:
+        self._bert, self._classifier, self._drop = model.bert, model.classifier, model.dropout
+        layers = list(model.bert.encoder.layer)
+        self._frozen, self._learning = layers[:frozen_layers], layers[frozen_layers:]
+        self._heads: int = model.config.num_attention_heads
+
+    def states(self, ids: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
+        """What the frozen part makes of each text: (tokens, hidden) each, in the order of `ids`."""
+        found: list[Tensor] = [torch.empty(0)] * len(ids)
+        embeddings = self._bert.embeddings
+        with torch.inference_mode(False), torch.no_grad():
+            for rows in length_sorted_batches([len(text) for text in ids], 64):
+                texts = [torch.tensor(ids[row], device=device) for row in rows]
+                block = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
+                bias = _bias(texts, block.shape[1])
+                x = embeddings.word_embeddings(block) + embeddings.token_type_embeddings.weight[0]
+                x = x + embeddings.position_embeddings.weight[: block.shape[1]]
+                x = embeddings.LayerNorm(x)
+                for layer in self._frozen:
+                    x = self._run(layer, x, x, bias, frozen=True)
+                for place, row in enumerate(rows):
+                    found[row] = x[place, : len(ids[row])].clone()
+        return found
+
+    def logits(self, states: Sequence[Tensor]) -> Tensor:
+        """Scores (texts, labels) of texts given as `states` made them."""
+        x = torch.nn.utils.rnn.pad_sequence(list(states), batch_first=True)
+        bias = _bias(states, x.shape[1])
+        for place, layer in enumerate(self._learning):
+            last = place == len(self._learning) - 1
+            x = self._run(layer, x[:, :1] if last else x, x, bias)
+        return self._classifier(self._drop(self._bert.pooler(x)))  # type: ignore[no-any-return]
+
+    def _run(
+        self, layer: Any, wanted: Tensor, x: Tensor, bias: Tensor, *, frozen: bool = False
+    ) -> Tensor:
+        """One layer for the positions `wanted` of `x`, which attend to their whole text."""
+        attention, own = layer.attention.output, layer.attention.self
+        q, k, v = (
+            part.unflatten(-1, (self._heads, -1)).transpose(1, 2)  # (texts, heads, tokens, size)
+            for part in (own.query(wanted), own.key(x), own.value(x))
+        )
+        mixed = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, dropout_p=0.0 if frozen or not own.training else own.dropout.p
+        )
+        mixed = attention.dense(mixed.transpose(1, 2).flatten(2))
+        y = attention.LayerNorm((mixed if frozen else attention.dropout(mixed)) + wanted)
+        inner = layer.output.dense(layer.intermediate(y))
+        return layer.output.LayerNorm(  # type: ignore[no-any-return]
+            (inner if frozen else layer.output.dropout(inner)) + y
+        )
+
+
+def _bias(texts: Sequence[Tensor], width: int) -> Tensor:
+    """(texts, 1, 1, tokens): 0 on tokens of the text, the lowest number on padding."""
+    lengths = torch.tensor([len(text) for text in texts], device=texts[0].device)
+    padding = torch.arange(width, device=lengths.device) >= lengths[:, None]
+    bias = torch.zeros(padding.shape, device=lengths.device)
+    return bias.masked_fill_(padding, torch.finfo(bias.dtype).min)[:, None, None, :]
+
+
+logger = logging.getLogger(__name__)
+
+_MOST_STATE_BYTES = 2**30  # of frozen layers' output, kept from epoch to epoch
+_SORTED_BATCHES = 8  # so many batches are drawn at random, then sorted by length among themselves
+
+
+@dataclass(slots=True)
+class FitLog:
+    """What happened in one fit, epoch by epoch."""
+
+    tune_scores: list[tuple[float, float]] = field(default_factory=list)
+    """(micro-F1, macro-F1) on tune after each epoch, at the cut-off that is best there."""
+    losses: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    new_pooler: bool = False
+
+
+def fit_classifier(
+    task: Task,
+    train: Sequence[Example],
+    tune: Sequence[Example],
+    model: Path,
+    settings: FinetuneSettings,
+    *,
+    seed: int,
+    preprocessing: Preprocessing | None = None,
+    progress: Progress = silent,
+) -> tuple[Classifier, FitLog]:
+    """A classifier fitted on `train` and stopped on `tune`, and the log of the fit.
+
+    `model` is the folder of a masked-LM or encoder. The same arguments on the same device give
+    the same weights: initialisation, dropout and order follow from `seed`, and the generators of
+    the caller are left as they were.
+
+    Raises:
+        ArtifactError: no usable model at `model`.
+        RecordError: nothing to learn from, or labels that do not fit the task.
+    """
+    if not train or not tune:
+        raise RecordError(
+            f"{task.name}: {len(train)} texts to train and {len(tune)} to tune on; give more texts "
+            "or fewer folds"
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    preprocessing = preprocessing or Preprocessing(max_tokens=settings.max_tokens)
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        classifier, log = _new_classifier(task, model, settings, preprocessing)
+        classifier.model.to(device)
+        if settings.label_words:
+            _start_from_label_words(classifier)
+        _train(classifier, train, tune, settings, seed, log, progress)
+    classifier.model.eval()
+    return classifier, log
+
+
+def _new_classifier(
+    task: Task, folder: Path, settings: FinetuneSettings, preprocessing: Preprocessing
+) -> tuple[Classifier, FitLog]:
+    model, tokenizer, missing = load_masked_lm(
+        task, folder, hidden_dropout_prob=settings.dropout, attention_probs_dropout_prob=0.0
+    )
+    foreign = [name for name in missing if "pooler" not in name and "classifier" not in name]
+    if foreign:
+        raise ArtifactError(
+            f"{folder}: {len(foreign)} weights are missing, such as {foreign[0]}; "
+            "give a masked-LM or encoder of a known architecture"
+        )
+    positions = model.config.max_position_embeddings
+    preprocessing = msgspec.structs.replace(
+        preprocessing, max_tokens=min(preprocessing.max_tokens, positions)
+    )
+    log = FitLog(new_pooler=any("pooler" in name for name in missing))
+    if settings.pooler == "identity":
+        dense = model.bert.pooler.dense
+        with torch.no_grad():  # any other projection scrambles what [CLS] has learnt
+            torch.nn.init.eye_(dense.weight)
+            torch.nn.init.zeros_(dense.bias)
+    return Classifier(task, model, tokenizer, preprocessing), log
+
+
+def _start_from_label_words(classifier: Classifier) -> None:
+    """Set each label's output weights to the direction in which the words of its name lie."""
+    words = [label.replace("_", " ").lower() for label in classifier.task.labels]
+    model = classifier.model.eval()
+    with torch.no_grad():
+        batch = classifier.pad(classifier.encode(words), model.device)
+        states = model.bert(**batch).pooler_output  # (labels, hidden)
+        states = states - states.mean(dim=0)
+        weight = model.classifier.weight
+        weight.copy_(states / states.norm(dim=1, keepdim=True) * weight.norm(dim=1, keepdim=True))
+
+
+def _train(
+    classifier: Classifier,
+    train: Sequence[Example],
+    tune: Sequence[Example],
+    settings: FinetuneSettings,
+    seed: int,
+    log: FitLog,
+    progress: Progress,
+) -> None:
+    clean = classifier.preprocessing.clean
+    ids = classifier.encode([clean(example.text) for example in train])
+    truth = encode_labels(classifier.task, train)
+    tune_truth = encode_labels(classifier.task, tune)
+    tune_texts = [example.text for example in tune]
+    if settings.method == "lora":
+        classifier.model = with_lora(classifier.model, settings)
+    freeze_layers(classifier.model, settings.frozen_layers)
+    model = classifier.model
+    device = next(model.parameters()).device
+    targets = torch.from_numpy(truth.astype(np.float32)).to(device)  # (texts, labels)
+    loss_of = loss_function(classifier.task.kind, truth, settings, device)
+    optimiser = make_optimiser(model, settings)
+    steps_an_epoch = sum(1 for _ in _batches(ids, settings, seed, 0))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, linear_decay(settings.epochs * steps_an_epoch, settings.warmup_share)
+    )
+    bf16 = _use_bf16(settings.precision, device)
+    logits_of = _forward(classifier, ids, settings, device)
+    best: dict[str, torch.Tensor] | None = None
+    best_score = -1.0
+    averaged: dict[str, torch.Tensor] = {}
+    for epoch in range(1, settings.epochs + 1):
+        model.train()
+        total = torch.zeros((), device=device)
+        for rows in _batches(ids, settings, seed, epoch):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits = logits_of(rows)
+            loss = loss_of(logits.float(), targets[rows])
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad(set_to_none=True)
+            total += loss.detach() * len(rows)
+        log.losses.append(total.item() / len(ids))
+        progress("fit: epochs", epoch, settings.epochs)
+        if last := min(settings.average_last, settings.epochs):
+            if epoch > settings.epochs - last:
+                _add(averaged, model, 1 / last)
+            continue
+        log.tune_scores.append(_score(classifier, tune_texts, tune_truth))
+        score = sum(log.tune_scores[-1])
+        if score > best_score:
+            best_score, log.best_epoch = score, epoch
+            best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        elif epoch - log.best_epoch >= settings.patience:
+            break
+    model.load_state_dict(averaged if settings.average_last else best)
+    if settings.method == "lora":
+        classifier.model = model.merge_and_unload()
+        for parameter in classifier.model.parameters():
+            parameter.requires_grad_(True)
+
+
+def _forward(
+    classifier: Classifier,
+    ids: Sequence[Sequence[int]],
+    settings: FinetuneSettings,
+    device: torch.device,
+) -> Callable[[list[int]], torch.Tensor]:
+    """A function from rows of `ids` to their logits (rows, labels), in training."""
+    model = classifier.model
+    if settings.frozen_layers is None:
+        return lambda rows: model(**classifier.pad([ids[row] for row in rows], device)).logits
+    whole = model.get_base_model() if settings.method == "lora" else model
+    forward = FirstTokenForward(whole, settings.frozen_layers)
+    if sum(map(len, ids)) * model.config.hidden_size * 4 > _MOST_STATE_BYTES:
+        return lambda rows: forward.logits(forward.states([ids[row] for row in rows], device))
+    states = forward.states(ids, device)
+    return lambda rows: forward.logits([states[row] for row in rows])
+
+
+def _score(
+    classifier: Classifier, texts: Sequence[str], truth: NDArray[np.bool_]
+) -> tuple[float, float]:
+    scores = classifier.predict(texts, batch_texts=64)
+    cut = 0.5
+    if classifier.task.kind == "multilabel":
+        cut = best_cut(scores.ravel(), truth.ravel(), near=0.5)
+    return f1_averages(truth, decide(scores, classifier.task.kind, cut))
+
+
+def _batches(
+    ids: Sequence[Sequence[int]], settings: FinetuneSettings, seed: int, epoch: int
+) -> Iterator[list[int]]:
+    """Every row once, in an order that follows from (seed, epoch), each batch of near-equal
+    length."""
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(ids)).tolist()
+    span = settings.batch_texts * _SORTED_BATCHES
+    batches = []
+    for start in range(0, len(order), span):
+        rows = order[start : start + span]
+        lengths = [len(ids[row]) for row in rows]
+        for batch in length_sorted_batches(lengths, settings.batch_texts, settings.batch_tokens):
+            batches.append([rows[place] for place in batch])
+    for place in generator.permutation(len(batches)):
+        yield batches[place]
+
+
+def _use_bf16(precision: str, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported())  # elsewhere it is emulated, and slower
+
+
+def _add(averaged: dict[str, torch.Tensor], model: Any, share: float) -> None:
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            part = value.detach() * share
+            averaged[name] = averaged[name] + part if name in averaged else part
+        else:
+            averaged[name] = value.detach().clone()

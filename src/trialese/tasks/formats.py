@@ -1,0 +1,390 @@
+"""What is to be labelled: a snapshot, or a file of any kind, as records in their order.
+
+Records are as their source holds them until `texts_of` reads them, so that those which another
+process or an earlier run has done cost next to nothing.
+
+
+Labelled texts as bytes: a table for people, CSV, TSV, JSON lines, Parquet.
+
+A file is a header and parts; a part is a function of its rows alone, so that files can be written
+by several processes, or in several goes, with the same bytes in the end.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+
+from trialese.artifacts import MANIFEST_NAME, digest_of_file
+from trialese.errors import RecipeError, RecordError
+from trialese.records import Trial
+from trialese.thresholds import decide
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trialese.collect.source import RawStudy, Reject
+    from trialese.tasks.scorer import Preprocessing, Scorer
+
+Record: TypeAlias = "str | Trial | RawStudy | Reject"
+"""What an input is made of, as its source holds it."""
+
+__all__ = [
+    "FORMATS",
+    "About",
+    "Format",
+    "Layout",
+    "Record",
+    "TextToLabel",
+    "about_file",
+    "beginning",
+    "format_of",
+    "layout_of",
+    "person_line",
+    "read_finished",
+    "read_lines",
+    "read_records",
+    "read_texts",
+    "safe_cell",
+    "text_of_trial",
+    "texts_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TextToLabel:
+    """One text with what names it."""
+
+    row: int
+    """Position of its record in the input, from 1."""
+    name: str
+    """NCT id, or what stands in the table's identifying column."""
+    text: str
+    from_trial: bool = False
+    """The text was put together from a trial's fields; the trial's id says it all."""
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a snapshot, a `.txt` with a text a line, or any file that `collect` knows.
+
+    Raises:
+        RecordError: no such file, or one that cannot be understood as a whole.
+        ArtifactError: an artifact that is no snapshot.
+    """
+    from trialese.collect.files import read_raw
+    from trialese.collect.snapshot import open_snapshot, read_trials
+
+    if (path / MANIFEST_NAME).is_file():
+        yield from read_trials(open_snapshot(path))
+    elif path.suffix.lower() == ".txt":
+        try:
+            with path.open(encoding="utf-8-sig", errors="strict") as file:
+                yield from read_lines(file)
+        except UnicodeDecodeError as error:
+            raise RecordError(f"{path}: not UTF-8; save it as UTF-8") from error
+        except OSError as error:
+            raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
+    else:
+        yield from read_raw(path)
+
+
+def read_lines(stream: Iterable[str]) -> Iterator[str]:
+    """The lines that hold something, without blanks around them."""
+    return (line.strip() for line in stream if line.strip())
+
+
+def texts_of(
+    records: Sequence[Record],
+    first_row: int,
+    how: Preprocessing,
+    left_out: dict[str, int],
+) -> list[TextToLabel]:
+    """What the task reads of each record; what holds no text is counted in `left_out` by reason."""
+    from trialese.collect.parse import parse_trial
+    from trialese.collect.parse_table import text_row
+    from trialese.collect.source import RawStudy, Reject, StudyError
+
+    texts: list[TextToLabel] = []
+    for row, record in enumerate(records, start=first_row):
+        try:
+            if isinstance(record, Reject):
+                reason = record.reason
+            elif isinstance(record, str):
+                texts.append(TextToLabel(row, "", record))
+                continue
+            elif isinstance(record, RawStudy) and record.format == "text":
+                named = text_row(record)
+                texts.append(TextToLabel(row, named.identifier, named.text))
+                continue
+            else:
+                trial = record if isinstance(record, Trial) else parse_trial(record)
+                if text := text_of_trial(trial, how):
+                    texts.append(TextToLabel(row, trial.nct_id, text, from_trial=True))
+                    continue
+                reason = "no_text_for_this_task"
+        except StudyError as error:
+            reason = error.reason
+        left_out[reason] = left_out.get(reason, 0) + 1
+    return texts
+
+
+def read_texts(path: Path, model: Path, *, most: int = 5000) -> list[str]:
+    """The first different texts that the classifier at `model` would read of a file or snapshot.
+
+    Raises:
+        RecordError: no such file, or one that cannot be understood as a whole.
+        ArtifactError: no classifier at `model`.
+    """
+    from trialese.tasks.scorer import model_folder, read_description
+
+    how = read_description(model_folder(model)).preprocessing
+    found: dict[str, None] = {}
+    for record in read_records(path):
+        found.update(dict.fromkeys(each.text for each in texts_of([record], 1, how, {})))
+        if len(found) == most:
+            break
+    return list(found)
+
+
+def text_of_trial(trial: Trial, how: Preprocessing) -> str:
+    """What a task with this preprocessing reads of a trial, as in training."""
+    from trialese.corpus.clean import clean_text
+    from trialese.corpus.render import render_document
+    from trialese.settings import RenderSettings
+    from trialese.tasks.sex import cut_sex_words
+
+    if not how.fields:
+        return clean_text(trial.why_stopped)
+    text = render_document(trial, RenderSettings(fields=how.fields, withhold=how.withhold)).text
+    return cut_sex_words(text) if how.without_sex_words else text
+
+
+Format = Literal["table", "csv", "tsv", "jsonl", "parquet"]
+FORMATS: tuple[Format, ...] = ("table", "csv", "tsv", "jsonl", "parquet")
+_BY_SUFFIX: dict[str, Format] = {
+    ".txt": "table", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}  # fmt: skip
+_FORMULA = tuple("=+-@\t\r＝＋－＠")
+"""What makes a spreadsheet compute a cell (OWASP, CSV injection), full-width forms included."""
+
+
+def format_of(path: Path, asked: str | None) -> Format:
+    """The format asked for, or the one that the extension says.
+
+    Raises:
+        RecipeError: neither is known.
+    """
+    known = asked if asked is not None else _BY_SUFFIX.get(path.suffix.lower())
+    for each in FORMATS:
+        if known == each:
+            return each
+    what = f"format {asked!r}" if asked is not None else f"{path}: extension {path.suffix!r}"
+    raise RecipeError(f"{what} is unknown; use --format with one of {', '.join(FORMATS)}")
+
+
+def safe_cell(text: str) -> str:
+    """The text as a cell that no spreadsheet takes for a formula: then an apostrophe leads it."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def person_line(name: str, labels: Sequence[str], scores: dict[str, float], text: str) -> str:
+    """A line for people: what names it, labels with probabilities, the beginning of the text."""
+    given = ", ".join(f"{label} {scores[label]:.3f}" for label in labels)
+    if not given:
+        label = max(scores, key=scores.__getitem__)
+        given = f"no label (nearest: {label} {scores[label]:.3f})"
+    return "\t".join(filter(None, (name, given, beginning(text, 80))))
+
+
+def beginning(text: str, most: int) -> str:
+    """The text on one line, or its beginning: at most so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the rows of one classifier look in one format."""
+
+    format: Format
+    labels: tuple[str, ...]
+    kind: Literal["multilabel", "multiclass"]
+    cuts: tuple[float, ...]
+    chosen_on: str
+    """The split that the cut-offs were chosen on, or "0.5"."""
+    model: str
+    """Digest of the model, its first twelve digits."""
+
+    def header(self) -> bytes:
+        """What stands before the first part."""
+        if self.format not in ("csv", "tsv"):
+            return b""
+        names = ["row", "id", "labels", *map(_column, self.labels), "thresholds", "model", "text"]
+        return self._table([[safe_cell(name) for name in names]])
+
+    def part(self, texts: Sequence[TextToLabel], scores: NDArray[np.float64]) -> bytes:
+        """The rows of some texts with their probabilities (texts, labels)."""
+        given = decide(scores, self.kind, np.array(self.cuts))
+        chances = np.round(scores, 6).tolist()
+        labels = [[self.labels[column] for column in np.flatnonzero(row)] for row in given]
+        if self.format == "parquet":
+            return self._parquet(texts, labels, chances)
+        rows = zip(texts, labels, chances, strict=True)
+        if self.format == "table":
+            lines = [
+                person_line(each.name, names, dict(zip(self.labels, row, strict=True)), each.text)
+                for each, names, row in rows
+            ]
+            return "".join(f"{line}\n" for line in lines).encode()
+        if self.format == "jsonl":
+            return msgspec.json.Encoder().encode_lines(
+                [self._object(each, names, row) for each, names, row in rows]
+            )
+        return self._table(
+            [
+                each.row,
+                safe_cell(each.name),
+                safe_cell("|".join(names)),
+                *row,
+                self.chosen_on,
+                self.model,
+                "" if each.from_trial else safe_cell(each.text),
+            ]
+            for each, names, row in rows
+        )
+
+    def join(self, parts: Iterable[Path], path: Path) -> None:
+        """Write header and parts, in their order, to one file at `path`."""
+        if self.format == "parquet":
+            self._join_parquet(parts, path)
+            return
+        with path.open("wb") as out:
+            out.write(self.header())
+            for part in parts:
+                with part.open("rb") as file:
+                    shutil.copyfileobj(file, out)
+
+    def _object(self, each: TextToLabel, names: list[str], row: list[float]) -> dict[str, Any]:
+        found: dict[str, Any] = {"row": each.row, "id": each.name, "labels": names}
+        found["scores"] = dict(zip(self.labels, row, strict=True))
+        found |= {"thresholds": self.chosen_on, "model": self.model}
+        return found if each.from_trial else {**found, "text": each.text}
+
+    def _table(self, rows: Iterable[Sequence[Any]]) -> bytes:
+        out = io.StringIO(newline="")
+        delimiter = "," if self.format == "csv" else "\t"
+        plain = csv.writer(out, delimiter=delimiter, lineterminator="\n")
+        quoted = csv.writer(
+            out, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+        )
+        for row in rows:  # left to itself, the writer leaves a bare carriage return unquoted
+            broken = any(isinstance(cell, str) and "\r" in cell for cell in row)
+            (quoted if broken else plain).writerow(row)
+        return out.getvalue().encode()
+
+    def _parquet(
+        self, texts: Sequence[TextToLabel], labels: list[list[str]], chances: list[list[float]]
+    ) -> bytes:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns: dict[str, Any] = {
+            "row": [each.row for each in texts],
+            "id": [each.name for each in texts],
+            "labels": labels,
+            "thresholds": [self.chosen_on] * len(texts),
+            "model": [self.model] * len(texts),
+            "text": [None if each.from_trial else each.text for each in texts],
+        }
+        for column, label in enumerate(self.labels):
+            columns[_column(label)] = [row[column] for row in chances]
+        buffer = io.BytesIO()
+        table = pa.table({name: columns[name] for name in self._schema().names}, self._schema())
+        pq.write_table(table, buffer, compression="zstd")
+        return buffer.getvalue()
+
+    def _join_parquet(self, parts: Iterable[Path], path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetWriter(path, self._schema(), compression="zstd") as writer:
+            for part in parts:
+                writer.write_table(pq.read_table(io.BytesIO(part.read_bytes())))
+
+    def _schema(self) -> Any:
+        import pyarrow as pa
+
+        about = {"labels": self.labels, "cuts": self.cuts, "chosen_on": self.chosen_on}
+        fields = [
+            ("row", pa.int64()),
+            ("id", pa.string()),
+            ("labels", pa.list_(pa.string())),
+            *((_column(label), pa.float64()) for label in self.labels),
+            ("thresholds", pa.string()),
+            ("model", pa.string()),
+            ("text", pa.string()),
+        ]
+        return pa.schema(fields, metadata={"trialese.predict": msgspec.json.encode(about)})
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file of labels is: stands beside it as `OUT.about.json`."""
+
+    key: str
+    """sha256 of all that decides the contents; equal keys need not be made again."""
+    source: str
+    task: str
+    kind: Literal["multilabel", "multiclass"]
+    thresholds: dict[str, float]
+    chosen_on: str
+    """The split that thresholds were chosen on, or "0.5"."""
+    model: str
+    """sha256 that names the model's files."""
+    engine: str
+    code_version: str
+    records: int
+    texts: int
+    left_out: dict[str, int]
+    """Records that hold no text for the task, by reason."""
+    sha256: str
+    """Of the file of labels."""
+
+
+def about_file(out: Path) -> Path:
+    """Where the description of the labels at `out` stands."""
+    return out.with_name(f"{out.name}.about.json")
+
+
+def read_finished(out: Path, key: str) -> About | None:
+    """What stands at `out`, if it is whole and was made from `key`."""
+    try:
+        about = msgspec.json.decode(about_file(out).read_bytes(), type=About)
+    except (OSError, msgspec.DecodeError):
+        return None
+    whole = about.key == key and out.is_file() and digest_of_file(out) == about.sha256
+    return about if whole else None
+
+
+def layout_of(scorer: Scorer, format_: Format) -> Layout:
+    """The layout of this classifier's rows."""
+    cuts, labels = scorer.thresholds, scorer.task.labels
+    return Layout(
+        format=format_,
+        labels=labels,
+        kind=scorer.task.kind,
+        cuts=(0.5,) * len(labels) if cuts is None else cuts.values,
+        chosen_on="0.5" if cuts is None else cuts.chosen_on,
+        model=scorer.digest[:12],
+    )
+
+
+def _column(label: str) -> str:
+    return f"score_{label}"

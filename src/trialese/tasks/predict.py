@@ -1,0 +1,440 @@
+"""tasks.loading.
+
+Texts, or trials from a file, in; their labels with probabilities out.
+
+Files of any size -> labels: streamed, resumable, by one process or several.
+
+Records are taken in windows of a fixed number. The labels of a window are a function of its
+records alone and stand in a file of their own in `.OUT.work` until all are there and are joined
+in order. So a run that was killed goes on where it was; several processes divide the windows
+among themselves (RANK and WORLD_SIZE, as `torchrun` and most schedulers set them); and the result
+is the same bytes. The first process alone joins, after doing whatever others left undone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trialese.artifacts import digest_of, digest_of_file, locked, work_folder, write_bytes
+from trialese.errors import ArtifactError, RecipeError, RecordError
+from trialese.progress import Progress, silent
+from trialese.settings import CollectSettings, Precision
+from trialese.tasks.formats import (
+    About,
+    Layout,
+    Record,
+    TextToLabel,
+    about_file,
+    format_of,
+    layout_of,
+    person_line,
+    read_finished,
+    read_lines,
+    read_records,
+    texts_of,
+)
+from trialese.tasks.scorer import (
+    ONNX_NAME,
+    Scorer,
+    named_results,
+)
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "LabelledText",
+    "Share",
+    "exists",
+    "label_texts",
+    "load_scorer",
+    "looks_like_a_file",
+    "own_share",
+    "predict_file",
+    "predict_inputs",
+    "stream_inputs",
+]
+
+
+def load_scorer(path: Path, *, precision: Precision = "auto") -> Scorer:
+    """The classifier in a folder that `finetune` or `export` wrote.
+
+    `precision` is that of PyTorch: `auto` is bf16 where the processor computes in it. An exported
+    graph has its own.
+
+    Raises:
+        ArtifactError: no classifier there, a damaged one, or its engine is not installed.
+        RecipeError: a precision that the machine does not have.
+    """
+    from trialese.tasks.scorer import model_folder
+
+    folder = model_folder(path)
+    if (folder / ONNX_NAME).is_file():
+        from trialese.tasks.scorer import OnnxScorer
+
+        return OnnxScorer.load(folder)
+    from trialese.tasks.classifier import Classifier
+
+    return Classifier.load(folder, precision=precision)
+
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_RECORDS = 1024
+
+
+class LabelledText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One text with the labels it is given and the probability of every label."""
+
+    text: str
+    labels: tuple[str, ...]
+    scores: dict[str, float]
+    nct_id: str = ""
+    thresholds: str = "tune"
+    """"tune", or "0.5" where the classifier carries no thresholds of its own."""
+
+    def as_line(self) -> str:
+        """A line for people: labels with probabilities, then the beginning of the text."""
+        return person_line(self.nct_id, self.labels, self.scores, self.text)
+
+
+def predict_inputs(
+    model: Path,
+    inputs: Sequence[str],
+    *,
+    stdin: Iterable[str] | None = None,
+    precision: Precision = "auto",
+) -> Iterator[LabelledText]:
+    """One result a text or trial, in their order, streamed.
+
+    `inputs` are texts, or the path of one snapshot or file: `.txt` with a text a line, or any kind
+    that `collect` knows. With `stdin`, its lines are the texts.
+
+    Raises:
+        ArtifactError: no classifier at `model`.
+        RecordError: an empty text, or a file that cannot be understood.
+    """
+    scorer = load_scorer(model, precision=precision)
+    for texts in _chunks(scorer, inputs, stdin):
+        yield from label_texts(scorer, texts)
+
+
+def stream_inputs(
+    model: Path,
+    inputs: Sequence[str],
+    format_name: str,
+    *,
+    stdin: Iterable[str] | None = None,
+    precision: Precision = "auto",
+) -> Iterator[bytes]:
+    """The bytes of the results in a format that can be streamed; see `predict_inputs`.
+
+    Raises:
+        RecipeError: Parquet, or an unknown format.
+    """
+    format_ = format_of(Path(), format_name)
+    if format_ == "parquet":
+        raise RecipeError("parquet cannot be streamed; name a file with -o")
+    scorer = load_scorer(model, precision=precision)
+    layout = layout_of(scorer, format_)
+    yield layout.header()
+    for texts in _chunks(scorer, inputs, stdin):
+        yield layout.part(texts, scorer.predict([each.text for each in texts]))
+
+
+def _chunks(
+    scorer: Scorer, inputs: Sequence[str], stdin: Iterable[str] | None
+) -> Iterator[list[TextToLabel]]:
+    """What is to be labelled, about a thousand texts at a time."""
+    if stdin is not None:
+        records: Iterator[Record] = read_lines(stdin)
+    elif len(inputs) == 1 and exists(inputs[0]):
+        records = read_records(Path(inputs[0]))
+    else:
+        if len(inputs) == 1 and looks_like_a_file(inputs[0]):
+            raise RecordError(f"{inputs[0]}: no such file; check the path")
+        for position, text in enumerate(inputs, start=1):
+            if not text.strip():
+                raise RecordError(f"text {position} is empty; write one or leave it out")
+        records = iter(inputs)
+    left_out: dict[str, int] = {}
+    row = 1
+    while chunk := list(islice(records, _CHUNK_RECORDS)):
+        yield texts_of(chunk, row, scorer.preprocessing, left_out)
+        row += len(chunk)
+    for reason, count in left_out.items():
+        logger.warning("%s: %d records left out: %s", inputs[0], count, reason)
+
+
+def label_texts(scorer: Scorer, texts: Sequence[TextToLabel]) -> Iterator[LabelledText]:
+    """One result for each text, in their order."""
+    scores = scorer.predict([each.text for each in texts])
+    chosen_on = "0.5" if scorer.thresholds is None else scorer.thresholds.chosen_on
+    for each, (labels, chances) in zip(texts, named_results(scorer, scores), strict=True):
+        yield LabelledText(
+            text=each.text, labels=labels, scores=chances, nct_id=each.name, thresholds=chosen_on
+        )
+
+
+def looks_like_a_file(text: str) -> bool:
+    """A mistyped path must not be classified as if it were a text."""
+    return re.fullmatch(r"\S+\.(txt|[ct]sv|jsonl?|xml|zip|gz|zst|parquet)", text) is not None
+
+
+def exists(text: str) -> bool:
+    """Whether the text is the path of something."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # a text too long for a path, or with a NUL in it
+        return False
+
+
+WINDOW_RECORDS = 4096
+_WAIT_SECONDS = 600.0
+_PAUSE_SECONDS = 0.1
+
+
+class _Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """Beside each part; written last, so its presence means that the part is whole."""
+
+    records: int
+    texts: int
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which of several processes this is."""
+
+    rank: int = 0
+    of: int = 1
+
+
+def own_share(environment: Mapping[str, str] = os.environ) -> Share:
+    """This process's share of the work, as `torchrun` tells it; alone, all of it.
+
+    Raises:
+        RecordError: the two variables do not go together.
+    """
+    rank, size = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
+    if not (rank.isdigit() and size.isdigit() and int(rank) < int(size)):
+        raise RecordError(f"RANK={rank} does not go with WORLD_SIZE={size}; set both or neither")
+    return Share(int(rank), int(size))
+
+
+def predict_file(
+    scorer: Scorer,
+    source: Path,
+    out: Path,
+    *,
+    format_name: str | None = None,
+    share: Share | None = None,
+    window_records: int = WINDOW_RECORDS,
+    progress: Progress = silent,
+) -> About | None:
+    """Write the labels of every record of `source` to `out`; None in any process but the first.
+
+    `source` is a snapshot or any file that `read_records` knows; the format is that of the
+    extension or `format_name`. Nothing is done if `out` holds just that already.
+
+    Raises:
+        RecordError: an input that cannot be understood, or that holds no text for the task.
+        RecipeError: an unknown format.
+        ArtifactError: the disk refused, or another process writes there.
+    """
+    share = share or own_share()
+    if not source.exists():
+        raise RecordError(f"{source}: no such file; check the path")
+    layout = layout_of(scorer, format_of(out, format_name))
+    job = _Job(scorer, layout, source, out, window_records, share)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(out) if share.rank == 0 else nullcontext():
+            if not job.begin():
+                return job.finished if share.rank == 0 else None
+            windows = done = 0
+            for window, records in job.windows():
+                if window % share.of == share.rank:
+                    job.do(window, records)
+                windows, done = window + 1, done + len(records)
+                progress("predict: records", done, None)
+            return job.finish(windows) if share.rank == 0 else None
+    except OSError as error:
+        raise ArtifactError(
+            f"{out}: cannot write ({error.strerror}); free some space or choose another place; "
+            "the same command goes on from here"
+        ) from error
+
+
+class _Job:
+    """One run, or one process's share of it."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        layout: Layout,
+        source: Path,
+        out: Path,
+        window_records: int,
+        share: Share,
+    ) -> None:
+        self._scorer, self._layout, self._source, self._out = scorer, layout, source, out
+        self._window_records, self._first = window_records, share.rank == 0
+        self._folder = work_folder(out)
+        self._mark = self._folder / "job.json"
+        self._key = _key_of(scorer, source, layout, window_records)
+        self.finished: About | None = None
+
+    def begin(self) -> bool:
+        """Whether there is something to do. The first process makes the folder, or keeps it if it
+        is of the same job; others wait for it.
+
+        Raises:
+            ArtifactError: the first process did not come.
+        """
+        until = time.monotonic() + _WAIT_SECONDS
+        while self._marked() != self._key:
+            self.finished = read_finished(self._out, self._key)
+            if self.finished is not None:
+                return False
+            if self._first:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder.mkdir()
+                write_bytes(self._mark, msgspec.json.encode({"key": self._key}))
+            elif time.monotonic() > until:
+                raise ArtifactError(
+                    f"{self._folder}: the process of rank 0 did not begin; start it as well"
+                )
+            else:
+                time.sleep(_PAUSE_SECONDS)
+        return True
+
+    def windows(self) -> Iterator[tuple[int, list[Record]]]:
+        """Each window's number and records."""
+        stream = read_records(self._source)
+        window = 0
+        while records := list(islice(stream, self._window_records)):
+            yield window, records
+            window += 1
+
+    def do(self, window: int, records: list[Record]) -> None:
+        """Write the window's part, unless it is there or all is over."""
+        if self._counted(window).is_file() or not self._mark.is_file():
+            return
+        left_out: dict[str, int] = {}
+        how = self._scorer.preprocessing
+        texts = texts_of(records, window * self._window_records + 1, how, left_out)
+        scores = self._scorer.predict([each.text for each in texts])
+        counted = _Counted(records=len(records), texts=len(texts), left_out=left_out)
+        try:
+            write_bytes(self._part(window), self._layout.part(texts, scores))
+            write_bytes(self._counted(window), msgspec.json.encode(counted))
+        except ArtifactError:
+            if self._first or self._mark.is_file():
+                raise
+            # the first process did this window as well, and has joined everything
+
+    def finish(self, total: int) -> About:
+        """Join all parts, having done those of processes that are slow or gone.
+
+        Raises:
+            RecordError: there was no text at all.
+        """
+        if not all(self._counted(window).is_file() for window in range(total)):
+            for window, records in self.windows():
+                self.do(window, records)
+        found = [
+            msgspec.json.decode(self._counted(window).read_bytes(), type=_Counted)
+            for window in range(total)
+        ]
+        left_out: dict[str, int] = {}
+        for each in found:
+            for reason, count in each.left_out.items():
+                left_out[reason] = left_out.get(reason, 0) + count
+        records_read, texts = sum(each.records for each in found), sum(each.texts for each in found)
+        if not texts:
+            self._clear()
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+            raise RecordError(
+                f"{self._source}: no text for {self._scorer.task.name} in {records_read:,} records"
+                f"{f' ({reasons})' if reasons else ''}; give a file with a text in it"
+            )
+        joined = self._folder / "joined"
+        self._layout.join(map(self._part, range(total)), joined)
+        with joined.open("rb") as file:
+            os.fsync(file.fileno())
+        about = self._about(records_read, texts, left_out, digest_of_file(joined))
+        joined.replace(self._out)
+        text = msgspec.json.format(msgspec.json.encode(about), indent=2)
+        write_bytes(about_file(self._out), text + b"\n")
+        self._clear()
+        return about
+
+    def _about(self, records: int, texts: int, left_out: dict[str, int], digest: str) -> About:
+        from trialese import __version__
+
+        layout, scorer = self._layout, self._scorer
+        return About(
+            key=self._key,
+            source=self._source.name,
+            task=scorer.task.name,
+            kind=scorer.task.kind,
+            thresholds=dict(zip(layout.labels, layout.cuts, strict=True)),
+            chosen_on=layout.chosen_on,
+            model=scorer.digest,
+            engine=scorer.engine,
+            code_version=__version__,
+            records=records,
+            texts=texts,
+            left_out=dict(sorted(left_out.items())),
+            sha256=digest,
+        )
+
+    def _clear(self) -> None:
+        """Take the folder away at once, so that no late process writes into what is going."""
+        gone = self._folder.with_name(f"{self._folder.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        self._folder.rename(gone)
+        shutil.rmtree(gone)
+
+    def _marked(self) -> str | None:
+        try:
+            found = msgspec.json.decode(self._mark.read_bytes(), type=dict[str, str])
+        except (OSError, msgspec.DecodeError):
+            return None
+        return found.get("key")
+
+    def _part(self, window: int) -> Path:
+        return self._folder / f"{window:08d}.part"
+
+    def _counted(self, window: int) -> Path:
+        return self._folder / f"{window:08d}.json"
+
+
+def _key_of(scorer: Scorer, source: Path, layout: Layout, window_records: int) -> str:
+    from trialese import __version__
+    from trialese.collect.collection import snapshot_inputs
+
+    inputs = snapshot_inputs(CollectSettings(source="files", paths=(str(source),)))
+    return digest_of(
+        {
+            "inputs": inputs,
+            "model": scorer.digest,
+            "engine": scorer.engine,
+            "format": layout.format,
+            "window_records": window_records,
+            "code_version": __version__,
+        }
+    )

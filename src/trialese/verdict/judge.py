@@ -1,0 +1,126 @@
+"""Predictions in, Verdict out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trialese.artifacts import as_settings
+from trialese.records import Audit, Predictions, Thresholds, Verdict
+from trialese.settings import VerdictSettings
+from trialese.thresholds import choose_thresholds
+from trialese.verdict.audits import audit_overlap, audit_scores
+from trialese.verdict.scores import averages_of, score, score_groups
+from trialese.verdict.significance import compare, count_discordant
+from trialese.verdict.systems import Lineup, line_up
+
+__all__ = ["judge"]
+
+
+def judge(
+    runs: Mapping[str, Sequence[Predictions]],
+    settings: VerdictSettings,
+    *,
+    allow_overlap: bool = False,
+    audits: Sequence[Audit] = (),
+    groups: Mapping[str, str] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Verdict:
+    """The verdict on one task: scores with intervals, paired differences, audits, signature.
+
+    `runs` holds each system's tune and test predictions over the same seeds and folds.
+    Thresholds, temperatures and set levels are chosen on the tune rows of each seed and fold and
+    applied to its test rows. Rows are pooled over the folds of a seed; figures are averaged over
+    seeds. Intervals come from resampling clusters of duplicates, the same ones for every system
+    and seed, so they tell how far other test texts could move a figure; they do not tell how far
+    other training runs could. `audits` are findings of earlier stages, such as `audit_giveaways`,
+    to be shown with the verdict's own. `groups` (label -> coarser group) gives a second view: the
+    same decisions, a group given where one of its labels is. `about` goes into the notes:
+    `synthetic` (true for made-up trials) and `models` (system -> what its language model is) are
+    said with every table.
+
+    Raises:
+        RecordError: no rival, or systems that were not tested alike (see `line_up`).
+        LeakageError: test rows overlap with training or tune rows and `allow_overlap` is False.
+            If it is True, the signature carries the brand `OVERLAP=` with the number of rows.
+    """
+    lineup = line_up(runs)
+    thresholds = {
+        (system, each.seed, each.fold): choose_thresholds(each.tune[system], settings)
+        for system in lineup.systems
+        for each in lineup.rounds
+    }
+    overlap, leaked = audit_overlap(lineup, thresholds, allow_overlap=allow_overlap)
+    board = score(lineup, thresholds, settings)
+    scores = tuple(board.scores(system) for system in lineup.systems)
+    headlines = tuple(f"{name}-f1" for name in averages_of(lineup))
+    return Verdict(
+        task=lineup.task,
+        kind=lineup.kind,
+        labels=lineup.labels,
+        signature=_signature(lineup, settings, leaked),
+        rows=len({text for each in lineup.rounds for text in each.ids}),
+        clusters=len({cluster for each in lineup.rounds for cluster in each.clusters}),
+        scores=scores,
+        differences=compare(board.decisions, lineup, settings, headlines=headlines),
+        audits=(*overlap, *audit_scores(lineup, scores), *audits),
+        notes={
+            **(about or {}),
+            "settings": as_settings(settings),
+            "test_digest": lineup.digest(),
+            "rows_overlapping": leaked,
+            "folds": len({each.fold for each in lineup.rounds}),
+            "seeds": list(lineup.seeds),
+            "baselines": list(lineup.baselines),
+            "f1_by_seed": {
+                system: {
+                    name: [round(float(f), 10) for f in board.decisions.seeds_of(system, name)]
+                    for name in headlines
+                }
+                for system in lineup.systems
+            },
+            "thresholds_median": _median_thresholds(lineup, thresholds),
+            "reliability": {system: board.reliability_notes(system) for system in lineup.systems},
+            "confusions": {system: board.confusions(system) for system in lineup.systems},
+            "mcnemar": count_discordant(lineup),
+            "groups": score_groups(lineup, board.decided, groups, settings) if groups else {},
+        },
+    )
+
+
+def _median_thresholds(
+    lineup: Lineup, thresholds: Mapping[tuple[str, int, int], Thresholds]
+) -> dict[str, list[float]] | str:
+    if lineup.kind == "multiclass":
+        return "argmax: the highest score is taken, no cut-off is chosen"
+    found = {}
+    for system in lineup.systems:
+        values = [thresholds[system, each.seed, each.fold].values for each in lineup.rounds]
+        found[system] = [round(float(value), 10) for value in np.median(values, axis=0)]
+    return found
+
+
+def _signature(lineup: Lineup, settings: VerdictSettings, leaked: int) -> str:
+    """What the scores depend on, in one line; parts after the seed only if not the default."""
+    from trialese import __version__
+
+    cut_offs = "tune" if settings.threshold is None else f"{settings.threshold:g}"
+    if lineup.kind == "multiclass":
+        cut_offs = "argmax"
+    parts = [
+        lineup.task,
+        f"test:{lineup.digest()[:6]}",
+        f"thr={cut_offs}",
+        f"boot={settings.resamples}",
+        f"seed={settings.seed}",
+    ]
+    default = VerdictSettings()
+    if settings.confidence != default.confidence:
+        parts.append(f"ci={settings.confidence:g}")
+    if settings.threshold_shrinkage != default.threshold_shrinkage and cut_offs == "tune":
+        parts.append(f"shrink={settings.threshold_shrinkage:g}")
+    if leaked:
+        parts.append(f"OVERLAP={leaked}")
+    return "|".join([*parts, f"v{__version__}"])

@@ -1,0 +1,368 @@
+"""Every figure of every system at once: as measured, by seed, and in each resample.
+
+Everything measured of every system: decisions, calibration and label sets.
+
+The second view: the same decisions by coarser groups of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trialese.bootstrap import cluster_sums, interval, resampled_sums
+from trialese.errors import RecordError
+from trialese.records import Average, Interval, LabelScore, Scores, Thresholds
+from trialese.settings import VerdictSettings
+from trialese.thresholds import decide
+from trialese.verdict.calibration import (
+    calibration_figures,
+    choose_level,
+    cool,
+    fit_temperature,
+    measure_calibration,
+    reliability,
+    set_figures,
+)
+from trialese.verdict.metrics import AVERAGES, measure, row_figures
+from trialese.verdict.systems import Lineup, Round
+
+__all__ = [
+    "Scoreboard",
+    "Table",
+    "averages_of",
+    "score",
+    "score_decisions",
+    "score_groups",
+    "tabulate",
+    "tabulate_decisions",
+]
+
+
+Floats = NDArray[np.float64]
+Flat = Callable[[Floats], Floats]
+"""Sums (..., columns) -> figures (..., figures)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Figures of all systems over the same rows and the same resamples."""
+
+    places: dict[str, int]
+    """Where each figure stands on the last axis."""
+    systems: tuple[str, ...]
+    flat: Flat
+    sums: Floats  # (clusters, systems, seeds, columns)
+    by_seed: Floats  # (systems, seeds, figures)
+    draws: Floats  # (resamples, systems, figures), mean over seeds
+    confidence: float
+
+    def point(self, system: str, name: str) -> float:
+        """The figure as measured: the mean over seeds."""
+        return float(self.seeds_of(system, name).mean())
+
+    def seeds_of(self, system: str, name: str) -> Floats:
+        """The figure of each seed, (seeds,)."""
+        return np.asarray(self.by_seed[self.systems.index(system), :, self.places[name]])
+
+    def drawn(self, system: str, name: str) -> Floats:
+        """The figure in each resample, (resamples,)."""
+        return np.asarray(self.draws[:, self.systems.index(system), self.places[name]])
+
+    def interval(self, system: str, name: str, *, centred: bool = False) -> Interval:
+        """The figure with its percentile interval.
+
+        A sum of absolute values, such as a calibration error, grows with resampling; `centred`
+        takes that growth off the interval, which then lies around the figure, never below 0.
+        """
+        point, draws = self.point(system, name), self.drawn(system, name)
+        if centred:
+            draws = np.maximum(draws - (draws.mean() - point), 0.0)
+        return interval(point, draws, confidence=self.confidence)
+
+
+def tabulate(
+    lineup: Lineup,
+    figures: Callable[[str, Round], Floats],
+    flat: Flat,
+    names: Sequence[str],
+    settings: VerdictSettings,
+) -> Table:
+    """The table of what `flat` makes of the sums of `figures`.
+
+    Args:
+        lineup: what is judged.
+        figures: of a system in a round, the figures of each test row, (rows, columns).
+        flat: maps sums of those to the named figures, over any leading axes.
+        names: of the figures, in the order of `flat`'s last axis.
+        settings: how often to resample, from which seed, and how wide the intervals are.
+    """
+    clusters = sorted({cluster for each in lineup.rounds for cluster in each.clusters})
+    sums = np.stack(
+        [
+            np.stack(
+                [_of_seed(lineup, seed, system, figures, clusters) for seed in lineup.seeds], 1
+            )
+            for system in lineup.systems
+        ],
+        axis=1,
+    )
+    wide = sums.reshape(len(clusters), -1)
+    draws = [
+        flat(portion.reshape(-1, *sums.shape[1:])).mean(axis=2)
+        for portion in resampled_sums(
+            wide, resamples=settings.resamples, random=np.random.default_rng(settings.seed)
+        )
+    ]
+    return Table(
+        places={name: place for place, name in enumerate(names)},
+        systems=lineup.systems,
+        flat=flat,
+        sums=sums,
+        by_seed=flat(sums.sum(axis=0)),
+        draws=np.concatenate(draws),
+        confidence=settings.confidence,
+    )
+
+
+def _of_seed(
+    lineup: Lineup,
+    seed: int,
+    system: str,
+    figures: Callable[[str, Round], Floats],
+    clusters: Sequence[str],
+) -> Floats:
+    """Sums by cluster, (clusters, columns), over the folds of one seed."""
+    parts = [
+        cluster_sums(figures(system, each), each.clusters, clusters)
+        for each in lineup.rounds
+        if each.seed == seed
+    ]
+    return np.asarray(sum(parts))
+
+
+Bools = NDArray[np.bool_]
+Chosen = Mapping[tuple[str, int, int], Thresholds]
+
+_CALIBRATION = ("brier", "ece", "brier_cooled", "ece_cooled")
+_SETS = ("set_recall", "set_labels", "abstained", "answered_f1")
+
+
+@dataclass(frozen=True, slots=True)
+class Scoreboard:
+    """The tables of all figures, and what they were made from."""
+
+    lineup: Lineup
+    decided: dict[tuple[str, int, int], Bools]
+    """Predicted labels, (rows, labels), by system, seed and fold."""
+    temperatures: dict[tuple[str, int, int], float]
+    decisions: Table
+    calibration: Table
+    sets: Table
+
+    def scores(self, system: str) -> Scores:
+        """All figures of one system with their intervals."""
+        figure = partial(self.decisions.interval, system)
+        accuracy = ("label_accuracy", "subset_accuracy")
+        if self.lineup.kind == "multilabel":
+            extra = {name: figure(name) for name in accuracy}
+        else:
+            extra = {"accuracy": figure("subset_accuracy")}
+        for name in _CALIBRATION:
+            extra[name] = self.calibration.interval(system, name, centred=name.startswith("ece"))
+        extra |= {name: self.sets.interval(system, name) for name in _SETS}
+        labels, averages = score_decisions(
+            self.decisions, system, self.lineup.labels, averages_of(self.lineup)
+        )
+        return Scores(
+            system=system,
+            seeds=self.lineup.seeds,
+            labels=labels,
+            averages=averages,
+            extra=extra,
+        )
+
+    def reliability_notes(self, system: str) -> dict[str, Any]:
+        """The points of the reliability diagram over all rounds, as given and cooled."""
+        kind = self.lineup.kind
+        truth = np.concatenate([each.truth for each in self.lineup.rounds])
+        given = np.concatenate([each.test[system].scores for each in self.lineup.rounds])
+        cooled = np.concatenate([self._cooled(system, each) for each in self.lineup.rounds])
+        notes: dict[str, Any] = {
+            "temperature_median": round(
+                float(np.median([t for key, t in self.temperatures.items() if key[0] == system])), 6
+            )
+        }
+        for name, scores in (("as_given", given), ("cooled", cooled)):
+            found = reliability(scores, truth, kind=kind)
+            notes[name] = {
+                "count": found.count.tolist(),
+                "forecast": [round(x, 6) for x in found.forecast.tolist()],
+                "share": [round(x, 6) for x in found.share.tolist()],
+            }
+        return notes
+
+    def confusions(self, system: str) -> list[list[float]]:
+        """Texts by true label (row) and wrongly predicted label (column), mean over seeds.
+
+        Multilabel: the true label was missed and the other predicted without being true.
+        Multiclass: the usual confusion matrix, with the right answers on the diagonal.
+        """
+        labels = len(self.lineup.labels)
+        total = np.zeros((labels, labels))
+        for each in self.lineup.rounds:
+            predicted = self.decided[system, each.seed, each.fold]
+            true, wrong = each.truth, predicted
+            if self.lineup.kind == "multilabel":
+                true, wrong = each.truth & ~predicted, predicted & ~each.truth
+            total += true.T.astype(np.float64) @ wrong.astype(np.float64)
+        return [[round(x, 6) for x in row] for row in (total / len(self.lineup.seeds)).tolist()]
+
+    def _cooled(self, system: str, each: Round) -> Floats:
+        temperature = self.temperatures[system, each.seed, each.fold]
+        return cool(each.test[system].scores, temperature, kind=self.lineup.kind)
+
+
+def score(lineup: Lineup, thresholds: Chosen, settings: VerdictSettings) -> Scoreboard:
+    """The scoreboard. Cut-offs, temperatures and set levels all come from the round's tune rows."""
+    kind = lineup.kind
+    decided, temperatures, sets = {}, {}, {}
+    for system in lineup.systems:
+        for each in lineup.rounds:
+            key, tune, test = (system, each.seed, each.fold), each.tune[system], each.test[system]
+            decided[key] = decide(test.scores, kind, np.array(thresholds[key].values))
+            temperatures[key] = fit_temperature(tune.scores, tune.truth, kind=kind)
+            level = choose_level(
+                tune.scores, tune.truth, tune.clusters, miss_rate=settings.miss_rate
+            )
+            sets[key] = test.scores >= level
+
+    def decision_figures(system: str, each: Round) -> Floats:
+        return row_figures(decided[system, each.seed, each.fold], each.truth)
+
+    def forecast_figures(system: str, each: Round) -> Floats:
+        given = each.test[system].scores
+        cooled = cool(given, temperatures[system, each.seed, each.fold], kind=kind)
+        parts = [calibration_figures(s, each.truth, kind=kind) for s in (given, cooled)]
+        return np.hstack(parts)
+
+    def label_set_figures(system: str, each: Round) -> Floats:
+        key = (system, each.seed, each.fold)
+        most = settings.most_labels if kind == "multilabel" else 1
+        return set_figures(sets[key], decided[key], each.truth, each.clusters, most_labels=most)
+
+    return Scoreboard(
+        lineup=lineup,
+        decided=decided,
+        temperatures=temperatures,
+        decisions=tabulate_decisions(lineup, decision_figures, lineup.labels, settings),
+        calibration=tabulate(lineup, forecast_figures, _flat_forecasts, _CALIBRATION, settings),
+        sets=tabulate(lineup, label_set_figures, _flat_sets, _SETS, settings),
+    )
+
+
+def tabulate_decisions(
+    lineup: Lineup,
+    figures: Callable[[str, Round], Floats],
+    labels: Sequence[str],
+    settings: VerdictSettings,
+) -> Table:
+    """The table of precision, recall and F1 of `labels`, from each row's `row_figures`."""
+    return tabulate(lineup, figures, _flat_decisions, _decision_names(labels), settings)
+
+
+def score_decisions(
+    table: Table, system: str, labels: Sequence[str], averages: Sequence[str]
+) -> tuple[tuple[LabelScore, ...], dict[str, Average]]:
+    """One system's figures of each label, and their averages, from `tabulate_decisions`."""
+    figure = partial(table.interval, system)
+    support = measure(table.sums.sum(axis=0)).support[0].mean(axis=0)
+    return tuple(
+        LabelScore(
+            label=label,
+            precision=figure(f"precision:{label}").point,
+            recall=figure(f"recall:{label}").point,
+            f1=figure(f"f1:{label}"),
+            support=round(float(support[place])),
+        )
+        for place, label in enumerate(labels)
+    ), {
+        name: Average(
+            precision=figure(f"{name}-precision"),
+            recall=figure(f"{name}-recall"),
+            f1=figure(f"{name}-f1"),
+        )
+        for name in averages
+    }
+
+
+def averages_of(lineup: Lineup) -> tuple[str, ...]:
+    """The averages shown. With one label a row, that over samples is micro again; left out."""
+    return AVERAGES if lineup.kind == "multilabel" else AVERAGES[:3]
+
+
+def _decision_names(labels: Sequence[str]) -> list[str]:
+    """The order of `_flat_decisions`' last axis."""
+    per_label = [f"{part}:{label}" for part in ("precision", "recall", "f1") for label in labels]
+    averages = [f"{name}-{part}" for name in AVERAGES for part in ("precision", "recall", "f1")]
+    return [*per_label, *averages, "label_accuracy", "subset_accuracy"]
+
+
+def _flat_decisions(sums: Floats) -> Floats:
+    found = measure(sums)
+    single = [*(part for name in AVERAGES for part in found.averages[name]), *found.extra.values()]
+    parts = [found.label_precision, found.label_recall, found.label_f1, np.stack(single, axis=-1)]
+    return np.concatenate(parts, axis=-1)
+
+
+def _flat_forecasts(sums: Floats) -> Floats:
+    half = sums.shape[-1] // 2
+    parts = [*measure_calibration(sums[..., :half]), *measure_calibration(sums[..., half:])]
+    return np.stack(parts, axis=-1)
+
+
+def _flat_sets(sums: Floats) -> Floats:
+    missed, clusters, labels, left, tp, fp, fn, rows = np.moveaxis(sums, -1, 0)
+    answered = np.divide(2 * tp, 2 * tp + fp + fn, out=np.zeros_like(tp), where=tp > 0)
+    return np.stack([1 - missed / clusters, labels / rows, left / rows, answered], axis=-1)
+
+
+def score_groups(
+    lineup: Lineup,
+    decided: Mapping[tuple[str, int, int], Bools],
+    groups: Mapping[str, str],
+    settings: VerdictSettings,
+) -> dict[str, Any]:
+    """`members` (group -> its labels) and `scores` (system -> labels and averages), for the notes.
+
+    A group is true, or given, where at least one of its labels is: what is taken for another label
+    of the same group counts as right. `decided` holds the labels by system, seed and fold.
+
+    Raises:
+        RecordError: a label without a group.
+    """
+    lacking = [label for label in lineup.labels if label not in groups]
+    if lacking:
+        raise RecordError(f"{lineup.task}: no group for {', '.join(lacking)}; give every label one")
+    names = list(dict.fromkeys(groups[label] for label in lineup.labels))
+    columns = [[groups[label] == name for label in lineup.labels] for name in names]
+
+    def merged(labels: Bools) -> Bools:
+        return np.stack([labels[:, column].any(axis=1) for column in columns], axis=1)
+
+    def figures(system: str, each: Round) -> NDArray[np.float64]:
+        given = decided[system, each.seed, each.fold]
+        return row_figures(merged(given), merged(each.truth))
+
+    table = tabulate_decisions(lineup, figures, names, settings)
+    found = {}
+    for system in lineup.systems:
+        labels, averages = score_decisions(table, system, names, averages_of(lineup))
+        found[system] = msgspec.to_builtins({"labels": labels, "averages": averages})
+    members = {name: [x for x in lineup.labels if groups[x] == name] for name in names}
+    return {"members": members, "scores": found}

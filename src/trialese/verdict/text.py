@@ -1,0 +1,259 @@
+"""A Verdict in words and plain tables: the summary sentence, the terminal's table, Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from trialese.records import Difference, Interval, Scores, Verdict
+from trialese.verdict.audits import describe_ablation
+from trialese.verdict.systems import BASELINES
+
+__all__ = [
+    "METRICS",
+    "GroupRow",
+    "classification_report",
+    "format_markdown",
+    "format_table",
+    "group_rows",
+    "in_brackets",
+    "signed",
+    "summarise",
+]
+
+
+METRICS = {
+    "micro-f1": "micro-F1",
+    "macro-f1": "macro-F1",
+    "weighted-f1": "weighted F1",
+    "samples-f1": "samples F1",
+    "accuracy": "accuracy",
+    "label_accuracy": "accuracy over labels",
+    "subset_accuracy": "all labels right",
+    "brier": "Brier score",
+    "ece": "calibration error",
+    "brier_cooled": "Brier score after temperature",
+    "ece_cooled": "calibration error after temperature",
+    "set_recall": "share of a text's labels in its set",
+    "set_labels": "labels in a set",
+    "abstained": "share of texts left to a person",
+    "answered_f1": "micro-F1 of the other texts",
+}
+"""How a figure is called in print."""
+
+
+def summarise(verdict: Verdict) -> str:
+    """What was found, in a few sentences: first in words, then with figures and intervals.
+
+    "Cannot tell" stands wherever that is all there is to say. An input ablation says what it
+    found instead.
+    """
+    ablation = describe_ablation(verdict)
+    leader = verdict.scores[0]
+    answers, figures = [], []
+    for rival in dict.fromkeys(d.rival for d in verdict.differences if d.system == leader.system):
+        pair = [d for d in verdict.differences if (d.system, d.rival) == (leader.system, rival)]
+        role = f"the best baseline ({rival})" if rival in BASELINES else rival
+        found = [d for d in pair if d.metric in ("micro-f1", "macro-f1")]
+        if found:
+            answers.append(_answer(role, found))
+            figures.append(f"Against {rival}: {'; '.join(map(_phrase, found))}.")
+    own = " and ".join(
+        f"{METRICS[f'{name}-f1']} {leader.averages[name].f1.point:.4f} "
+        f"{in_brackets(leader.averages[name].f1)}"
+        for name in ("micro", "macro")
+    )
+    failed = sum(not audit.passed for audit in verdict.audits)
+    found_by = f" {failed} of {len(verdict.audits)} audits found something." if failed else ""
+    if ablation:
+        return f"{verdict.task}, {verdict.rows:,} texts. {ablation}{found_by}"
+    return (
+        f"On {verdict.rows:,} {verdict.task} texts, {leader.system} {', and '.join(answers)}. "
+        f"It reaches {own}. {' '.join(figures)}{found_by}"
+    )
+
+
+def _answer(role: str, found: Sequence[Difference]) -> str:
+    """Such as "is better than base in micro-F1, but in macro-F1 one cannot tell"."""
+    by_conclusion: dict[str, list[str]] = {}
+    for difference in found:
+        by_conclusion.setdefault(difference.conclusion, []).append(METRICS[difference.metric])
+    parts = [
+        f"cannot be told from {role} in {' or '.join(metrics)}"
+        if conclusion == "cannot tell"
+        else f"is {conclusion} than {role} in {' and '.join(metrics)}"
+        for conclusion, metrics in sorted(by_conclusion.items())
+    ]
+    return " but ".join(parts)
+
+
+def format_table(verdict: Verdict) -> str:
+    """The verdict for a terminal: F1 by label and average of every system side by side."""
+    systems = [scores.system for scores in verdict.scores]
+    names = [label.label for label in verdict.scores[0].labels]
+    left = max(len(name) for name in [*names, "weighted avg"])
+    widths = [max(len(system), 6) for system in systems]
+
+    def line(name: str, cells: Sequence[str], last: str) -> str:
+        row = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        return f"{name.ljust(left)}  {row}  {last:>7}"
+
+    out = [
+        f"{verdict.task}: {_setting(verdict)}",
+        *_models(verdict),
+        "",
+        line("f1-score", systems, "support"),
+    ]
+    for place, label in enumerate(verdict.scores[0].labels):
+        cells = [f"{scores.labels[place].f1.point:.4f}" for scores in verdict.scores]
+        out.append(line(label.label, cells, str(label.support)))
+    out.append("")
+    total = str(sum(label.support for label in verdict.scores[0].labels))
+    for average in verdict.scores[0].averages:
+        found = [scores.averages[average].f1 for scores in verdict.scores]
+        out.append(line(f"{average} avg", [f"{f1.point:.4f}" for f1 in found], total))
+        out.append(line(f"  {_level(verdict)} low", [f"{f1.low:.4f}" for f1 in found], ""))
+        out.append(line(f"  {_level(verdict)} high", [f"{f1.high:.4f}" for f1 in found], ""))
+    out.append("")
+    for found_difference in verdict.differences:
+        if found_difference.metric in METRICS:
+            out.append(
+                f"{found_difference.system} - {found_difference.rival}, {_phrase(found_difference)}"
+            )
+    out += [f"audit: {audit.name}: {audit.finding}" for audit in verdict.audits if not audit.passed]
+    return "\n".join([*out, "", summarise(verdict), verdict.signature])
+
+
+def format_markdown(verdicts: Sequence[Verdict]) -> str:
+    """All verdicts as Markdown: the table of each system, differences, audits, signatures."""
+    return "\n".join(line for verdict in verdicts for line in _markdown(verdict)) + "\n"
+
+
+def in_brackets(interval: Interval) -> str:
+    """Such as "[0.7123, 0.7345]"."""
+    return f"[{interval.low:.4f}, {interval.high:.4f}]"
+
+
+def signed(interval: Interval) -> str:
+    """Such as "+0.0123 [-0.0010, +0.0256]"."""
+    return f"{interval.point:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+
+
+def _phrase(difference: Difference) -> str:
+    name = METRICS.get(difference.metric, difference.metric)
+    return f"{name} {signed(difference.interval)}, {difference.conclusion}"
+
+
+def _level(verdict: Verdict) -> str:
+    return f"{verdict.notes['settings']['confidence']:.0%}"
+
+
+def _setting(verdict: Verdict) -> str:
+    folds, seeds = verdict.notes["folds"], len(verdict.notes["seeds"])
+    return (
+        f"{verdict.rows:,} test texts in {verdict.clusters:,} clusters of duplicates, "
+        f"{folds} {'fold' if folds == 1 else 'folds'}, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+        + (
+            "; synthetic trials: no evidence about real ones"
+            if verdict.notes.get("synthetic")
+            else ""
+        )
+    )
+
+
+def _models(verdict: Verdict) -> list[str]:
+    """What each language model is: a new head or an adapted base is said with every result."""
+    return [f"{system}: {what}" for system, what in verdict.notes.get("models", {}).items()]
+
+
+def _markdown(verdict: Verdict) -> Iterator[str]:
+    yield f"# {verdict.task}\n"
+    yield f"{summarise(verdict)}\n"
+    yield f"{_setting(verdict)}; {_level(verdict)} intervals. Signature: `{verdict.signature}`\n"
+    yield from (f"- {model}" for model in _models(verdict))
+    yield ""
+    for scores in verdict.scores:
+        yield from classification_report(scores, verdict)
+    yield from _groups(verdict)
+    yield "## Paired differences\n"
+    yield "| system | rival | figure | difference | interval | p | conclusion |"
+    yield "|---|---|---|--:|---|--:|---|"
+    for found in verdict.differences:
+        yield (
+            f"| {found.system} | {found.rival} | {METRICS.get(found.metric, found.metric)} "
+            f"| {found.interval.point:+.4f} "
+            f"| [{found.interval.low:+.4f}, {found.interval.high:+.4f}] "
+            f"| {found.p_value:.4f} | {found.conclusion} |"
+        )
+    yield "\n## Audits\n"
+    for audit in verdict.audits:
+        yield f"- {'passed' if audit.passed else '**look**'}: {audit.name}: {audit.finding}"
+    yield ""
+
+
+def _groups(verdict: Verdict) -> Iterator[str]:
+    """The second view, by coarser groups, where the task has one."""
+    found = verdict.notes.get("groups")
+    if not found:
+        return
+    yield "## By coarser groups\n"
+    yield f"| F1 | {' | '.join(found['scores'])} | support |"
+    yield f"|---|{'--:|' * (len(found['scores']) + 1)}"
+    for row in group_rows(verdict):
+        cells = [f"{f1.point:.4f} {in_brackets(f1)}" for f1 in row.cells]
+        yield f"| {row.name} | {' | '.join(cells)} | {row.support} |"
+    yield ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """One group, or an average over them: its labels, each system's F1, and its texts."""
+
+    name: str
+    members: tuple[str, ...]
+    cells: tuple[Interval, ...]
+    support: int
+
+
+def group_rows(verdict: Verdict) -> list[GroupRow]:
+    """The second view as lines of a table, in the order of the verdict's systems."""
+    found = verdict.notes.get("groups") or {"members": {}, "scores": {}}
+    columns = list(found["scores"].values())
+    rows = [
+        GroupRow(
+            name=name,
+            members=tuple(members),
+            cells=tuple(msgspec.convert(c["labels"][place]["f1"], Interval) for c in columns),
+            support=columns[0]["labels"][place]["support"],
+        )
+        for place, (name, members) in enumerate(found["members"].items())
+    ]
+    total = sum(row.support for row in rows)
+    for average in columns[0]["averages"] if columns else ():
+        cells = tuple(msgspec.convert(c["averages"][average]["f1"], Interval) for c in columns)
+        rows.append(GroupRow(f"{average} avg", (), cells, total))
+    return rows
+
+
+def classification_report(scores: Scores, verdict: Verdict) -> Iterator[str]:
+    """The prior art's table: scikit-learn's classification report, four decimals, intervals."""
+    yield f"## {scores.system}\n"
+    yield f"| | precision | recall | f1-score | {_level(verdict)} interval | support |"
+    yield "|---|--:|--:|--:|---|--:|"
+    for label in scores.labels:
+        yield (
+            f"| {label.label} | {label.precision:.4f} | {label.recall:.4f} | {label.f1.point:.4f} "
+            f"| {in_brackets(label.f1)} | {label.support} |"
+        )
+    total = sum(label.support for label in scores.labels)
+    for name, average in scores.averages.items():
+        yield (
+            f"| {name} avg | {average.precision.point:.4f} | {average.recall.point:.4f} "
+            f"| {average.f1.point:.4f} | {in_brackets(average.f1)} | {total} |"
+        )
+    yield ""
+    for name, found in scores.extra.items():
+        yield f"- {METRICS[name]}: {found.point:.4f} {in_brackets(found)}"
+    yield ""

@@ -1,0 +1,144 @@
+"""What a server holds: classifiers by name, a snapshot to look trials up in, a verdict to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trialese.collect.snapshot import open_snapshot
+from trialese.errors import ArtifactError
+from trialese.records import Snapshot
+from trialese.tasks.scorer import model_folder, named_results, read_description
+from trialese.verdict.report import load_verdicts
+from trialese.web.schemas import ModelCard, Prediction, Refusal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from trialese.tasks.scorer import Scorer
+
+__all__ = ["Served", "ServedModel", "open_served"]
+
+
+@dataclass(slots=True)
+class ServedModel:
+    """A classifier under the name that requests call it by."""
+
+    name: str
+    scorer: Scorer
+
+    def card(self) -> ModelCard:
+        """What clients are told of it."""
+        task, cuts = self.scorer.task, self.scorer.thresholds
+        values = (0.5,) * len(task.labels) if cuts is None else cuts.values
+        return ModelCard(
+            model=self.name,
+            digest=self.scorer.digest,
+            task=task.name,
+            kind=task.kind,
+            labels=list(task.labels),
+            thresholds=dict(zip(task.labels, values, strict=True))
+            if task.kind == "multilabel"
+            else None,
+            chosen_on=None if cuts is None or task.kind == "multiclass" else cuts.chosen_on,
+            description=task.description,
+        )
+
+    def predictions(self, texts: Sequence[str], scores: NDArray[np.float64]) -> list[Prediction]:
+        """Label sets and probabilities of texts whose scores (texts, labels) are known."""
+        return [
+            Prediction(text=text, labels=list(labels), scores=chances)
+            for text, (labels, chances) in zip(
+                texts, named_results(self.scorer, scores), strict=True
+            )
+        ]
+
+
+@dataclass(slots=True)
+class Served:
+    """Everything that routes may use. `models` is filled by `load`, the default first."""
+
+    folders: tuple[Path, ...]
+    snapshot: Snapshot | None = None
+    verdict: Path | None = None
+    labels: Path | None = None
+    """SQLite file of the labelling queue."""
+    jobs: Path | None = None
+    """Folder of uploaded files and their labels; None: no jobs are taken."""
+    models: dict[str, ServedModel] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model is loaded."""
+        return len(self.models) == len(self.folders)
+
+    def refuse_unless_ready(self) -> None:
+        """Return once every model is loaded.
+
+        Raises:
+            Refusal: 503, they are still loading.
+        """
+        if not self.ready:
+            raise Refusal(503, "the models are still loading; ask again", retry_seconds=2)
+
+    def model_named(self, name: str) -> ServedModel:
+        """The model called `name`, or the first.
+
+        Raises:
+            Refusal: 503 while models are loading, 404 for an unknown name.
+        """
+        self.refuse_unless_ready()
+        if not name:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise Refusal(404, f"no model {name!r} here; there are {known}", code="unknown_model")
+        return self.models[name]
+
+    def load(self) -> None:
+        """Load the weights, unless they are loaded: seconds of work.
+
+        Never in two threads at once: transformers patches itself while it loads.
+
+        Raises:
+            ArtifactError: no classifier in a folder, or two that would have one name.
+        """
+        if self.ready:
+            return
+        from trialese.tasks.predict import load_scorer
+
+        loaded = [(folder, load_scorer(folder)) for folder in self.folders]
+        tasks = [scorer.task.name for _, scorer in loaded]
+        models: dict[str, ServedModel] = {}
+        for folder, scorer in loaded:
+            name = scorer.task.name
+            if tasks.count(name) > 1:
+                name = f"{name}/{folder.resolve().name}"
+            if name in models:
+                raise ArtifactError(f"{folder}: {name!r} is served already; rename one folder")
+            models[name] = ServedModel(name, scorer)
+        self.models = models
+
+
+def open_served(
+    folders: Sequence[Path],
+    *,
+    snapshot: Path | None = None,
+    verdict: Path | None = None,
+    labels: Path | None = None,
+    jobs: Path | None = None,
+) -> Served:
+    """What is in these folders, looked at but not yet loaded.
+
+    Raises:
+        ArtifactError: a folder does not hold what it should.
+    """
+    for folder in folders:
+        read_description(model_folder(folder))
+    if verdict is not None:
+        load_verdicts(verdict)
+    opened = open_snapshot(snapshot) if snapshot is not None else None
+    return Served(tuple(folders), opened, verdict, labels, jobs)

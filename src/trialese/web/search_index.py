@@ -1,0 +1,512 @@
+"""What is searched for, and the SQL that it means.
+
+A snapshot as an SQLite file that can be searched: built once, kept beside the snapshot.
+
+Words of all texts stand in a full-text index (FTS5, without the texts themselves: those are
+read from the snapshot when a trial is opened); what is filtered and counted by, in columns.
+
+
+A snapshot to look things up in: search, filters, counts for charts, and what models read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trialese.artifacts import work_folder
+from trialese.collect.snapshot import read_trials
+from trialese.errors import ArtifactError
+from trialese.progress import Progress, silent
+from trialese.records import Snapshot, Trial
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "WORD_COLUMNS",
+    "Counts",
+    "Found",
+    "Query",
+    "Reading",
+    "Shelf",
+    "all_of",
+    "conditions_of",
+    "make_shelf",
+    "match_of",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What is searched for; every filter that is given must hold."""
+
+    words: str = ""
+    phase: str | None = None
+    """One of the phases of a trial, such as PHASE2; "" for none."""
+    sex: str | None = None
+    status: str | None = None
+    year_from: int | None = None
+    year_to: int | None = None
+    """Years of first posting."""
+    model: str = ""
+    """Digest of the model that `label` is predicted by."""
+    label: str | None = None
+    """A predicted label; "" for texts that were read and got none."""
+
+
+def match_of(words: str) -> str:
+    """The words as an FTS5 query: all must stand there, "quoted" ones next to one another.
+
+    A last word that is still being typed matches longer ones; -word must not stand there.
+    """
+    wanted: list[tuple[str, bool]] = []
+    unwanted: list[str] = []
+    for minus, phrase, word in re.findall(r'(-?)(?:"([^"]*)"?|([^\s"]+))', words):
+        text = (phrase or word).replace('"', " ").replace("\0", " ").strip()
+        if not re.search(r"\w", text):
+            continue
+        if minus:
+            unwanted.append(f'"{text}"')
+        else:
+            wanted.append((f'"{text}"', bool(word)))
+    if not wanted:
+        return ""
+    terms = [term for term, _ in wanted]
+    if wanted[-1][1] and not unwanted and re.search(r"\w$", words):
+        terms[-1] += "*"
+    return " AND ".join(terms) + "".join(f" NOT {term}" for term in unwanted)
+
+
+def conditions_of(query: Query) -> tuple[list[str], dict[str, object]]:
+    """Conditions of SQL for the filters, and their values."""
+    where, values = [], dict[str, object]()
+    if query.phase is not None:
+        where.append("'|' || trials.phases || '|' LIKE '%|' || :phase || '|%'")
+        values["phase"] = query.phase
+    for name in ("sex", "status"):
+        if getattr(query, name) is not None:
+            where.append(f"trials.{name} = :{name}")
+            values[name] = getattr(query, name)
+    for name, sign in (("year_from", ">="), ("year_to", "<=")):
+        if getattr(query, name) is not None:
+            where.append(f"trials.year {sign} :{name}")
+            values[name] = getattr(query, name)
+    if query.label is not None:
+        where.append(
+            "trials.place IN (SELECT place FROM predicted WHERE model = :by AND label = :label)"
+        )
+        values |= {"by": query.model, "label": query.label}
+    return where, values
+
+
+def all_of(conditions: Iterable[str]) -> str:
+    """SQL that holds where every one of them does."""
+    return " AND ".join(conditions) or "1"
+
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+_BATCH = 2_000
+_Rows = list[tuple[object, ...]]
+
+WORD_COLUMNS = {
+    "title": 10.0, "conditions": 6.0, "interventions": 6.0, "reason": 4.0, "sponsor": 2.0,
+    "summary": 2.0, "criteria": 1.0,
+}  # fmt: skip
+"""Columns of the full-text index, and what a hit in each weighs (BM25)."""
+
+_SCHEMA = f"""
+CREATE TABLE made (version INTEGER, digest TEXT) STRICT;
+CREATE TABLE trials (
+    place INTEGER PRIMARY KEY, nct_id TEXT NOT NULL UNIQUE, title TEXT NOT NULL,
+    conditions TEXT NOT NULL, sponsor TEXT NOT NULL, reason TEXT NOT NULL,
+    year INTEGER, phases TEXT NOT NULL, sex TEXT NOT NULL, status TEXT NOT NULL,
+    posted TEXT NOT NULL
+) STRICT;
+CREATE TABLE aliases (alias TEXT PRIMARY KEY, nct_id TEXT NOT NULL) STRICT;
+CREATE VIRTUAL TABLE words USING fts5 (
+    {", ".join(WORD_COLUMNS)}, content='', tokenize='porter unicode61 remove_diacritics 2'
+);
+CREATE TABLE readings (
+    model TEXT NOT NULL, place INTEGER NOT NULL, text TEXT NOT NULL, scores BLOB NOT NULL,
+    PRIMARY KEY (model, place)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE predicted (
+    model TEXT NOT NULL, label TEXT NOT NULL, place INTEGER NOT NULL,
+    PRIMARY KEY (model, label, place)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE read_until (model TEXT PRIMARY KEY, place INTEGER NOT NULL) STRICT;
+"""
+_INDICES = """
+CREATE INDEX facets ON trials (year, phases, sex, status);
+CREATE INDEX newest ON trials (posted DESC, nct_id DESC);
+"""
+
+
+def make_shelf(snapshot: Snapshot, *, progress: Progress = silent) -> Path:
+    """The index file of the snapshot: the one already beside it, or a new one.
+
+    Where nothing can be written beside the snapshot, it goes to the system's temporary folder.
+
+    Raises:
+        ArtifactError: the snapshot is damaged, or there is no room for the index.
+    """
+    beside = work_folder(snapshot.path).with_suffix(".shelf")
+    for path in (beside, Path(tempfile.gettempdir()) / f"trialese-{snapshot.manifest.digest[:16]}"):
+        if _fits(path, snapshot):
+            return path
+        aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:
+            _fill(aside, snapshot, progress)
+            aside.replace(path)
+        except (sqlite3.Error, OSError) as error:
+            logger.warning("%s: the index cannot stand there (%s)", path, error)
+            aside.unlink(missing_ok=True)
+            continue
+        for journal in ("-wal", "-shm"):  # of a former index of this name
+            path.with_name(path.name + journal).unlink(missing_ok=True)
+        return path
+    raise ArtifactError(
+        f"{snapshot.path}: no room for its search index, neither beside it nor in "
+        f"{tempfile.gettempdir()}; free some space or set TMPDIR"
+    )
+
+
+def _fits(path: Path, snapshot: Snapshot) -> bool:
+    """Whether a whole index of this very snapshot stands at `path`."""
+    if not path.is_file() or not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+        return False
+    try:
+        with closing(sqlite3.connect(path)) as base:
+            made = base.execute("SELECT version, digest FROM made").fetchone()
+    except sqlite3.Error:
+        return False
+    return bool(made == (_VERSION, snapshot.manifest.digest))
+
+
+def _fill(path: Path, snapshot: Snapshot, progress: Progress) -> None:
+    path.unlink(missing_ok=True)
+    total = snapshot.manifest.counts.get("trials")
+    with closing(sqlite3.connect(path, isolation_level=None)) as base:
+        base.execute("PRAGMA journal_mode = OFF")  # a broken build is thrown away
+        base.execute("PRAGMA synchronous = OFF")
+        base.executescript(_SCHEMA)
+        base.execute("BEGIN")
+        done = 0
+        for rows, words, aliases in _batches(snapshot):
+            base.executemany("INSERT OR IGNORE INTO aliases VALUES (?, ?)", aliases)
+            base.executemany(f"INSERT INTO trials VALUES ({_marks(rows[0])})", rows)
+            base.executemany(
+                f"INSERT INTO words (rowid, {', '.join(WORD_COLUMNS)}) VALUES ({_marks(words[0])})",
+                words,
+            )
+            done += len(rows)
+            progress("search index: trials", done, total)
+        base.execute("INSERT INTO words (words) VALUES ('optimize')")
+        base.execute("COMMIT")
+        base.executescript(_INDICES)
+        base.execute("INSERT INTO made VALUES (?, ?)", (_VERSION, snapshot.manifest.digest))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _batches(snapshot: Snapshot) -> Iterator[tuple[_Rows, _Rows, _Rows]]:
+    """(rows of trials, rows of words, rows of aliases), a few thousand trials at a time."""
+    numbered = enumerate(read_trials(snapshot), start=1)
+    while batch := list(islice(numbered, _BATCH)):
+        yield (
+            [_row(place, trial) for place, trial in batch],
+            [_words(place, trial) for place, trial in batch],
+            [(alias, trial.nct_id) for _, trial in batch for alias in trial.nct_id_aliases],
+        )
+
+
+def _row(place: int, trial: Trial) -> tuple[object, ...]:
+    posted = trial.first_posted or ""
+    return (
+        place,
+        trial.nct_id,
+        trial.brief_title or trial.official_title,
+        "; ".join(trial.conditions),
+        trial.lead_sponsor,
+        trial.why_stopped,
+        int(posted[:4]) if posted[:4].isdigit() else None,
+        "|".join(trial.phases),
+        trial.sex or "",
+        trial.overall_status or "",
+        posted,
+    )
+
+
+def _words(place: int, trial: Trial) -> tuple[object, ...]:
+    return (
+        place,
+        f"{trial.brief_title}\n{trial.official_title}\n{trial.acronym}\n{trial.org_study_id}",
+        "\n".join((*trial.conditions, *trial.keywords)),
+        "\n".join(trial.interventions),
+        trial.why_stopped,
+        trial.lead_sponsor,
+        f"{trial.brief_summary}\n{trial.detailed_description}",
+        trial.eligibility_criteria,
+    )
+
+
+def _marks(row: tuple[object, ...]) -> str:
+    return ", ".join("?" * len(row))
+
+
+MOST_SKIPPED = 10_000
+_CACHED_COUNTS = 256
+_HAS_WORDS = "trials.place IN (SELECT rowid FROM words WHERE words MATCH :match)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One line of a result."""
+
+    nct_id: str
+    title: str
+    conditions: str
+    sponsor: str
+    reason: str
+    year: int | None
+    phases: tuple[str, ...]
+    sex: str
+    status: str
+    labels: tuple[str, ...] | None
+    """Predicted by the query's model; None where it has read nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many trials match; beside each kind of filter, what other choices of it would give."""
+
+    total: int
+    years: dict[str, int]
+    phases: dict[str, int]
+    sexes: dict[str, int]
+    statuses: dict[str, int]
+    labels: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a model read of one trial, and the probability that it gave to each label."""
+
+    nct_id: str
+    text: str
+    scores: tuple[float, ...]
+
+
+class Shelf:
+    """The index of one snapshot. Each thread has a connection of its own."""
+
+    def __init__(self, snapshot: Snapshot, path: Path | None = None) -> None:
+        """Raises ArtifactError when the index is not there and cannot be made."""
+        self.snapshot = snapshot
+        self._path = path or make_shelf(snapshot)
+        self._held = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        with self._written() as base:
+            base.execute("PRAGMA journal_mode = WAL")  # readers go on while readings are added
+        self.trials: int = self._base().execute("SELECT count(*) FROM trials").fetchone()[0]
+        self._counts = lru_cache(_CACHED_COUNTS)(self._count)
+
+    def close(self) -> None:
+        """Close every thread's connection."""
+        for base in self._opened:
+            base.close()
+
+    def nct_id(self, name: str) -> str | None:
+        """The NCT id of a trial by that or by an obsolete alias; None if it is not here."""
+        found = (
+            self._base()
+            .execute(
+                "SELECT nct_id FROM trials WHERE nct_id = :name "
+                "UNION ALL SELECT nct_id FROM aliases WHERE alias = :name",
+                {"name": name},
+            )
+            .fetchone()
+        )
+        return str(found[0]) if found else None
+
+    def search(self, query: Query, *, most: int = 20, skip: int = 0) -> list[Found]:
+        """Trials that match: best first if there are words, else those posted last."""
+        match = match_of(query.words)
+        where, values = conditions_of(query)
+        order = "trials.posted DESC, trials.nct_id DESC"
+        table = "trials"
+        if match:
+            weights = ", ".join(map(str, WORD_COLUMNS.values()))
+            table = "words JOIN trials ON trials.place = words.rowid"
+            where = ["words MATCH :match", *where]
+            order = f"bm25 (words, {weights}), trials.place"
+        rows = self._base().execute(
+            f"SELECT trials.* FROM {table} WHERE {all_of(where)} ORDER BY {order} "
+            "LIMIT :most OFFSET :skip",
+            {**values, "match": match, "most": most, "skip": min(skip, MOST_SKIPPED)},
+        )
+        return [self._found(row, query.model) for row in rows.fetchall()]
+
+    def counts(self, query: Query) -> Counts:
+        """Counts for the query; see `Counts`. Remembered until a model has read more."""
+        return self._counts(query, self.read(query.model)) if query.model else self._counts(query)
+
+    def add_readings(
+        self,
+        model: str,
+        readings: Sequence[tuple[str, str, NDArray[np.float64], Sequence[str]]],
+        *,
+        until: int,
+    ) -> None:
+        """Keep (nct_id, text, scores, predicted labels); `until` trials are done with then."""
+        with self._written() as base:
+            for nct_id, text, scores, labels in readings:
+                (place,) = base.execute(
+                    "SELECT place FROM trials WHERE nct_id = ?", (nct_id,)
+                ).fetchone()
+                base.execute(
+                    "INSERT OR REPLACE INTO readings VALUES (?, ?, ?, ?)",
+                    (model, place, text, scores.astype("<f4").tobytes()),
+                )
+                base.executemany(
+                    "INSERT OR REPLACE INTO predicted VALUES (?, ?, ?)",
+                    [(model, label, place) for label in labels or ("",)],
+                )
+            base.execute("INSERT OR REPLACE INTO read_until VALUES (?, ?)", (model, until))
+
+    def read_until(self, model: str) -> int:
+        """So many trials, in the snapshot's order, the model is done with."""
+        found = self._base().execute("SELECT place FROM read_until WHERE model = ?", (model,))
+        row = found.fetchone()
+        return int(row[0]) if row else 0
+
+    def readings(self, model: str, *, most: int) -> Iterator[Reading]:
+        """What the model has read, in the snapshot's order; of more than `most`, evenly spread."""
+        held = self.read(model)
+        step = max(1, -(-held // most))
+        rows = self._base().execute(
+            "SELECT nct_id, text, scores FROM readings JOIN trials USING (place) WHERE model = ?",
+            (model,),
+        )
+        for number, (nct_id, text, scores) in enumerate(rows):
+            if number % step == 0:
+                yield Reading(
+                    nct_id=nct_id, text=text, scores=tuple(np.frombuffer(scores, "<f4").tolist())
+                )
+
+    def read(self, model: str) -> int:
+        """How many texts the model has read."""
+        found = self._base().execute("SELECT count(*) FROM readings WHERE model = ?", (model,))
+        return int(found.fetchone()[0])
+
+    def _count(self, query: Query, _: int = 0) -> Counts:
+        """Grouped once by all that can be chosen, then summed with one filter lifted at a time."""
+        bare = replace(query, phase=None, sex=None, status=None, year_from=None, year_to=None)
+        where, values = conditions_of(bare)
+        match = match_of(query.words)
+        if match:
+            where.append(_HAS_WORDS)
+        values = {**values, "match": match}
+        years: Counter[str] = Counter()
+        phases: Counter[str] = Counter()
+        sexes: Counter[str] = Counter()
+        statuses: Counter[str] = Counter()
+        total = 0
+        for year, joined, sex, status, number in self._base().execute(
+            "SELECT year, phases, sex, status, count(*) FROM trials "
+            f"WHERE {all_of(where)} GROUP BY 1, 2, 3, 4",
+            values,
+        ):
+            parts = joined.split("|")
+            failed = {
+                "year": not _within(year, query),
+                "phase": query.phase is not None and query.phase not in parts,
+                "sex": query.sex not in (None, sex),
+                "status": query.status not in (None, status),
+            }
+            lifted = [name for name, fails in failed.items() if fails]
+            if not lifted:
+                total += number
+            if lifted in ([], ["year"]):
+                years["" if year is None else str(year)] += number
+            if lifted in ([], ["phase"]):
+                phases.update(dict.fromkeys(parts, number))
+            if lifted in ([], ["sex"]):
+                sexes[sex] += number
+            if lifted in ([], ["status"]):
+                statuses[status] += number
+        return Counts(
+            total=total,
+            years=dict(sorted(years.items())),
+            phases=dict(sorted(phases.items())),
+            sexes=dict(sexes.most_common()),
+            statuses=dict(statuses.most_common()),
+            labels=self._label_counts(query, match) if query.model else {},
+        )
+
+    def _label_counts(self, query: Query, match: str) -> dict[str, int]:
+        where, values = conditions_of(replace(query, label=None))
+        if match:
+            where.append(_HAS_WORDS)
+        rows = self._base().execute(
+            "SELECT predicted.label, count(*) FROM predicted JOIN trials USING (place) "
+            f"WHERE predicted.model = :model AND {all_of(where)} GROUP BY 1 ORDER BY 2 DESC, 1",
+            {**values, "model": query.model, "match": match},
+        )
+        return dict(rows.fetchall())
+
+    def _found(self, row: sqlite3.Row, model: str) -> Found:
+        labels = None
+        if model:
+            told = self._base().execute(
+                "SELECT label FROM predicted WHERE model = ? AND place = ?", (model, row["place"])
+            )
+            names = [name for (name,) in told]
+            labels = tuple(name for name in names if name) if names else None
+        return Found(
+            **{
+                name: row[name]
+                for name in ("nct_id", "title", "conditions", "sponsor", "reason", "year", "sex",
+                             "status")
+            },
+            phases=tuple(filter(None, row["phases"].split("|"))),
+            labels=labels,
+        )  # fmt: skip
+
+    def _base(self) -> sqlite3.Connection:
+        base: sqlite3.Connection | None = getattr(self._held, "base", None)
+        if base is None:
+            base = sqlite3.connect(
+                self._path, timeout=10, isolation_level=None, check_same_thread=False
+            )
+            base.row_factory = sqlite3.Row
+            self._held.base = base
+            self._opened.append(base)
+        return base
+
+    @contextmanager
+    def _written(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self._path, timeout=10)) as base, base:
+            yield base
+
+
+def _within(year: int | None, query: Query) -> bool:
+    if query.year_from is None and query.year_to is None:
+        return True
+    return year is not None and (query.year_from or 0) <= year <= (query.year_to or 9999)
