@@ -35,7 +35,7 @@ MEAN_BYTES = 16_400
 OURS = """
 import json, os, resource, sys, time
 from pathlib import Path
-from trialese.collect import collect_snapshot
+from trialese.collect.collection import collect_snapshot
 from trialese.settings import CollectSettings
 start = time.perf_counter()
 snapshot = collect_snapshot(

@@ -30,9 +30,9 @@ from trialese.settings import CollectSettings, SampleSettings
 BUILD = """
 import json, os, resource, sys, time
 from pathlib import Path
-from trialese.collect import open_snapshot
-from trialese.corpus import build_corpus
-from trialese.pretrain import tokenise_corpus
+from trialese.collect.snapshot import open_snapshot
+from trialese.corpus.assemble import build_corpus
+from trialese.pretrain.adapt import tokenise_corpus
 from trialese.settings import BackboneSettings, BlockSettings, CorpusSettings
 folder = Path(sys.argv[1])
 start = time.perf_counter()

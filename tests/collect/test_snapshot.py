@@ -1,3 +1,7 @@
+""""""
+
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -13,7 +17,13 @@ from trialese.artifacts import read_manifest, verify_files
 from trialese.collect.collection import collect_snapshot, open_source, snapshot_inputs
 from trialese.collect.files import read_trials_from_file
 from trialese.collect.sample import SampleSource
-from trialese.collect.snapshot import open_snapshot, read_rejects, read_trials
+from trialese.collect.snapshot import (
+    TRIALS_NAME,
+    find_trials,
+    open_snapshot,
+    read_rejects,
+    read_trials,
+)
 from trialese.errors import ArtifactError, RecordError, RegistryError
 from trialese.settings import CollectSettings, SampleSettings
 
@@ -187,7 +197,7 @@ def test_pages_are_kept_until_the_snapshot_stands(registry, tmp_path):
 COLLECT = """
 import sys
 from pathlib import Path
-from trialese.collect import collect_snapshot
+from trialese.collect.collection import collect_snapshot
 from trialese.settings import CollectSettings
 settings = CollectSettings(
     source="registry", url=sys.argv[1], page_size=5, pause_seconds=0.0, timeout_seconds=5
@@ -264,3 +274,17 @@ def test_manifest_holds_no_clock_and_no_folder(tmp_path):
     text = json.dumps(json.loads((tmp_path / "snapshot" / "manifest.json").read_text()))
     assert str(tmp_path) not in text
     assert read_manifest(tmp_path / "snapshot").inputs.keys() == {"0:study.json"}
+
+
+def test_some_trials_by_their_ids(tmp_path: Path) -> None:
+    settings = CollectSettings(sample=SampleSettings(studies=50))
+    snapshot = collect_snapshot(settings, tmp_path / "snapshot")
+    everything = {trial.nct_id: trial for trial in read_trials(snapshot)}
+    wanted = [*list(everything)[::7], "NCT00000001", next(iter(everything))]
+    assert find_trials(snapshot, wanted) == {
+        nct_id: everything[nct_id] for nct_id in wanted if nct_id in everything
+    }
+    assert find_trials(snapshot, []) == {}
+    (snapshot.path / TRIALS_NAME).write_bytes(b"damaged")
+    with pytest.raises(ArtifactError, match="collect again"):
+        find_trials(snapshot, wanted)

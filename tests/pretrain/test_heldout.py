@@ -1,4 +1,8 @@
-"""Held-out figures against sums written out by hand over the stock model."""
+"""Held-out figures against sums written out by hand over the stock model.
+
+The gain and its interval.
+
+Rows as files: read back, drawn, and understood by TensorBoard."""
 
 from __future__ import annotations
 
@@ -7,11 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trialese.corpus.blocks import open_blocks
 from trialese.pretrain.backbone import load_backbone
 from trialese.pretrain.encoder import MaskedEncoder
-from trialese.pretrain.heldout import fix_masks, measure, score_row
+from trialese.pretrain.heldout import (
+    HeldoutScore,
+    draw_curve,
+    fix_masks,
+    gained_top1,
+    measure,
+    read_rows,
+    score_row,
+    write_events,
+    write_rows,
+)
 from trialese.pretrain.masking import Vocabulary
 from trialese.settings import BackboneSettings, HeldoutSettings
 
@@ -63,3 +78,73 @@ def test_blocks_and_masks_are_fixed_by_their_own_seed(tiny_backbone: Path, toy_b
     assert (every.masked.inputs[few.rows] == few.masked.inputs).all()
     ordinary = ~blocks.special[every.rows]
     assert every.masked.masked_tokens / ordinary.sum() == pytest.approx(0.15, abs=0.02)
+
+
+def score(hits: np.ndarray, tokens: np.ndarray) -> HeldoutScore:
+    """A score with these hits."""
+    return HeldoutScore(np.zeros(len(hits)), hits, hits, tokens)
+
+
+def test_the_point_is_the_pooled_difference_and_lies_within():
+    generator = np.random.default_rng(0)
+    tokens = np.full(300, 19)
+    before, after = generator.binomial(19, 0.3, 300), generator.binomial(19, 0.36, 300)
+    gain = gained_top1(score(before, tokens), score(after, tokens), np.arange(300) // 3)
+    assert gain.point == pytest.approx((after - before).sum() / tokens.sum())
+    assert gain.low < gain.point < gain.high
+    # blocks are independent here: the interval is about that of 300 independent differences
+    spread = 1.96 * np.sqrt(19 * (0.3 * 0.7 + 0.36 * 0.64) / 300) / 19
+    assert (gain.high - gain.low) / 2 == pytest.approx(spread, rel=0.25)
+
+
+def test_blocks_of_one_document_count_as_one():
+    before, after = np.tile([3, 3], 50), np.tile([9, 3], 50)
+    tokens = np.full(100, 19)
+    owner = np.repeat([0, 1], 50)
+    order = np.argsort(np.tile([0, 1], 50), kind="stable")
+    gain = gained_top1(score(before[order], tokens), score(after[order], tokens), owner)
+    assert (gain.low, gain.high) == pytest.approx((0.0, 6 / 19))
+
+
+def test_no_change_is_nothing():
+    hits = np.arange(10)
+    gain = gained_top1(score(hits, hits + 5), score(hits, hits + 5), np.arange(10))
+    assert (gain.point, gain.low, gain.high) == (0, 0, 0)
+
+
+ROWS = [
+    {"phase": phase, "step": step, "tokens": step * 1000, "era": era, "split": "tune",
+     "loss": 5.0 - step / 10, "perplexity": 9.0, "top1": step / 50, "top5": step / 40,
+     "masked_tokens": 7}
+    for phase in ("head", "base") for step in (0, 5, 10) for era in ("new", "old")
+]  # fmt: skip
+ROWS.append({"phase": "base", "step": 10, "tokens": 10_000, "era": "", "split": "train",
+             "loss": 3.25, "masked_tokens": 9, "lr": 0.5})  # fmt: skip
+
+
+def test_rows_are_read_as_written(tmp_path: Path):
+    write_rows(ROWS, tmp_path / "metrics.jsonl")
+    assert read_rows(tmp_path / "metrics.jsonl") == ROWS
+
+
+def test_the_picture_is_the_same_every_time_and_holds_the_curves(tmp_path: Path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        draw_curve(ROWS, tmp_path / name, title="toy")
+    for file in ("curve.svg", "curve.png"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    svg = (tmp_path / "one" / "curve.svg").read_text()
+    for word in ("new trials", "old trials", "training", "top-1", "toy"):
+        assert word in svg
+    assert "<dc:date>" not in svg
+
+
+def test_tensorboard_reads_the_events(tmp_path: Path):
+    write_events(ROWS, tmp_path)
+    read = EventAccumulator(str(tmp_path))
+    read.Reload()
+    scalars = read.Scalars("base/new/tune/top1")
+    assert [event.step for event in scalars] == [0, 5, 10]
+    assert scalars[-1].value == pytest.approx(0.2)
+    assert read.Scalars("base/train/loss")[0].value == pytest.approx(3.25)
+    assert scalars[0].wall_time == 10_000  # phases follow one another

@@ -1,25 +1,123 @@
-"""Staleness: advice that follows from the figures, and trials that are not read again."""
+"""Terms: pieces a word, and which words rose.
+
+Quarters: their names, and scores by the definition with the stock model.
+
+Staleness: advice that follows from the figures, and trials that are not read again.
+
+The page: complete in itself, well-formed, and the same figures in JSON."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM
 
 from trialese.errors import ArtifactError, RecordError
-from trialese.pretrain.backbone import load_masked_lm
+from trialese.pretrain.backbone import load_masked_lm, load_tokenizer
+from trialese.pretrain.encoder import MaskedEncoder
 from trialese.pretrain.lora import attach_lora, save_lora
+from trialese.pretrain.masking import Vocabulary
 from trialese.pretrain.staleness import (
+    BrokenTerm,
+    QuarterRow,
+    RisingTerm,
     Staleness,
     as_table,
+    broken_terms,
+    draw_trials,
     load_reader,
     measure_staleness,
+    pieces_per_word,
+    quarter_of,
     read_training,
+    rising_terms,
+    word_l2r_scores,
 )
-from trialese.records import Corpus, Trial
-from trialese.settings import BackboneSettings, LoraSettings
+from trialese.pretrain.staleness_page import write_page
+from trialese.records import Corpus, Interval, Trial
+from trialese.settings import BackboneSettings, LoraSettings, RenderSettings
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_backbone: Path):
+    """The toy's tokenizer: its words are whole, others fall into letters."""
+    return load_tokenizer(BackboneSettings(name=str(tiny_backbone)))
+
+
+def test_pieces_per_word_counts_words_as_often_as_they_stand(tokenizer):
+    assert pieces_per_word(["study of drug", "placebo dose"], tokenizer) == 1.0
+    # "xyz" is three letters; 1 + 1 + 3 + 3 pieces over four words
+    assert pieces_per_word(["study xyz", "drug XYZ"], tokenizer) == 2.0
+    assert pieces_per_word(["1 2 3 ..."], tokenizer) == 0.0
+
+
+def test_what_rose_is_found_and_what_fell_or_is_rare_is_not(tokenizer):
+    before = ["placebo study of aspirin"] * 30 + ["study of drug"] * 30
+    since = ["study of covid vaccine"] * 25 + ["study of aspirin once"] * 5 + ["zzq"] * 2
+    rising = rising_terms(before, since, tokenizer)
+    assert [term.word for term in rising] == ["covid", "vaccine", "once"]
+    assert (rising[0].documents_before, rising[0].documents_since) == (0, 25)
+    assert rising[0].z > rising[2].z > 0
+    assert rising[0].pieces == 1 and rising[2].pieces == 4
+
+
+def test_new_words_are_ranked_by_their_pieces(tokenizer):
+    before = ["study of abcde"] * 3
+    since = ["covid xyz wxyz abcde"] * 4 + ["qqqqqq once"] * 2 + ["lmn"] * 5
+    found = [(t.word, t.documents_since, t.pieces) for t in broken_terms(before, since, tokenizer)]
+    assert found == [("wxyz", 4, 4), ("lmn", 5, 3), ("xyz", 4, 3)]
+    assert len(broken_terms(before, since, tokenizer, count=1)) == 1
+
+
+def test_the_z_is_that_of_the_two_by_two_table(tokenizer):
+    (term,) = rising_terms(["drug"] * 4 + ["study"] * 16, ["drug"] * 9 + ["study"], tokenizer)
+    # log((9.5 x 16.5) / (1.5 x 4.5)) over sqrt(1/9.5 + 1/1.5 + 1/4.5 + 1/16.5)
+    assert term.word == "drug" and term.z == pytest.approx(3.0624, abs=1e-4)
+
+
+def test_quarters():
+    assert [quarter_of(d) for d in ("2024-01-31", "2024-03", "2024-04-01", "2024-12-31")] == [
+        "2024Q1", "2024Q1", "2024Q2", "2024Q4",
+    ]  # fmt: skip
+    assert quarter_of("2024") is None and quarter_of(None) is None
+
+
+def test_word_l2r_scores_equal_the_definition(tiny_backbone: Path):
+    tokenizer = load_tokenizer(BackboneSettings(name=str(tiny_backbone)))
+    vocabulary = Vocabulary.of(tokenizer)
+    encoded = tokenizer.backend_tokenizer.encode("the xyzq drug abc")
+    ids, words = encoded.ids, encoded.word_ids
+    model = AutoModelForMaskedLM.from_pretrained(tiny_backbone).eval()
+    expected = []
+    for place in range(1, len(ids) - 1):
+        shown = [
+            vocabulary.mask_id if j >= place and words[j] == words[place] else token
+            for j, token in enumerate(ids)
+        ]
+        logits = model(torch.tensor([shown])).logits[0, place]
+        expected.append(float(logits.log_softmax(0)[ids[place]].detach()))
+    found = word_l2r_scores(ids, MaskedEncoder(load_masked_lm(tiny_backbone)[0]), vocabulary)
+    assert len(expected) > 8
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_same_trials_are_drawn_whatever_their_order():
+    trials = [
+        Trial(nct_id=f"NCT{n:08}", first_posted=f"2020-0{1 + n % 6}-01", brief_title=f"study {n}")
+        for n in range(60)
+    ]
+    counts, texts = draw_trials(trials, RenderSettings(), 5, 1)
+    assert counts == {"2020Q1": 30, "2020Q2": 30}
+    assert [len(found) for found in texts.values()] == [5, 5]
+    assert draw_trials(trials[::-1], RenderSettings(), 5, 1)[1] == texts
+    assert draw_trials(trials, RenderSettings(), 5, 2)[1] != texts
 
 
 def trial(number: int, posted: str | None, text: str) -> Trial:
@@ -106,3 +204,37 @@ def test_the_corpus_tells_what_was_read_and_until_when(toy: Any):
     learnt, newest = read_training(corpus)
     assert learnt == {document.nct_id for document in read_documents(corpus, split="train")}
     assert "2018-01-01" <= newest <= "2024-12-31"
+
+
+def made() -> Staleness:
+    """Three quarters around the end of training, and words that need escaping."""
+    quarters = tuple(
+        QuarterRow(f"2020Q{n}", 50, 10 * n, Interval(2.0 + n, 1.8 + n, 2.2 + n), 0.4, 9.0 + n, 1.5)
+        for n in (1, 2, 4)
+    )
+    return Staleness(
+        "2020-06-30", quarters, (RisingTerm("a<b", 1, 9, 3.2, 4),), (BrokenTerm("x&y", 5, 6),),
+        Interval(0.5, 0.2, 0.8), 7, "Adapt again: loss is +0.500 & more.",
+    )  # fmt: skip
+
+
+def test_the_page_stands_alone_and_says_what_was_measured(tmp_path: Path):
+    write_page(made(), tmp_path, reader="base + <adapter>", snapshot="june")
+    page = (tmp_path / "staleness.html").read_text()
+    assert not re.search(r"""(src|href)=["'](https?:)?//|@import|url\((?!#)""", page)
+    for text in ("a&lt;b", "x&amp;y", "&lt;adapter&gt;", "2020Q4", "+0.500 &amp; more", "june"):
+        assert text in page, text
+    picture = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
+    words = " ".join("".join(text.itertext()) for text in picture.iter() if "text" in text.tag)
+    assert {"loss,", "pseudo-perplexity"} <= set(words.split())
+
+
+def test_equal_figures_give_equal_bytes_and_the_json_holds_them(tmp_path: Path):
+    for name in ("one", "two"):
+        write_page(made(), tmp_path / name, reader="base", snapshot="june")
+    for file in ("staleness.html", "staleness.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    told = json.loads((tmp_path / "one" / "staleness.json").read_text())
+    assert told["model"] == "base" and told["advice"].startswith("Adapt again")
+    assert [row["quarter"] for row in told["quarters"]] == ["2020Q1", "2020Q2", "2020Q4"]
+    assert told["difference"] == {"point": 0.5, "low": 0.2, "high": 0.8}

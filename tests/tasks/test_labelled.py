@@ -1,13 +1,27 @@
+"""Data sets of the hub, out of a cache laid out as huggingface_hub lays it out. No network."""
+
 from __future__ import annotations
 
 import json
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from trialese.errors import RecordError
-from trialese.tasks.labelled import read_labelled
+from trialese.hub import is_hub_id, locate_labelled
+from trialese.records import Example
+from trialese.settings import (
+    DedupSettings,
+    SexSettings,
+    SilverSettings,
+    StopReasonsSettings,
+    TasksSettings,
+)
+from trialese.tasks.folds import build_examples
+from trialese.tasks.labelled import read_labelled, read_silver, silver_examples
 from trialese.tasks.sex import SEX
 from trialese.tasks.stop_reasons import STOP_REASONS
 
@@ -115,3 +129,176 @@ def test_gold_labels_are_read_whole() -> None:
     assert len(examples) == 3372
     assert (counts["Insufficient_Enrollment"], counts["Success"]) == (972, 19)
     assert set(counts) == set(STOP_REASONS.labels)
+
+
+DEDUP = DedupSettings(shingle_words=1)
+ROWS = (
+    ("slow accrual", "Insufficient_Enrollment"),
+    ("the sponsor ran out of money", "Business_Administrative"),
+    ("The sponsor ran out of money.", "Business_Administrative"),
+    ("the sponsor ran out of  MONEY", "Negative"),
+    ("investigator left for another hospital", "Study_Staff_Moved|Negative"),
+    ("a date got here", "13.06.2002"),
+    ("", "Negative"),
+    ("nobody said why", ""),
+)
+
+
+def written(folder: Path, rows: tuple[tuple[str, str], ...] = ROWS) -> Path:
+    path = folder / "silver.tsv"
+    lines = ["stop_reason\tprediction", *("\t".join(row) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
+    rows, left_out = read_silver(written(tmp_path), "prediction", STOP_REASONS)
+    assert [row.labels for row in rows][-1] == ("Study_Staff_Moved", "Negative")
+    assert len(rows) == 5
+    assert left_out == {"unknown label '13.06.2002'": 1, "no text": 1, "no label": 1}
+    with pytest.raises(RecordError, match=r"no column 'labels'; the table has stop_reason, pred"):
+        read_silver(tmp_path / "silver.tsv", "labels", STOP_REASONS)
+
+
+def test_labels_may_be_lists(tmp_path: Path) -> None:
+    path = tmp_path / "silver.jsonl"
+    path.write_text('{"text": "slow accrual", "found": ["Insufficient_Enrollment", "Negative"]}\n')
+    rows, _ = read_silver(path, "found", STOP_REASONS)
+    assert [row.labels for row in rows] == [("Insufficient_Enrollment", "Negative")]
+
+
+def test_each_text_once_with_what_most_rows_say_and_none_near_a_labelled_one(
+    tmp_path: Path,
+) -> None:
+    settings = SilverSettings(table=str(written(tmp_path)), column="prediction", epochs=3)
+    labelled = [Example("row-000001", "Slow accrual!", ("Insufficient_Enrollment",))]
+    silver = silver_examples(STOP_REASONS, settings, labelled, DEDUP)
+    told = {example.text: example.labels for example in silver.examples}
+    assert told == {
+        "the sponsor ran out of money": ("Business_Administrative",),
+        "investigator left for another hospital": ("Study_Staff_Moved", "Negative"),
+    }
+    assert silver.settings.epochs == 3
+    assert silver.left_out["near a labelled text"] == 1
+    assert silver.left_out["the text of another row"] == 2
+    written(tmp_path, (*ROWS, ("&nbsp;", "Negative")))  # nothing is left of it when clean
+    again = silver_examples(STOP_REASONS, settings, labelled, DEDUP)
+    assert again.digest == silver.digest
+    assert again.left_out["no text"] == silver.left_out["no text"] + 1
+    near = [Example(f"row-{n}", text, ()) for n, (text, _) in enumerate(ROWS) if text]
+    with pytest.raises(RecordError, match="every text is near a labelled one"):
+        silver_examples(STOP_REASONS, settings, near, DEDUP)
+
+
+def test_the_digest_follows_texts_and_labels(tmp_path: Path) -> None:
+    settings = SilverSettings(table=str(written(tmp_path)), column="prediction")
+    one, same = (silver_examples(STOP_REASONS, settings, [], DEDUP) for _ in range(2))
+    written(tmp_path, (*ROWS, ("nobody said why", "No_Context")))
+    two = silver_examples(STOP_REASONS, settings, [], DEDUP)
+    assert one.digest == same.digest != two.digest
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REASONS = f"opentargets/clinical_trial_reason_to_stop@{COMMIT}"
+SEX_hub = f"Kira-Asimov/gender_clinical_trial@{COMMIT}"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def snapshot(cache: Path, labelled: str) -> Path:
+    """The folder that the hub's client would have downloaded."""
+    name, commit = labelled.split("@")
+    folder = cache / f"datasets--{name.replace('/', '--')}" / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("# a card, which is no table\n")
+    return folder
+
+
+def test_one_column_a_label(cache: Path) -> None:
+    rows = [
+        {"text": text, "label_descriptions": "x", **{x: x in held for x in STOP_REASONS.labels}}
+        for text, held in (
+            ("Low accrual", ("Insufficient_Enrollment",)),
+            ("No money, and toxic", ("Business_Administrative", "Safety_Sideeffects")),
+            ("Sponsor went bankrupt", ("Business_Administrative",)),
+        )
+    ]
+    folder = snapshot(cache, REASONS)
+    (folder / "data.json").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    settings = TasksSettings(stop_reasons=StopReasonsSettings(labelled=REASONS))
+    found = build_examples("stop-reasons", settings, None)
+    assert [(e.text, e.labels) for e in found.examples][1] == (
+        "No money, and toxic",
+        ("Business_Administrative", "Safety_Sideeffects"),
+    )
+    (folder / "data.json").write_text(json.dumps(rows, indent=1))  # an array instead of lines
+    assert build_examples("stop-reasons", settings, None).digest == found.digest
+
+
+def test_id_input_and_label_in_several_parts(cache: Path) -> None:
+    folder = snapshot(cache, SEX_hub) / "data"
+    folder.mkdir()
+    for part, rows in enumerate((("Men with asthma", "Male"), ("Pain", None)), start=0):
+        table = pa.table(
+            {
+                "id": [f"NCT0000000{part}"],
+                "input": [rows[0]],
+                "label": pa.array([rows[1]], pa.string()),
+                "__index_level_0__": [part],
+            }
+        )
+        pq.write_table(table, folder / f"train-0000{part}-of-00003.parquet")
+    words = [f"{letter * 5} {letter * 7}" for letter in "cdefghijklmnopqrstuvwxyz"]
+    more = pa.table(
+        {
+            "id": ["a", "b", *words],
+            "input": ["Women", "Gout", *words],
+            "label": ["Female", "None", *(["All", "Male"] * 12)],
+        }
+    )
+    pq.write_table(more, folder / "train-00002-of-00003.parquet")
+
+    def build(missing: str) -> list[tuple[str, tuple[str, ...]]]:
+        section = SexSettings(labelled=SEX_hub, missing=missing)  # type: ignore[arg-type]
+        found = build_examples("sex", TasksSettings(sex=section), None)
+        assert found.dropped == ({"no_sex": 2} if missing == "drop" else {})
+        rows = [(e.example_id, e.labels) for e in found.examples]
+        assert rows[-24:] == [(w, (("All", "Male")[n % 2],)) for n, w in enumerate(words)]
+        return rows[:-24]
+
+    known = [("NCT00000000", ("Male",)), ("a", ("Female",))]
+    assert build("drop") == known
+    assert build("label") == [
+        known[0], ("NCT00000001", ("None",)), known[1], ("b", ("None",))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("labelled", "message"),
+    [
+        (REASONS, "cannot be fetched .no hub connection and not in the cache"),
+        ("owner/name@main", "'main' is no commit; write the 40 digits"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(cache: Path, labelled: str, message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        locate_labelled(labelled)
+
+
+def test_a_file_is_no_hub_id(tmp_path: Path) -> None:
+    assert is_hub_id(SEX_hub)
+    assert not is_hub_id("data/gold.tsv")
+    assert locate_labelled("data/gold.tsv") == Path("data/gold.tsv")
+    assert not is_hub_id("a/b/c@d")
+
+
+def test_a_folder_without_tables_is_refused(cache: Path) -> None:
+    snapshot(cache, REASONS)
+    settings = TasksSettings(stop_reasons=StopReasonsSettings(labelled=REASONS))
+    with pytest.raises(RecordError, match="no table in this folder"):
+        build_examples("stop-reasons", settings, None)

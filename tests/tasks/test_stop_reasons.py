@@ -1,7 +1,16 @@
+""""""
+
 from __future__ import annotations
 
-from trialese.records import Trial
-from trialese.tasks.stop_reasons import STOP_REASON_WORDS, STOP_REASONS, examples_of_trials
+from trialese.records import Example, Task, Trial
+from trialese.settings import DedupSettings
+from trialese.tasks.stop_reasons import (
+    STOP_REASON_SENTENCES,
+    STOP_REASON_WORDS,
+    STOP_REASONS,
+    examples_of_trials,
+    sentence_examples,
+)
 
 
 def test_labels_come_from_synthetic_trials_only_and_the_rest_is_counted() -> None:
@@ -25,3 +34,28 @@ def test_every_label_has_keywords_in_lower_case() -> None:
     assert set(STOP_REASON_WORDS) == set(STOP_REASONS.labels)
     words = [word for words in STOP_REASON_WORDS.values() for word in words]
     assert all(word == word.casefold() and word for word in words)
+
+
+DEDUP = DedupSettings(shingle_words=1)
+
+
+def test_every_label_has_sentences_of_its_own() -> None:
+    assert set(STOP_REASON_SENTENCES) == set(STOP_REASONS.labels)
+    texts = [text for texts in STOP_REASON_SENTENCES.values() for text in texts]
+    assert len(set(texts)) == len(texts)
+
+
+def test_they_come_so_many_times_under_their_label() -> None:
+    once, twice = (sentence_examples(STOP_REASONS, [], DEDUP, times=times) for times in (1, 2))
+    assert len(twice) == 2 * len(once) > 60
+    assert len({example.example_id for example in twice}) == len(twice)
+    assert all(e.text in STOP_REASON_SENTENCES[e.labels[0]] for e in twice)
+
+
+def test_none_is_near_a_labelled_text(toy_task: Task) -> None:
+    labelled = [Example("a", "ethical REASONS", ("Ethical_Reason",))]
+    texts = [e.text for e in sentence_examples(STOP_REASONS, labelled, DEDUP, times=1)]
+    assert "Ethical reasons." not in texts
+    assert len(texts) == sum(map(len, STOP_REASON_SENTENCES.values())) - 1
+    assert sentence_examples(STOP_REASONS, [], DEDUP, times=0) == []
+    assert sentence_examples(toy_task, [], DEDUP, times=1) == []

@@ -1,18 +1,28 @@
+""""""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mapie.classification import SplitConformalClassifier
+from mapie.risk_control import MultiLabelClassificationController
 from scipy.optimize import minimize_scalar
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from trialese.verdict.calibration import (
     BINS,
     calibration_figures,
+    choose_level,
     cool,
     fit_temperature,
     measure_calibration,
+    missed_share,
     reliability,
+    set_figures,
 )
 
 
@@ -115,3 +125,126 @@ def test_calibrated_forecasts_have_a_small_error_and_cooling_repairs_sharp_ones(
     assert error(truthful) < 0.01
     assert error(sharp) > 0.05
     assert error(cooled) < 0.01
+
+
+def made(seed: int, rows: int, labels: int = 4) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    random = np.random.default_rng(seed)
+    truth = random.random((rows, labels)) < 0.3
+    scores = np.round(np.clip(0.35 * truth + random.random((rows, labels)) * 0.6, 0, 1), 2)
+    clusters = [f"c{n}" for n in random.integers(0, max(1, rows // 2), rows)]
+    return scores, truth, clusters
+
+
+def risk(scores: np.ndarray, truth: np.ndarray, clusters: list[str], level: float) -> float:
+    """The slow plain version: (sum of cluster means + 1) / (clusters + 1)."""
+    missed = missed_share(scores >= level, truth)
+    names = sorted(set(clusters))
+    means = [missed[[c == name for c in clusters]].mean() for name in names]
+    return (sum(means) + 1) / (len(names) + 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([0.05, 0.1, 0.3, 0.6]))
+def test_level_is_the_highest_that_keeps_the_promise(
+    seed: int, rows: int, miss_rate: float
+) -> None:
+    scores, truth, clusters = made(seed, rows)
+    level = choose_level(scores, truth, clusters, miss_rate=miss_rate)
+    if level > 0:
+        assert risk(scores, truth, clusters, level) <= miss_rate + 1e-9
+    for higher in np.unique(scores[truth]):
+        if higher > level:
+            assert risk(scores, truth, clusters, higher) > miss_rate
+
+
+def test_one_label_a_text_is_split_conformal_prediction() -> None:
+    """The level is the quantile of split conformal: rank floor(a (n + 1)) from below."""
+    random = np.random.default_rng(0)
+    scores = random.dirichlet(np.ones(3), 99)
+    truth = np.eye(3, dtype=bool)[random.integers(0, 3, 99)]
+    level = choose_level(scores, truth, [f"c{n}" for n in range(99)], miss_rate=0.1)
+    assert level == np.sort(scores[truth])[int(0.1 * 100) - 1]
+
+
+def test_promise_is_kept_on_average() -> None:
+    """Tune and test from the same source, 300 times: the mean missed share is at most 10 %."""
+    missed, sizes = [], []
+    for seed in range(300):
+        scores, truth, _ = made(seed, 260)
+        clusters = [f"c{n}" for n in range(60)]
+        level = choose_level(scores[:60], truth[:60], clusters, miss_rate=0.1)
+        sets = scores[60:] >= level
+        missed.append(missed_share(sets, truth[60:]).mean())
+        sizes.append(sets.sum(axis=1).mean())
+    assert 0.07 < np.mean(missed) <= 0.1
+    assert np.mean(sizes) < 4  # not bought by taking every label
+
+
+def test_too_few_clusters_or_no_labels_take_everything() -> None:
+    scores, truth, _ = made(1, 8)
+    assert choose_level(scores, truth, [f"c{n}" for n in range(8)], miss_rate=0.1) == 0.0
+    assert choose_level(scores, np.zeros_like(truth), ["c"] * 8, miss_rate=0.9) == 0.0
+    assert choose_level(scores[:0], truth[:0], [], miss_rate=0.9) == 0.0
+
+
+def test_figures_of_rows() -> None:
+    sets = np.array([[1, 1, 0], [0, 0, 0], [1, 1, 1]], bool)
+    truth = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], bool)
+    predicted = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0]], bool)
+    figures = set_figures(sets, predicted, truth, ["a", "a", "b"], most_labels=2)
+    assert figures.tolist() == [
+        [0.25, 0.5, 2, 0, 1, 1, 1, 1],  # answered; misses one of two labels; two rows in "a"
+        [0.0, 0.5, 0, 1, 0, 0, 0, 1],  # empty set: left to a person
+        [0.0, 1.0, 3, 1, 0, 0, 0, 1],  # too many labels: left to a person
+    ]
+
+
+def test_missed_share_of_a_text_without_labels_is_nothing() -> None:
+    assert missed_share(np.zeros((1, 2), bool), np.zeros((1, 2), bool)).tolist() == [0.0]
+    assert missed_share(np.zeros((1, 2), bool), np.ones((1, 2), bool)) == pytest.approx([1.0])
+
+
+class Given(ClassifierMixin, BaseEstimator):
+    """A fitted classifier whose probabilities are its input."""
+
+    def fit(self, given: np.ndarray, truth: np.ndarray) -> Given:
+        self.classes_ = np.arange(given.shape[1])
+        return self
+
+    def predict_proba(self, given: np.ndarray) -> np.ndarray:
+        return given
+
+    def predict(self, given: np.ndarray) -> np.ndarray:
+        return given.argmax(axis=1)
+
+
+@pytest.mark.parametrize("miss_rate", [0.05, 0.1, 0.25])
+def test_sets_of_one_label_are_those_of_mapie(miss_rate: float) -> None:
+    """MAPIE's "lac" (Sadinle et al. 2019): 1 - probability of the true class as the score."""
+    random = np.random.default_rng(1)
+    tune, test = random.dirichlet(np.ones(4), 200), random.dirichlet(np.ones(4), 300)
+    answers = np.array([random.choice(4, p=row) for row in tune])
+    mapie = SplitConformalClassifier(
+        Given().fit(tune, answers), confidence_level=1 - miss_rate, conformity_score="lac"
+    )
+    mapie.conformalize(tune, answers)
+    theirs = mapie.predict_set(test)[1][:, :, 0]
+    clusters = [f"c{n}" for n in range(200)]
+    level = choose_level(tune, np.eye(4, dtype=bool)[answers], clusters, miss_rate=miss_rate)
+    assert np.array_equal(test >= level, theirs)
+
+
+@pytest.mark.parametrize("miss_rate", [0.1, 0.2, 0.4])
+def test_level_of_several_labels_is_mapies_to_a_step_of_its_grid(miss_rate: float) -> None:
+    """MAPIE's conformal risk control of recall looks at levels in steps of 0.01."""
+    random = np.random.default_rng(2)
+    truth = random.random((250, 5)) < 0.4
+    truth[~truth.any(axis=1), 0] = True
+    scores = np.clip(0.4 * truth + 0.6 * random.random((250, 5)), 0, 1)
+    mapie = MultiLabelClassificationController(
+        lambda given: given, risk="recall", method="crc", target_level=1 - miss_rate
+    )
+    mapie.calibrate(scores, truth.astype(int))
+    level = choose_level(scores, truth, [f"c{n}" for n in range(250)], miss_rate=miss_rate)
+    theirs = float(np.ravel(mapie.best_predict_param)[0])
+    assert theirs <= level <= theirs + 0.01 + 1e-9

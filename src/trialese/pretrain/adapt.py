@@ -31,7 +31,7 @@ from trialese.artifacts import (
 from trialese.corpus.blocks import open_blocks
 from trialese.corpus.packing import build_blocks
 from trialese.errors import ArtifactError, RecipeError
-from trialese.pretrain import compute as workers
+from trialese.pretrain import compute as machine
 from trialese.pretrain.backbone import (
     load_backbone,
     load_masked_lm,
@@ -207,9 +207,9 @@ def begin_session(
     """A session whose work folder was begun with these settings and inputs (`made_from`)."""
     key = artifact_key(kind, **made_from)
     folder = work_folder(path)
-    if workers.rank() == 0:
+    if machine.rank() == 0:
         open_work(folder, key, made_from)
-    workers.wait_for_all()
+    machine.wait_for_all()
     vocabulary, compute = Vocabulary.of(tokenizer), choose_compute(settings)
     logger.info("computing on %s in %s", compute.device, compute.dtype)
     return Session(blocks, settings, vocabulary, compute, folder, [], progress)
@@ -223,14 +223,14 @@ def write_together(
 
     On leaving, the artifact is in place for every process.
     """
-    with workers.join_workers(settings):
-        if workers.rank() == 0:
+    with machine.join_workers(settings):
+        if machine.rank() == 0:
             with write_artifact(path, kind=kind, **made_from) as draft:
                 yield draft
         else:
             with TemporaryDirectory() as aside:
                 yield Draft(Path(aside))
-        workers.wait_for_all()
+        machine.wait_for_all()
 
 
 def save_model(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

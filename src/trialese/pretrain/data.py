@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trialese.errors import RecipeError
-from trialese.pretrain import compute as workers
+from trialese.pretrain import compute as machine
 from trialese.pretrain.compute import Compute
 from trialese.pretrain.heldout import HeldoutSet
 from trialese.pretrain.masking import MaskedBlocks, Vocabulary, mask_blocks
@@ -218,7 +218,7 @@ def make_ready(phase: Phase, batch: Batch) -> ReadyBatch:
     size = phase.plan.phase.batch_blocks
     ids = [batch.block_ids[i : i + size] for i in range(0, len(batch.block_ids), size)]
     masked = [_mask(phase, part, batch.epoch) for part in ids]
-    shares = [workers.own_share(part) for part in masked]
+    shares = [machine.own_share(part) for part in masked]
     pin = phase.compute.device.type == "cuda"
     return ReadyBatch(
         batch,

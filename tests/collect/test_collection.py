@@ -1,0 +1,118 @@
+""""""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from trialese.collect import collection, workers
+from trialese.collect.collection import SAMPLE_BYTES, collect_snapshot, estimate_collection
+from trialese.collect.workers import Done, Job, run_jobs, serve
+from trialese.collect.zip_files import Chunk, safe_entries, split_entries
+from trialese.errors import ArtifactError, RecordError
+from trialese.settings import CollectSettings, SampleSettings
+
+STUDY = (Path(__file__).parents[1] / "data" / "study_v2.json").read_bytes()
+
+
+def test_a_sample():
+    estimate = estimate_collection(CollectSettings(sample=SampleSettings(studies=100)))
+    assert (estimate.studies, estimate.json_bytes) == (100, 100 * SAMPLE_BYTES)
+
+
+def test_files(tmp_path):
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a.json", STUDY)
+        archive.writestr("b.json", STUDY)
+    settings = CollectSettings(source="files", paths=(str(tmp_path / "two.zip"),))
+    assert estimate_collection(settings).studies == 2
+    assert estimate_collection(settings).json_bytes == 2 * len(STUDY)
+    (tmp_path / "one.json").write_bytes(STUDY)
+    folder = estimate_collection(CollectSettings(source="files", paths=(str(tmp_path),)))
+    assert folder.studies is None  # a JSON file may hold any number
+    assert folder.json_bytes == 3 * len(STUDY)
+    with pytest.raises(RecordError, match="no such file"):
+        estimate_collection(CollectSettings(source="files", paths=("nowhere",)))
+
+
+def test_the_registry_is_asked_two_small_questions(registry, tmp_path):
+    def estimate(**changes):
+        return estimate_collection(
+            CollectSettings(
+                source="registry", url=registry.url, page_size=5, pause_seconds=0.01, **changes
+            )
+        )
+
+    everything = estimate()
+    assert everything.studies == 25
+    assert everything.requests == 8
+    assert len(registry.asked) == 2
+    assert 0 < estimate(since="2014-01-01").studies < 25
+    assert estimate(whole=True).json_bytes == 25 * 17_000
+    (tmp_path / "ids.txt").write_text("NCT00000001 NCT00000002")
+    assert estimate(ids=str(tmp_path / "ids.txt")).studies == 2
+
+
+@pytest.fixture
+def archive(tmp_path, study_maker):
+    path = tmp_path / "studies.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for number in range(60, 0, -1):
+            target.writestr(f"{number}.json", json.dumps(study_maker(number % 50)))
+        target.writestr("bad.json", "{}")
+    return path
+
+
+def test_several_processes_make_the_same_bytes_as_one(archive, tmp_path, monkeypatch):
+    settings = CollectSettings(source="files", paths=(str(archive),))
+    one = collect_snapshot(settings, tmp_path / "one")
+    monkeypatch.setattr(collection, "PARALLEL_ENTRIES", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("trialese.collect.zip_files.CHUNK_ENTRIES", 25)
+    several = collect_snapshot(settings, tmp_path / "several")
+    assert several.manifest == one.manifest
+    assert one.manifest.counts["duplicates"] == 10
+    assert one.manifest.counts["rejects"] == {"no_study": 1}
+    for name in one.manifest.files:
+        assert (several.path / name).read_bytes() == (one.path / name).read_bytes()
+
+
+def test_jobs_are_lines_of_json(archive, tmp_path):
+    (tmp_path / "runs").mkdir()
+    job = Job(Chunk(str(archive), safe_entries(archive)), str(tmp_path / "runs"), "a")
+    answers = io.BytesIO()
+    serve(io.BytesIO(msgspec.json.encode(job) + b"\n"), answers)
+    done = msgspec.json.decode(answers.getvalue(), type=Done)
+    assert done.tally.records == 61
+    assert done.tally.formats == {"v2": 60}
+    assert [(tmp_path / "runs" / name).is_file() for name in done.runs] == [True]
+
+
+def test_a_worker_that_dies_is_one_line(archive, tmp_path, monkeypatch):
+    def start():
+        command = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(workers, "_start", start)
+    job = Job(Chunk(str(archive), safe_entries(archive)), str(tmp_path), "a")
+    with pytest.raises(ArtifactError, match="a worker process died") as caught:
+        list(run_jobs([job], processes=2))
+    assert "\n" not in str(caught.value)
+
+
+def test_chunks_hold_every_entry_once(archive, monkeypatch):
+    entries = safe_entries(archive)
+    monkeypatch.setattr("trialese.collect.zip_files.CHUNK_ENTRIES", 7)
+    monkeypatch.setattr("trialese.collect.zip_files.WHOLE_BYTES", entries[0].plain_bytes)
+    chunks, large = split_entries(archive, entries)
+    assert all(len(chunk.entries) <= 7 for chunk in chunks)
+    again = [entry for chunk in chunks for entry in chunk.entries] + large
+    assert sorted(entry.name for entry in again) == sorted(entry.name for entry in entries)

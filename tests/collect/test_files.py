@@ -1,0 +1,226 @@
+""""""
+
+from __future__ import annotations
+
+import gzip
+import json
+import warnings
+import zipfile
+from io import BufferedReader, BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trialese.collect import files
+from trialese.collect.files import FilesSource, read_json, read_raw, read_xml, split_page
+from trialese.collect.parse import parse_trial
+from trialese.collect.source import RawStudy, Reject
+from trialese.errors import RecordError
+
+STUDY = json.loads((Path(__file__).parents[1] / "data" / "study_v2.json").read_text("utf-8"))
+
+
+def read(data):
+    return list(read_json(BufferedReader(BytesIO(data)), "f"))
+
+
+def studies(data):
+    items = read(data)
+    assert all(isinstance(item, RawStudy) for item in items), items
+    return [json.loads(item.data) for item in items]
+
+
+def test_one_study_pretty_or_plain():
+    assert studies(json.dumps(STUDY).encode()) == [STUDY]
+    assert studies(json.dumps(STUDY, indent=2).encode()) == [STUDY]
+    assert studies(b"\xef\xbb\xbf\n" + json.dumps(STUDY).encode() + b"\n\n") == [STUDY]
+
+
+def test_arrays_and_pages():
+    assert studies(json.dumps([STUDY, STUDY]).encode()) == [STUDY, STUDY]
+    page = {"totalCount": 2, "studies": [STUDY, STUDY], "nextPageToken": "x"}
+    assert studies(json.dumps(page, indent=1).encode()) == [STUDY, STUDY]
+    assert read(b'{"studies": []}') == []
+
+
+def test_json_lines_with_a_bad_line():
+    line = json.dumps(STUDY).encode()
+    items = read(b"\n".join([line, b"", b'{"oops', line]) + b"\n")
+    assert [getattr(item, "reason", "study") for item in items] == ["study", "bad_json", "study"]
+    assert items[2].origin == "f:4"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b'{"a": 1}', "no_study"),
+        (b'{"studies": 3}', "no_study"),
+        (b'{"studies": [', "bad_json"),
+        (b"[1", "bad_json"),
+        (b'"\xff"', "no_study"),
+    ],
+)
+def test_what_is_no_study_is_one_reject(data, reason):
+    (reject,) = read(data)
+    assert isinstance(reject, Reject)
+    assert (reject.reason, reject.origin) == (reason, "f")
+
+
+def test_an_xml_without_a_study_is_a_reject():
+    (reject,) = read_xml(BufferedReader(BytesIO(b"<html/>")), "f")
+    assert reject.reason == "no_study"
+
+
+def test_a_document_beyond_the_limit_is_refused(monkeypatch):
+    monkeypatch.setattr(files, "MAX_DOCUMENT_BYTES", 2000)
+    with pytest.raises(RecordError, match="save it as JSON lines"):
+        read(json.dumps([STUDY] * 9, indent=1).encode())
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_studies_or_rejects(data):
+    for item in split_page(data, "f"):
+        assert isinstance(item, (RawStudy, Reject))
+
+
+DATA = Path(__file__).parents[1] / "data"
+STUDY_42 = (DATA / "study_v2.json").read_bytes()
+LEGACY = (DATA / "study_legacy.xml").read_bytes()
+REGISTRY = Path(__file__).parents[2].parent / "shared" / "data" / "registry"
+
+
+def zip_of(path, entries, **options):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # duplicate names are the point of one test
+        for name, data in entries:
+            archive.writestr(name, data)
+    return path
+
+
+def ids(path):
+    return [parse_trial(raw).nct_id for raw in read_raw(path) if isinstance(raw, RawStudy)]
+
+
+def rejects(path):
+    return [item for item in read_raw(path) if isinstance(item, Reject)]
+
+
+def test_a_zip_of_both_kinds(tmp_path):
+    entries = [
+        ("a/one.json", STUDY_42),
+        ("two.xml", LEGACY),
+        ("Contents.txt", "a list\nof files"),
+    ]
+    path = zip_of(tmp_path / "mixed.zip", entries)
+    assert ids(path) == ["NCT00000042", "NCT00000043"]
+    (reject,) = rejects(path)
+    assert (reject.origin, reject.reason) == ("mixed.zip:Contents.txt", "no_study")
+
+
+def test_the_name_does_not_matter(tmp_path):
+    for name, data in [
+        ("study.csv", STUDY_42),
+        ("study", LEGACY),
+        ("study.xml", gzip.compress(STUDY_42)),
+    ]:
+        (tmp_path / name).write_bytes(data)
+    assert ids(tmp_path / "study.csv") == ["NCT00000042"]
+    assert ids(tmp_path / "study") == ["NCT00000043"]
+    assert ids(tmp_path / "study.xml") == ["NCT00000042"]
+    (tmp_path / "study.txt").write_bytes(pa.compress(STUDY_42, codec="zstd", asbytes=True))
+    assert ids(tmp_path / "study.txt") == ["NCT00000042"]
+    assert ids(tmp_path) == ["NCT00000043", "NCT00000042", "NCT00000042", "NCT00000042"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "complaint"),
+    [
+        ([("../outside.json", STUDY_42)], "points outside"),
+        ([("a/../../b.json", STUDY_42)], "points outside"),
+        ([("/etc/study.json", STUDY_42)], "points outside"),
+        ([("C:\\study.json", STUDY_42)], "points outside"),
+        ([("a.json", STUDY_42), ("a.json", STUDY_42)], "stands twice"),
+        ([("bomb.json", b"0" * (20 * 2**20))], "would unpack to 20,971,520 bytes"),
+    ],
+)
+def test_an_archive_that_is_not_what_it_claims_is_refused(tmp_path, entries, complaint):
+    path = zip_of(tmp_path / "bad.zip", entries)
+    with pytest.raises(RecordError, match=complaint) as caught:
+        list(read_raw(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_encrypted_entry_is_refused(tmp_path):
+    path = zip_of(tmp_path / "secret.zip", [("a.json", STUDY_42)])
+    data = bytearray(path.read_bytes())
+    directory = data.rindex(b"PK\x01\x02")
+    data[directory + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(RecordError, match="is encrypted"):
+        list(read_raw(path))
+
+
+def test_overlapping_entries_are_refused(tmp_path):
+    path = zip_of(tmp_path / "overlap.zip", [("a.json", STUDY_42), ("b.json", STUDY_42)])
+    data = bytearray(path.read_bytes())
+    second = data.rindex(b"PK\x01\x02")
+    data[second + 42 : second + 46] = bytes(4)  # the second entry starts where the first does
+    path.write_bytes(data)
+    with pytest.raises(RecordError, match="overlaps"):
+        list(read_raw(path))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_truncated_zip_is_refused(tmp_path, share):
+    path = zip_of(tmp_path / "cut.zip", [("a.json", STUDY_42)])
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(RecordError, match=r"truncated or damaged zip .*; download it again"):
+        list(read_raw(path))
+
+
+def test_a_damaged_entry_is_a_reject_and_the_rest_is_read(tmp_path):
+    path = zip_of(tmp_path / "hurt.zip", [("a.json", STUDY_42), ("b.xml", LEGACY)])
+    data = bytearray(path.read_bytes())
+    data[100] ^= 0xFF
+    path.write_bytes(data)
+    assert ids(path) == ["NCT00000043"]
+    (reject,) = rejects(path)
+    assert (reject.origin, reject.reason) == ("hurt.zip:a.json", "damaged_entry")
+
+
+def test_truncated_gzip_and_empty_files_are_refused(tmp_path):
+    path = tmp_path / "cut.json.gz"
+    path.write_bytes(gzip.compress(STUDY_42)[:200])
+    with pytest.raises(RecordError, match="truncated or damaged"):
+        list(read_raw(path))
+    path.write_bytes(b"")
+    with pytest.raises(RecordError, match="empty"):
+        list(read_raw(path))
+
+
+def test_files_must_be_there(tmp_path):
+    with pytest.raises(RecordError, match="no such file; check"):
+        FilesSource((str(tmp_path / "nowhere.zip"),))
+    with pytest.raises(RecordError, match="no files"):
+        FilesSource(())
+    with pytest.raises(RecordError, match="no such file"):
+        list(read_raw(tmp_path / "nowhere.zip"))
+
+
+@pytest.mark.skipif(not REGISTRY.is_dir(), reason="../shared/data/registry is absent")
+def test_real_records_of_both_kinds_parse():
+    path = REGISTRY / "api-v2-2024-09-24.json.zip"
+    with zipfile.ZipFile(path) as archive:
+        named = {name.removesuffix(".json") for name in archive.namelist()}
+        first = json.loads(archive.read(archive.namelist()[0]))
+    found = ids(path)
+    assert set(found) == named
+    assert len(found) == 635
+    assert found[0] == first["protocolSection"]["identificationModule"]["nctId"]
+    csv_ids = ids(REGISTRY / "ctg-studies.csv")
+    assert len(csv_ids) == len(set(csv_ids)) == 1605

@@ -1,0 +1,133 @@
+"""The ledger of a run, and the digest of what comes from outside.
+
+The whole job on a toy: made once, skipped when finished, made again when something changed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from trialese.artifacts import read_manifest
+from trialese.errors import ArtifactError, RecipeError, RecordError
+from trialese.pipeline.plan import format_plan, plan_recipe
+from trialese.pipeline.stages import (
+    LEDGER_NAME,
+    chain_stages,
+    digest_of_input,
+    is_finished,
+    read_ledger,
+    run_recipe,
+    write_ledger,
+)
+from trialese.recipe import Recipe, load_recipe, parse_recipe
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    ledger = {"corpus": {"key": "k", "digest": "d"}}
+    write_ledger(tmp_path, ledger)
+    assert read_ledger(tmp_path) == ledger
+
+
+def test_a_lost_or_damaged_ledger_is_empty(tmp_path: Path) -> None:
+    assert read_ledger(tmp_path) == {}
+    (tmp_path / LEDGER_NAME).write_text("{", encoding="utf-8")
+    assert read_ledger(tmp_path) == {}
+
+
+def test_an_input_is_known_by_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in" / "a.csv"
+    file.write_text("x", encoding="utf-8")
+    before = digest_of_input(file), digest_of_input(tmp_path / "in")
+    file.write_text("y", encoding="utf-8")
+    after = digest_of_input(file), digest_of_input(tmp_path / "in")
+    assert not set(before) & set(after)
+    with pytest.raises(RecordError, match="nowhere: no such input file"):
+        digest_of_input(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def copy(toy: Recipe, tmp_path: Path) -> Recipe:
+    """The finished toy in a folder of this test's own."""
+    shutil.copytree(toy.folder, tmp_path / "runs", dirs_exist_ok=True)
+    return msgspec.structs.replace(toy, folder=str(tmp_path / "runs"))
+
+
+def unfinished(recipe: Recipe) -> list[str]:
+    return [stage.name for stage in chain_stages(recipe) if not is_finished(stage)]
+
+
+def changed(recipe: Recipe, *overrides: str) -> Recipe:
+    return load_recipe(Path(recipe.folder) / "toy.toml", overrides=overrides)
+
+
+def test_a_run_makes_every_artifact_and_a_report(toy: Recipe) -> None:
+    home = Path(toy.folder) / "toy"
+    assert unfinished(toy) == []
+    assert (home / "verdict" / "report.html").stat().st_size > 10_000
+    assert (home / "recipe.json").is_file()
+    assert read_manifest(home / "adapter").kind == "adapter"
+    page = (home / "verdict" / "report.html").read_text(encoding="utf-8")
+    assert "ynthetic" in page  # marked as such everywhere it shows
+    assert page.count("no single word gives a label away") == len(toy.tasks.names)
+
+
+def test_a_finished_run_makes_nothing(copy: Recipe) -> None:
+    made = []
+    run_recipe(copy, on_stage=lambda stage, finished: made.append((stage.name, finished)))
+    assert made
+    assert all(finished for _, finished in made)
+
+
+def test_a_changed_setting_remakes_its_stage_and_what_stands_on_it(toy: Recipe) -> None:
+    assert unfinished(changed(toy, "verdict.resamples=60")) == ["verdict"]
+    assert unfinished(changed(toy, "tasks.sex.finetune.lr=1e-5")) == ["sex/base", "sex/adapted"]
+    assert unfinished(changed(toy, "pretrain.adapt_phase.steps=3")) == ["adapter"]
+    assert unfinished(changed(toy, "tasks.threshold_shrinkage=3.0")) == [
+        f"{task}/{system}" for task in ("stop-reasons", "sex") for system in ("base", "adapted")
+    ]
+    assert unfinished(changed(toy, "pretrain.replay_share=0.1")) == ["adapter"]
+    assert unfinished(changed(toy, "collect.retries=1")) == []
+    assert "snapshot" in unfinished(changed(toy, "collect.sample.studies=161"))
+
+
+def test_a_damaged_artifact_is_made_again(copy: Recipe) -> None:
+    home = Path(copy.folder) / "toy"
+    before = read_manifest(home / "corpus").digest
+    (home / "corpus" / "manifest.json").write_text("{", encoding="utf-8")
+    assert "corpus" in unfinished(copy)
+    corpus = next(stage for stage in chain_stages(copy) if stage.name == "corpus")
+    with pytest.raises(ArtifactError, match="damaged"):
+        read_manifest(corpus.path)
+    run_recipe(copy)
+    assert unfinished(copy) == []
+    assert read_manifest(corpus.path).digest == before
+
+
+@pytest.mark.parametrize("key", ["collect.paths=['nowhere']", "tasks.sex.labelled=nowhere"])
+def test_a_missing_input_file_is_named_before_anything_is_made(key: str, tmp_path: Path) -> None:
+    recipe = parse_recipe("[collect]\nsource='files'", overrides=[key, f"folder={tmp_path}"])
+    with pytest.raises(RecordError, match="nowhere: no such input file"):
+        run_recipe(recipe)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_task_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    recipe = parse_recipe("", overrides=["tasks.names=['height']", f"folder={tmp_path}"])
+    with pytest.raises(RecipeError, match=r"height.*stop-reasons"):
+        run_recipe(recipe)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_says_what_is_left(toy: Recipe) -> None:
+    assert {stage.finished for stage in plan_recipe(toy)} == {True}
+    planned = {stage.name: stage for stage in plan_recipe(changed(toy, "pretrain.seed=8"))}
+    assert planned["corpus"].finished
+    assert planned["adapter"].tokens == 2 * 16 * 32
+    assert planned["adapter"].seconds is not None
+    text = format_plan(list(planned.values()))
+    assert "to do" in text
+    assert "stages to do, about" in text

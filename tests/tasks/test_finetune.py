@@ -1,0 +1,282 @@
+""""""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from trialese.artifacts import read_manifest, verify_files
+from trialese.errors import ArtifactError, RecipeError, RecordError
+from trialese.pipeline.evaluate import judge_classifiers
+from trialese.predictions import load_predictions
+from trialese.records import Example, Predictions, Task
+from trialese.settings import (
+    FinetuneSettings,
+    SilverSettings,
+    StopReasonsSettings,
+    TasksSettings,
+    VerdictSettings,
+)
+from trialese.tasks.baselines import blend_classifiers
+from trialese.tasks.classifier import Classifier
+from trialese.tasks.finetune import average_weights, finetune, inner_rounds, score_held
+from trialese.tasks.fit import fit_classifier
+from trialese.tasks.folds import build_examples
+from trialese.thresholds import choose_thresholds
+from trialese.verdict.judge import judge
+
+
+def in_pairs(rows: list[Example]) -> list[Example]:
+    """The rows with two of them a cluster."""
+    return [
+        Example(row.example_id, row.text, row.labels, cluster=f"c{place // 2}")
+        for place, row in enumerate(rows)
+    ]
+
+
+def test_without_inner_folds_the_round_is_train_and_tune(toy_rows: list[Example]) -> None:
+    train, tune = toy_rows[:40], toy_rows[40:]
+    assert inner_rounds(train, tune, 0, fold=0, seed=7) == [(train, tune)]
+
+
+def test_every_text_is_held_once_and_no_cluster_is_divided(toy_rows: list[Example]) -> None:
+    rows = in_pairs(toy_rows)
+    rounds = inner_rounds(rows[:40], rows[40:], 3, fold=1, seed=7)
+    held = [text for _, texts in rounds for text in texts]
+    assert sorted(text.example_id for text in held) == sorted(e.example_id for e in rows)
+    for others, texts in rounds:
+        assert len(others) + len(texts) == len(rows)
+        assert not {e.cluster for e in others} & {e.cluster for e in texts}
+    backwards = inner_rounds(rows[::-1], [], 3, fold=1, seed=7)
+    assert [{e.example_id for e in texts} for _, texts in backwards] == [
+        {e.example_id for e in texts} for _, texts in rounds
+    ]
+    assert inner_rounds(rows, [], 3, fold=2, seed=7) != inner_rounds(rows, [], 3, fold=1, seed=7)
+
+
+def test_too_few_texts_are_refused(toy_rows: list[Example]) -> None:
+    for folds in (1, 50):
+        with pytest.raises(RecordError, match=f"do not fill {folds} inner folds"):
+            inner_rounds(toy_rows[:5], [], folds, fold=0, seed=7)
+
+
+def test_held_texts_are_scored_by_the_fit_that_has_not_seen_them(toy_rows: list[Example]) -> None:
+    rounds = inner_rounds(toy_rows, [], 3, fold=0, seed=7)
+    predicts = [
+        lambda texts, number=number: np.full((len(texts), 3), number / 10) for number in range(3)
+    ]
+    held, scores = score_held(rounds, predicts)
+    seen = [{text.example_id for text in others} for others, _ in rounds]
+    for text, row in zip(held, scores, strict=True):
+        assert text.example_id not in seen[round(row[0] * 10)]
+        assert text.split == "tune"
+
+
+def test_the_average_has_the_mean_weights(
+    toy_task: Task, toy_rows: list[Example], tiny_backbone: Path
+) -> None:
+    settings = FinetuneSettings(
+        epochs=1, average_last=1, lr=1e-3, max_tokens=32, precision="fp32", frozen_layers=1
+    )
+    fits = [
+        fit_classifier(toy_task, rows, toy_rows[40:], tiny_backbone, settings, seed=1)[0]
+        for rows in (toy_rows[:20], toy_rows[20:40])
+    ]
+    states = [
+        {name: value.clone() for name, value in fit.model.state_dict().items()} for fit in fits
+    ]
+    average = average_weights(fits).model.state_dict()
+    for name, value in average.items():
+        torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
+    assert not torch.equal(average["classifier.weight"], states[0]["classifier.weight"])
+    assert torch.equal(
+        fits[1].model.state_dict()["classifier.weight"], states[1]["classifier.weight"]
+    )
+
+
+FITTING = FinetuneSettings(epochs=1, lr=1e-3, max_tokens=32, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> TasksSettings:
+    kinds = {
+        "Insufficient_Enrollment": "slow accrual at site number",
+        "Business_Administrative": "lack of funding from sponsor number",
+        "Covid19": "stopped in the covid wave number",
+    }
+    lines = [
+        f"{text} {('alpha', 'beta', 'gamma', 'delta', 'eta')[row % 5]} {row}\t{label}"
+        for row in range(24)
+        for label, text in kinds.items()
+    ]
+    path = tmp_path_factory.mktemp("labelled") / "a.tsv"
+    path.write_text("text\tlabels\n" + "\n".join(lines) + "\n")
+    section = StopReasonsSettings(
+        labelled=str(path), folds=3, run_folds=2, tune_share=0.3, seeds=(1, 2), finetune=FITTING
+    )
+    return TasksSettings(stop_reasons=section)
+
+
+@pytest.fixture(scope="module")
+def artifacts(
+    recipe: TasksSettings, tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("runs")
+    for system in ("base", "tfidf", "prior"):
+        model = tiny_backbone if system == "base" else None
+        finetune("stop-reasons", system, model, None, recipe, home / system)
+    return {system: home / system for system in ("base", "tfidf", "prior")}
+
+
+def by_round(path: Path) -> dict[tuple[int, int, str], Predictions]:
+    runs = load_predictions(path / "predictions.parquet")
+    return {(run.seed, run.fold, run.split): run for run in runs}
+
+
+def test_every_system_has_the_same_rounds_rows_and_truth(artifacts: dict[str, Path]) -> None:
+    base, tfidf = by_round(artifacts["base"]), by_round(artifacts["tfidf"])
+    assert (
+        set(base)
+        == set(tfidf)
+        == {(seed, fold, split) for seed in (1, 2) for fold in (0, 1) for split in ("tune", "test")}
+    )
+    for key, run in base.items():
+        assert run.ids == tfidf[key].ids and run.clusters == tfidf[key].clusters
+        np.testing.assert_array_equal(run.truth, tfidf[key].truth)
+
+
+def test_trained_on_holds_train_and_for_test_tune_too(
+    artifacts: dict[str, Path], recipe: TasksSettings
+) -> None:
+    everything = {e.cluster for e in build_examples("stop-reasons", recipe, None).examples}
+    for system in ("base", "tfidf"):
+        runs = by_round(artifacts[system])
+        tune, test = runs[1, 0, "tune"], runs[1, 0, "test"]
+        assert test.trained_on == everything - set(test.clusters)
+        assert tune.trained_on == test.trained_on - set(tune.clusters)
+
+
+def test_the_saved_classifier_is_that_of_the_first_round(artifacts: dict[str, Path]) -> None:
+    classifier = Classifier.load(artifacts["base"])
+    run = by_round(artifacts["base"])[1, 0, "tune"]
+    assert classifier.thresholds is not None
+    assert classifier.thresholds.values == pytest.approx(
+        choose_thresholds(run, VerdictSettings()).values
+    )
+    assert not (artifacts["tfidf"] / "model").exists()
+
+
+def test_a_verdict_can_be_judged_from_the_files(artifacts: dict[str, Path]) -> None:
+    runs = {
+        system: load_predictions(path / "predictions.parquet") for system, path in artifacts.items()
+    }
+    verdict = judge(runs, VerdictSettings(resamples=20))
+    scores = {score.system: score.averages["micro"].f1.point for score in verdict.scores}
+    assert scores["tfidf"] > 0.9 > scores["prior"]
+    assert verdict.rows == sum(
+        len(run.ids) for run in runs["prior"] if run.split == "test" and run.seed == 1
+    )
+
+
+def test_manifests_tell_what_went_in_and_what_lacks(artifacts: dict[str, Path]) -> None:
+    manifest = read_manifest(artifacts["base"], kind="classifier")
+    verify_files(artifacts["base"])
+    assert manifest.counts["examples"] == 72
+    assert set(manifest.inputs) == {"examples", "model"}
+    assert [fit["seed"] for fit in manifest.notes["fits"]] == [1, 2, 1, 2]
+    assert "Success" in manifest.notes["labels_without_examples"]["fold 0, test"]
+    prior = read_manifest(artifacts["prior"], kind="classifier")
+    assert prior.inputs["examples"] == manifest.inputs["examples"]
+    assert "finetune" not in prior.settings["section"]
+
+
+def test_equal_input_gives_equal_bytes(
+    artifacts: dict[str, Path], recipe: TasksSettings, tmp_path: Path
+) -> None:
+    again = finetune("stop-reasons", "tfidf", None, None, recipe, tmp_path / "again")
+    assert again.digest == read_manifest(artifacts["tfidf"]).digest
+
+
+def test_systems_and_models_must_go_together(
+    recipe: TasksSettings, tiny_backbone: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="'adapted' needs the folder of a masked-LM"):
+        finetune("stop-reasons", "adapted", None, None, recipe, tmp_path / "x")
+    with pytest.raises(RecipeError, match="'tfidf' takes no model"):
+        finetune("stop-reasons", "tfidf", tiny_backbone, None, recipe, tmp_path / "x")
+    with pytest.raises(ArtifactError, match="no model here"):
+        finetune("stop-reasons", "base", tmp_path, None, recipe, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_inner_folds_score_every_text_outside_test_and_save_the_average(
+    recipe: TasksSettings, artifacts: dict[str, Path], tiny_backbone: Path, tmp_path: Path
+) -> None:
+    section = msgspec.structs.replace(
+        recipe.stop_reasons,
+        inner_folds=2,
+        run_folds=1,
+        seeds=(1,),
+        sentences=1,
+        finetune=msgspec.structs.replace(FITTING, average_last=1),
+    )
+    changed = msgspec.structs.replace(recipe, stop_reasons=section)
+    for system in ("base", "tfidf"):
+        model = tiny_backbone if system == "base" else None
+        finetune("stop-reasons", system, model, None, changed, tmp_path / system)
+    earlier, rival = by_round(artifacts["base"]), by_round(tmp_path / "tfidf")
+    runs = by_round(tmp_path / "base")
+    tune, test = runs[1, 0, "tune"], runs[1, 0, "test"]
+    assert test.ids == earlier[1, 0, "test"].ids
+    assert len(tune.ids) + len(test.ids) == 72 and not set(tune.ids) & set(test.ids)
+    assert tune.ids == rival[1, 0, "tune"].ids
+    assert test.trained_on == set(tune.clusters) and not tune.trained_on
+    manifest = read_manifest(tmp_path / "base", kind="classifier")
+    assert len(manifest.notes["fits"]) == 2
+    classifier = Classifier.load(tmp_path / "base")
+    texts = {e.example_id: e.text for e in build_examples("stop-reasons", changed, None).examples}
+    again = classifier.predict([texts[name] for name in test.ids])
+    np.testing.assert_allclose(again, test.scores, atol=1e-6)
+    judge(
+        {name: list(by_round(tmp_path / name).values()) for name in ("base", "tfidf")},
+        VerdictSettings(resamples=20),
+    )
+
+
+def test_silver_texts_are_learnt_by_every_system_and_the_verdict_says_so(
+    recipe: TasksSettings, artifacts: dict[str, Path], tiny_backbone: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "silver.tsv"
+    rows = [f"recruiting stopped after patient {row}\tCovid19" for row in range(40)]
+    rows.append("slow accrual at site number alpha 0\tCovid19")  # near a labelled text
+    table.write_text("text\tprediction\n" + "\n".join(rows) + "\n")
+    section = msgspec.structs.replace(
+        recipe.stop_reasons,
+        silver=SilverSettings(table=str(table), column="prediction", epochs=2),
+    )
+    changed = msgspec.structs.replace(recipe, stop_reasons=section)
+    manifest = finetune("stop-reasons", "silver", tiny_backbone, None, changed, tmp_path / "silver")
+    notes = manifest.notes["silver"]
+    assert notes["left_out"]["near a labelled text"] >= 1
+    assert notes["texts"] + sum(notes["left_out"].values()) == 41
+    assert set(manifest.inputs) == {"examples", "model", "silver"}
+    assert not any("silver" in name for name in manifest.files)  # its models are gone
+    plain, started = by_round(artifacts["base"]), by_round(tmp_path / "silver")
+    assert plain[1, 0, "test"].ids == started[1, 0, "test"].ids
+    assert not np.allclose(plain[1, 0, "test"].scores, started[1, 0, "test"].scores)
+    rival = finetune("stop-reasons", "tfidf", None, None, changed, tmp_path / "tfidf")
+    assert set(rival.inputs) == {"examples", "silver"}
+    assert rival.settings["section"]["silver"] == {"table": str(table), "column": "prediction"}
+    more = by_round(tmp_path / "tfidf")[1, 0, "test"].scores
+    assert not np.allclose(by_round(artifacts["tfidf"])[1, 0, "test"].scores, more)
+    folders = [tmp_path / "tfidf", artifacts["base"], tmp_path / "silver"]
+    judge_classifiers(folders, VerdictSettings(resamples=20), tmp_path / "verdict")
+    said = (tmp_path / "verdict" / "verdict.md").read_text()
+    assert "tfidf and silver learnt from" in said
+    blend_classifiers(tmp_path / "silver", tmp_path / "tfidf", "hybrid", tmp_path / "hybrid")
+    assert read_manifest(tmp_path / "hybrid").notes["silver"] == notes
+    assert f"silver: learnt from {notes['texts']} texts that a model labelled" in said

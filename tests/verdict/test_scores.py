@@ -1,0 +1,210 @@
+"""The coarser view against scikit-learn on merged columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix, f1_score
+
+from trialese.errors import RecordError
+from trialese.records import Predictions
+from trialese.settings import VerdictSettings
+from trialese.tasks.stop_reasons import STOP_REASON_GROUPS, STOP_REASONS
+from trialese.thresholds import choose_thresholds
+from trialese.verdict.judge import judge
+from trialese.verdict.scores import Scoreboard, Table, score, tabulate
+from trialese.verdict.systems import Round, line_up
+from trialese.verdict.text import format_markdown, group_rows
+
+Runs = dict[str, list[Predictions]]
+
+
+def right(system: str, each: Round) -> np.ndarray:
+    best = each.test[system].scores.argmax(axis=1)
+    return np.column_stack([each.truth[np.arange(len(best)), best], np.ones(len(best))])
+
+
+def share(sums: np.ndarray) -> np.ndarray:
+    return sums[..., :1] / sums[..., 1:]
+
+
+def table_of(runs: Runs) -> Table:
+    settings = VerdictSettings(resamples=300)
+    return tabulate(line_up(runs), right, share, ["accuracy"], settings)
+
+
+def test_points_and_spread_are_those_of_plain_resampling(made: Callable[..., Runs]) -> None:
+    runs = made(kind="multiclass", labels=("a", "b", "c"), systems=("base", "tfidf"), rows=300)
+    table = table_of(runs)
+    tests = runs["base"][1::2]
+    hits = np.concatenate([right("base", r)[:, 0] for r in line_up(runs).rounds])
+    clusters = np.concatenate([r.clusters for r in line_up(runs).rounds])
+    assert table.point("base", "accuracy") == hits.mean()
+    assert sum(len(run.ids) for run in tests) == len(hits)
+    names = sorted(set(clusters.tolist()))
+    members = [hits[clusters == name] for name in names]
+    random = np.random.default_rng(0)
+    plain = [
+        np.concatenate([members[i] for i in random.integers(0, len(names), len(names))]).mean()
+        for _ in range(300)
+    ]
+    found = table.interval("base", "accuracy")
+    np.testing.assert_allclose(
+        [found.low, found.high], np.quantile(plain, [0.025, 0.975]), atol=0.015
+    )
+
+
+def test_seeds_share_their_resamples(
+    made: Callable[..., Runs], changed: Callable[..., Predictions]
+) -> None:
+    """Two seeds with the same answers are no more certain than one."""
+    runs = made(systems=("base", "tfidf"), kind="multiclass", labels=("a", "b"))
+    twice = {
+        system: [changed(run, seed=seed) for seed in (1, 2) for run in given]
+        for system, given in runs.items()
+    }
+    assert table_of(runs).interval("base", "accuracy") == table_of(twice).interval(
+        "base", "accuracy"
+    )
+    assert table_of(twice).seeds_of("base", "accuracy").shape == (2,)
+
+
+def test_centred_interval_lies_around_the_figure(made: Callable[..., Runs]) -> None:
+    table = table_of(made(systems=("base", "tfidf")))
+    table.draws[:] += 0.5  # a figure that resampling inflates
+    plain, centred = table.interval("base", "accuracy"), table.interval(
+        "base", "accuracy", centred=True
+    )  # fmt: skip
+    assert plain.low > plain.point
+    assert centred.low < centred.point < centred.high
+
+
+def board_of(runs: Runs, settings: VerdictSettings | None = None) -> Scoreboard:
+    settings = settings or VerdictSettings(resamples=100)
+    lineup = line_up(runs)
+    thresholds = {
+        (s, r.seed, r.fold): choose_thresholds(r.tune[s], settings)
+        for s in lineup.systems
+        for r in lineup.rounds
+    }
+    return score(lineup, thresholds, settings)
+
+
+def test_sets_keep_their_promise_on_honest_folds(made: Callable[..., Runs]) -> None:
+    scores = board_of(made(rows=2000)).scores("base")
+    assert scores.extra["set_recall"].point > 0.87
+    loose = board_of(made(rows=2000), VerdictSettings(resamples=50, miss_rate=0.4)).scores("base")
+    assert 0.55 < loose.extra["set_recall"].point < 0.75
+    assert loose.extra["set_labels"].point < scores.extra["set_labels"].point
+
+
+def test_texts_left_to_a_person_were_the_harder_ones(made: Callable[..., Runs]) -> None:
+    runs = made(kind="multiclass", labels=("All", "Female", "Male"), rows=1500, skill={"base": 1.0})
+    scores = board_of(runs).scores("base")
+    assert 0.02 < scores.extra["abstained"].point < 0.9
+    assert scores.extra["answered_f1"].point > scores.averages["micro"].f1.point
+
+
+def test_temperature_lowers_the_calibration_error_of_sharpened_scores(
+    made: Callable[..., Runs], changed: Callable[..., Predictions]
+) -> None:
+    def sharpen(run: Predictions) -> Predictions:
+        odds = (run.scores / (1 - run.scores)) ** 4
+        return changed(run, scores=odds / (1 + odds))
+
+    runs = made(rows=1500)
+    runs["base"] = [sharpen(run) for run in runs["base"]]
+    board = board_of(runs)
+    extra = board.scores("base").extra
+    assert extra["ece_cooled"].high < extra["ece"].low
+    assert extra["brier_cooled"].point < extra["brier"].point
+    assert board.reliability_notes("base")["temperature_median"] > 1.4
+    for name in ("ece", "ece_cooled"):
+        assert extra[name].low <= extra[name].point <= extra[name].high
+
+
+def test_reliability_counts_every_forecast(runs: Runs) -> None:
+    notes = board_of(runs).reliability_notes("base")
+    for name in ("as_given", "cooled"):
+        assert sum(notes[name]["count"]) == 400 * 17
+
+
+def test_confusions_of_a_multiclass_task_are_scikit_learns(made: Callable[..., Runs]) -> None:
+    runs = made(kind="multiclass", labels=("All", "Female", "Male"), skill={"base": 0.8})
+    tests = runs["base"][1::2]
+    theirs = confusion_matrix(
+        np.concatenate([r.truth.argmax(1) for r in tests]),
+        np.concatenate([r.scores.argmax(1) for r in tests]),
+    )
+    assert board_of(runs).confusions("base") == theirs.tolist()
+
+
+def test_confusions_of_a_multilabel_task_count_what_was_taken_for_what(runs: Runs) -> None:
+    board = board_of(runs)
+    expected = np.zeros((17, 17))
+    for each in board.lineup.rounds:
+        predicted = board.decided["base", each.seed, each.fold]
+        for truth, chosen in zip(each.truth, predicted, strict=True):
+            for i in np.flatnonzero(truth & ~chosen):
+                for j in np.flatnonzero(chosen & ~truth):
+                    expected[i, j] += 1
+    assert expected.sum() > 0
+    assert board.confusions("base") == expected.tolist()
+
+
+def test_a_multiclass_task_has_plain_accuracy(made: Callable[..., Runs]) -> None:
+    extra = board_of(made(kind="multiclass", labels=("a", "b", "c"))).scores("base").extra
+    assert "accuracy" in extra
+    assert "label_accuracy" not in extra
+    assert set(extra) >= {"brier", "ece", "ece_cooled", "set_recall", "abstained"}
+
+
+def test_support_is_a_count_of_texts(runs: Runs) -> None:
+    labels = board_of(runs).scores("base").labels
+    truth = np.vstack([r.truth for r in runs["base"][1::2]])
+    assert [label.support for label in labels] == truth.sum(axis=0).tolist()
+
+
+FIXED = VerdictSettings(resamples=50, threshold=0.4)
+
+
+def test_figures_are_those_of_merged_labels(runs: Runs) -> None:
+    verdict = judge(runs, FIXED, groups=STOP_REASON_GROUPS)
+    rows = group_rows(verdict)
+    assert [row.name for row in rows[:6]] == [
+        "Neutral", "Suspicious", "Invalid", "Negative", "Safety", "Success"
+    ]  # fmt: skip
+    test = [run for run in runs["adapted"] if run.split == "test"]
+    truth = np.concatenate([run.truth for run in test])
+    given = np.concatenate([run.scores for run in test]) >= 0.4
+    merged = []
+    for labels in (truth, given):
+        columns = {
+            row.name: labels[:, [x in row.members for x in STOP_REASONS.labels]].any(axis=1)
+            for row in rows[:6]
+        }
+        merged.append(np.stack(list(columns.values()), axis=1))
+    expected = f1_score(*merged, average=None, zero_division=0)
+    assert [row.cells[0].point for row in rows[:6]] == pytest.approx(expected.tolist())
+    by_name = {row.name: row.cells[0].point for row in rows}
+    for average in ("micro", "macro", "weighted", "samples"):
+        assert by_name[f"{average} avg"] == pytest.approx(
+            f1_score(*merged, average=average, zero_division=0)
+        )
+    assert all(c.low <= c.point <= c.high for row in rows for c in row.cells)
+    text = format_markdown([verdict])
+    assert "## By coarser groups" in text and "| Suspicious | " in text
+
+
+def test_without_groups_there_is_no_second_view(runs: Runs) -> None:
+    verdict = judge(runs, FIXED)
+    assert group_rows(verdict) == []
+    assert "coarser" not in format_markdown([verdict])
+
+
+def test_every_label_needs_a_group(runs: Runs, made: Callable[..., Runs]) -> None:
+    with pytest.raises(RecordError, match="no group for Covid19; give every label one"):
+        groups = {k: v for k, v in STOP_REASON_GROUPS.items() if k != "Covid19"}
+        judge(runs, FIXED, groups=groups)
