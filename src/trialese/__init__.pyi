@@ -32,9 +32,10 @@ from .recipe import load_recipe as load_recipe
 from .recipe import parse_recipe as parse_recipe
 from .tasks.classifier import Classifier as Classifier
 from .tasks.finetune import finetune as finetune
+from .tasks.fit import fit_classifier as fit_classifier
 from .tasks.folds import build_examples as build_examples
+from .tasks.folds import task_named as task_named
 from .tasks.labelled import read_labelled as read_labelled
-from .tasks.task import task_named as task_named
 from .thresholds import choose_thresholds as choose_thresholds
 from .verdict.judge import judge as judge
 from .verdict.report import load_verdicts as load_verdicts

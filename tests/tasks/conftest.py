@@ -44,14 +44,14 @@ def toy_rows() -> list[Example]:
 @pytest.fixture(scope="session")
 def toy_folder(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a classifier that has learnt the toy task, with thresholds; read only."""
-    from trialese.tasks.classifier import Classifier
+    from trialese.tasks.fit import fit_classifier
 
     rows = toy_examples()
     settings = FinetuneSettings(
         epochs=16, patience=16, lr=5e-3, head_lr=2e-2, batch_texts=8, max_tokens=32, dropout=0.0,
         precision="fp32",
     )  # fmt: skip
-    classifier = Classifier.fit(TOY, rows[:45], rows[45:], tiny_backbone, settings, seed=1)
+    classifier = fit_classifier(TOY, rows[:45], rows[45:], tiny_backbone, settings, seed=1)[0]
     classifier.thresholds = Thresholds(labels=TOY.labels, values=(0.4, 0.5, 0.6), chosen_on="tune")
     folder = tmp_path_factory.mktemp("toy-classifier") / "model"
     classifier.save(folder)

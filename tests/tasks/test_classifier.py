@@ -16,6 +16,7 @@ from trialese.errors import ArtifactError
 from trialese.records import Example, Task, Thresholds
 from trialese.settings import FinetuneSettings
 from trialese.tasks.classifier import Classifier, FirstTokenLogits, Preprocessing, fast_forward
+from trialese.tasks.fit import fit_classifier
 from trialese.tasks.scorer import length_sorted_batches
 from trialese.tasks.task import encode_labels
 
@@ -76,7 +77,7 @@ def fitted(tiny_backbone: Path) -> Classifier:
             [("slow accrual", "Enrollment"), ("funding", "Money"), ("futility", "Science")] * 8
         )
     ]
-    classifier = Classifier.fit(task, rows, rows[:6], tiny_backbone, QUICK, seed=3)
+    classifier = fit_classifier(task, rows, rows[:6], tiny_backbone, QUICK, seed=3)[0]
     classifier.thresholds = Thresholds(
         labels=task.labels, values=(0.2, 0.3, 0.4), chosen_on="tune", chosen_from=frozenset("ab")
     )
@@ -135,7 +136,7 @@ def test_one_label_scores_sum_to_one(tiny_backbone: Path) -> None:
             [("women", "Female"), ("men", "Male"), ("adults", "All")] * 6
         )
     ]
-    classifier = Classifier.fit(task, rows, rows[:3], tiny_backbone, QUICK, seed=1)
+    classifier = fit_classifier(task, rows, rows[:3], tiny_backbone, QUICK, seed=1)[0]
     np.testing.assert_allclose(classifier.predict(TEXTS).sum(axis=1), 1.0, atol=1e-6)
     assert classifier.model.config.problem_type == "single_label_classification"
 

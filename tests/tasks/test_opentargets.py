@@ -6,7 +6,7 @@ import pytest
 
 from trialese.records import Audit, Example, Task, Thresholds
 from trialese.settings import FinetuneSettings
-from trialese.tasks.classifier import Classifier
+from trialese.tasks.fit import fit_classifier
 from trialese.tasks.opentargets import check_dropin, preset_labels
 from trialese.tasks.scorer import OPEN_TARGETS_PRESET, read_description
 from trialese.tasks.stop_reasons import STOP_REASONS
@@ -16,7 +16,7 @@ FITTING = FinetuneSettings(epochs=1, max_tokens=64, precision="fp32")
 
 def saved(task: Task, backbone: Path, path: Path) -> Path:
     rows = [Example(str(i), f"slow accrual {i}", task.labels[:1]) for i in range(6)]
-    classifier = Classifier.fit(task, rows, rows, backbone, FITTING, seed=1)
+    classifier = fit_classifier(task, rows, rows, backbone, FITTING, seed=1)[0]
     count = len(task.labels)
     classifier.thresholds = Thresholds(labels=task.labels, values=(0.4,) * count, chosen_on="tune")
     classifier.save(path)

@@ -17,7 +17,7 @@ import pytest
 from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.records import Example, Task, Thresholds
 from trialese.settings import FinetuneSettings
-from trialese.tasks.classifier import Classifier
+from trialese.tasks.fit import fit_classifier
 from trialese.tasks.predict import (
     LabelledText,
     Share,
@@ -37,7 +37,7 @@ def model(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     task = Task("toy", ("Enrollment", "Money"), "multilabel")
     rows = [Example("1", "slow accrual", ("Enrollment",)), Example("2", "funding", ("Money",))] * 4
     settings = FinetuneSettings(epochs=1, max_tokens=32)
-    classifier = Classifier.fit(task, rows, rows, tiny_backbone, settings, seed=1)
+    classifier = fit_classifier(task, rows, rows, tiny_backbone, settings, seed=1)[0]
     classifier.thresholds = Thresholds(
         labels=task.labels, values=(0.0, 1.0), chosen_on="tune", chosen_from=frozenset()
     )

@@ -11,10 +11,10 @@ from trialese.errors import RecipeError, RecordError
 from trialese.recipe import parse_recipe
 from trialese.records import Example, Task, Trial
 from trialese.settings import DeclaredTaskSettings, TasksSettings
-from trialese.tasks.folds import build_examples
+from trialese.tasks.folds import build_examples, task_named
 from trialese.tasks.sex import SEX, cut_sex_words
 from trialese.tasks.stop_reasons import STOP_REASONS
-from trialese.tasks.task import declared_task, encode_labels, examples_of_declared, task_named
+from trialese.tasks.task import declared_task, encode_labels, examples_of_declared
 
 
 def test_task_named_returns_the_declared_tasks() -> None:

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from trialese.collect.collection import collect_snapshot
 from trialese.records import Example, Snapshot, Task, Thresholds
 from trialese.settings import CollectSettings, FinetuneSettings, SampleSettings, ServeSettings
-from trialese.tasks.classifier import Classifier
+from trialese.tasks.fit import fit_classifier
 from trialese.web.app import create_app
 from trialese.web.models import open_served
 
@@ -25,7 +25,7 @@ def save_classifier(backbone: Path, path: Path, task: Task = TASK) -> Path:
         Example("2", "funding", task.labels[1:2]),
     ] * 4
     settings = FinetuneSettings(epochs=1, max_tokens=32)
-    classifier = Classifier.fit(task, rows, rows, backbone, settings, seed=1)
+    classifier = fit_classifier(task, rows, rows, backbone, settings, seed=1)[0]
     classifier.thresholds = Thresholds(
         labels=task.labels, values=(0.25, 0.5), chosen_on="tune", chosen_from=frozenset()
     )

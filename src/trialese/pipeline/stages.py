@@ -234,8 +234,7 @@ def _task_stage(
     recipe: Recipe, home: Path, task: str, system: str, snapshot: Stage, model: Stage | None
 ) -> Stage:
     from trialese.hub import is_hub_id
-    from trialese.tasks.folds import describe_section, section_of
-    from trialese.tasks.task import task_named
+    from trialese.tasks.folds import describe_section, section_of, task_named
 
     section = section_of(task_named(task, recipe.tasks), recipe.tasks)
     silver = getattr(section, "silver", None)

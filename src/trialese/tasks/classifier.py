@@ -35,8 +35,8 @@ from trialese.errors import ArtifactError
 from trialese.pretrain.compute import choose_compute
 from trialese.pretrain.encoder import Encoder
 from trialese.progress import Progress, silent
-from trialese.records import Example, Task, Thresholds
-from trialese.settings import FinetuneSettings, Precision, PretrainSettings
+from trialese.records import Task, Thresholds
+from trialese.settings import Precision, PretrainSettings
 from trialese.tasks.scorer import (
     CPU_TOKENS,
     Preprocessing,
@@ -137,33 +137,6 @@ class Classifier:
     def engine(self) -> str:
         """Such as "torch fp32"."""
         return f"torch {'fp32' if self.forward is None else self.forward.precision}"
-
-    @classmethod
-    def fit(
-        cls,
-        task: Task,
-        train: Sequence[Example],
-        tune: Sequence[Example],
-        model: Path,
-        settings: FinetuneSettings,
-        *,
-        seed: int,
-        preprocessing: Preprocessing | None = None,
-        progress: Progress = silent,
-    ) -> Classifier:
-        """A classifier fitted on `train`, stopped on `tune`; see `fitting.fit_classifier`."""
-        from trialese.tasks.fit import fit_classifier
-
-        return fit_classifier(
-            task,
-            train,
-            tune,
-            model,
-            settings,
-            seed=seed,
-            preprocessing=preprocessing,
-            progress=progress,
-        )[0]
 
     def predict(
         self, texts: Sequence[str], *, batch_texts: int = 32, progress: Progress = silent

@@ -27,7 +27,7 @@ from trialese.settings import (
 )
 from trialese.tasks import sex, stop_reasons
 from trialese.tasks.labelled import read_labelled
-from trialese.tasks.task import encode_labels, examples_of_declared, task_named
+from trialese.tasks.task import declared_task, encode_labels, examples_of_declared
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +47,7 @@ __all__ = [
     "refuse_overlap",
     "section_of",
     "split_fold",
+    "task_named",
 ]
 
 
@@ -146,6 +147,22 @@ class ExampleSet:
             "dropped": dict(sorted(self.dropped.items())),
             "contradictory_texts": self.contradictions,
         }
+
+
+def task_named(name: str, settings: TasksSettings | None = None) -> Task:
+    """The task called `name`: one of trialese's, or one that `settings` declare.
+
+    Raises:
+        RecipeError: no such task; names those that there are.
+    """
+    known = {task.name: task for task in (stop_reasons.STOP_REASONS, sex.SEX)}
+    for section in settings.declared if settings else ():
+        if section.name in known:
+            raise RecipeError(f"tasks.declared: {section.name!r} is taken; choose another name")
+        known[section.name] = declared_task(section)
+    if name not in known:
+        raise RecipeError(f"task {name!r} is unknown; use one of {', '.join(known)}")
+    return known[name]
 
 
 def build_examples(name: str, settings: TasksSettings, snapshot: Snapshot | None) -> ExampleSet:

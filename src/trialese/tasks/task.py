@@ -18,35 +18,13 @@ from trialese.settings import DeclaredTaskSettings, RenderSettings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trialese.settings import TasksSettings
-
 __all__ = [
     "check_example",
     "declared_task",
     "encode_labels",
     "examples_of_declared",
     "examples_of_field",
-    "task_named",
 ]
-
-
-def task_named(name: str, settings: TasksSettings | None = None) -> Task:
-    """The task called `name`: one of trialese's, or one that `settings` declare.
-
-    Raises:
-        RecipeError: no such task; names those that there are.
-    """
-    from trialese.tasks.sex import SEX
-    from trialese.tasks.stop_reasons import STOP_REASONS
-
-    known = {task.name: task for task in (STOP_REASONS, SEX)}
-    for section in settings.declared if settings else ():
-        if section.name in known:
-            raise RecipeError(f"tasks.declared: {section.name!r} is taken; choose another name")
-        known[section.name] = declared_task(section)
-    if name not in known:
-        raise RecipeError(f"task {name!r} is unknown; use one of {', '.join(known)}")
-    return known[name]
 
 
 def check_example(task: Task, labels: Sequence[str], where: str) -> None:
