@@ -1,6 +1,6 @@
-"""Confidence intervals: clusters of near-duplicates are resampled, never single rows.
+"""Bootstrap over clusters of near-duplicates: sums by cluster, their resamples, intervals.
 
-Sums over rows decide every metric (see `metrics`), so clusters with equal sums are
+Sums over rows decide every metric (see `verdict.metrics`), so clusters with equal sums are
 interchangeable: a resample is one multinomial draw of how often each *kind* of cluster comes up,
 which is exactly the distribution of drawing clusters one by one. All systems and seeds share
 the draws, so their differences are paired.
@@ -51,7 +51,7 @@ def resampled_sums(
         yield weights.astype(np.float64) @ kinds
 
 
-def interval(point: float, draws: Floats, *, confidence: float) -> Interval:
+def interval(point: float, draws: Floats, *, confidence: float = 0.95) -> Interval:
     """The figure with its percentile interval, rounded to ten decimals.
 
     Rounding hides the last bits, which depend on how many threads added the sums up.

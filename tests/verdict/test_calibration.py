@@ -15,9 +15,9 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from trialese.verdict.calibration import (
     BINS,
+    apply_temperature,
     calibration_figures,
     choose_level,
-    cool,
     fit_temperature,
     measure_calibration,
     missed_share,
@@ -57,7 +57,9 @@ def test_temperature_is_the_minimum_that_scipy_and_sklearn_find() -> None:
     scores, truth = classes(2.0, rows=500)
 
     def loss(temperature: float) -> float:
-        return log_loss(truth.argmax(axis=1), cool(scores, temperature, kind="multiclass"))
+        return log_loss(
+            truth.argmax(axis=1), apply_temperature(scores, temperature, kind="multiclass")
+        )
 
     theirs = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-6})
     assert fit_temperature(scores, truth, kind="multiclass") == pytest.approx(theirs.x, rel=1e-3)
@@ -70,14 +72,14 @@ def test_no_rows_no_change() -> None:
 @pytest.mark.parametrize("kind", ["multilabel", "multiclass"])
 def test_cooling_keeps_the_order_and_one_is_nothing(kind: str) -> None:
     scores, _ = classes(1.0, rows=50)
-    np.testing.assert_allclose(cool(scores, 1.0, kind=kind), scores, atol=1e-6)  # type: ignore[arg-type]
-    cooled = cool(scores, 2.5, kind=kind)  # type: ignore[arg-type]
+    np.testing.assert_allclose(apply_temperature(scores, 1.0, kind=kind), scores, atol=1e-6)  # type: ignore[arg-type]
+    cooled = apply_temperature(scores, 2.5, kind=kind)  # type: ignore[arg-type]
     if kind == "multiclass":
         np.testing.assert_allclose(cooled.sum(axis=1), 1)
         assert (cooled.argmax(axis=1) == scores.argmax(axis=1)).all()
     else:
         assert (np.argsort(cooled.ravel()) == np.argsort(scores.ravel())).all()
-    assert np.isfinite(cool(np.array([[0.0, 1.0]]), 0.05, kind=kind)).all()  # type: ignore[arg-type]
+    assert np.isfinite(apply_temperature(np.array([[0.0, 1.0]]), 0.05, kind=kind)).all()  # type: ignore[arg-type]
 
 
 def test_diagram_agrees_with_scikit_learn() -> None:
@@ -116,7 +118,9 @@ def test_multiclass_error_is_about_the_highest_score() -> None:
 def test_calibrated_forecasts_have_a_small_error_and_cooling_repairs_sharp_ones() -> None:
     truthful, truth = forecasts(1.0, rows=20_000)
     sharp, _ = forecasts(3.0, rows=20_000)
-    cooled = cool(sharp, fit_temperature(sharp, truth, kind="multilabel"), kind="multilabel")
+    cooled = apply_temperature(
+        sharp, fit_temperature(sharp, truth, kind="multilabel"), kind="multilabel"
+    )
 
     def error(scores: np.ndarray) -> float:
         figures = calibration_figures(scores, truth, kind="multilabel")

@@ -13,7 +13,7 @@ from trialese.errors import RecordError
 from trialese.records import Interval, Predictions, Verdict
 from trialese.settings import VerdictSettings
 from trialese.verdict.judge import judge
-from trialese.verdict.protocols import compare_protocols, subtract, write_twin
+from trialese.verdict.protocols import compare_protocols, subtract, write_protocols
 from trialese.verdict.report import load_verdicts
 
 Runs = dict[str, list[Predictions]]
@@ -60,7 +60,7 @@ def test_interval_of_a_difference_covers_when_estimates_are_independent() -> Non
 
 def test_folder_has_page_table_and_numbers(tmp_path: Path, twins: tuple[Verdict, Verdict]) -> None:
     overlap = {"stop-reasons": {"scored_texts": 3372, "of_those_trained_on": 3034}}
-    path = write_twin(tmp_path / "twin", [twins], overlap=overlap, context={"source": "files"})
+    path = write_protocols(tmp_path / "twin", [twins], overlap=overlap, context={"source": "files"})
     assert set(read_manifest(path, kind="verdict").files) == {
         "twin.json", "twin.md", "report.html", "verdict.json"
     }  # fmt: skip

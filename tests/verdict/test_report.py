@@ -23,7 +23,7 @@ from trialese.records import Predictions, Verdict
 from trialese.settings import VerdictSettings
 from trialese.tasks.stop_reasons import STOP_REASON_GROUPS
 from trialese.verdict.judge import judge
-from trialese.verdict.protocols import write_twin
+from trialese.verdict.protocols import write_protocols
 from trialese.verdict.report import load_verdicts, write_report
 
 Runs = dict[str, list[Predictions]]
@@ -286,7 +286,7 @@ def pages(tmp_path: Path, made: Any) -> dict[str, Path]:
     pairs: list[tuple[Verdict, Verdict]] = [(reasons, reasons)]
     return {
         "report": write_report(tmp_path / "report", [reasons, sex], curves=ROWS) / "report.html",
-        "twin": write_twin(tmp_path / "twin", pairs) / "report.html",
+        "twin": write_protocols(tmp_path / "twin", pairs) / "report.html",
     }
 
 

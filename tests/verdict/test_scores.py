@@ -15,7 +15,7 @@ from trialese.tasks.stop_reasons import STOP_REASON_GROUPS, STOP_REASONS
 from trialese.thresholds import choose_thresholds
 from trialese.verdict.judge import judge
 from trialese.verdict.scores import Scoreboard, Table, score, tabulate
-from trialese.verdict.systems import Round, line_up
+from trialese.verdict.systems import Round, align_systems
 from trialese.verdict.text import format_markdown, group_rows
 
 Runs = dict[str, list[Predictions]]
@@ -32,15 +32,15 @@ def share(sums: np.ndarray) -> np.ndarray:
 
 def table_of(runs: Runs) -> Table:
     settings = VerdictSettings(resamples=300)
-    return tabulate(line_up(runs), right, share, ["accuracy"], settings)
+    return tabulate(align_systems(runs), right, share, ["accuracy"], settings)
 
 
 def test_points_and_spread_are_those_of_plain_resampling(made: Callable[..., Runs]) -> None:
     runs = made(kind="multiclass", labels=("a", "b", "c"), systems=("base", "tfidf"), rows=300)
     table = table_of(runs)
     tests = runs["base"][1::2]
-    hits = np.concatenate([right("base", r)[:, 0] for r in line_up(runs).rounds])
-    clusters = np.concatenate([r.clusters for r in line_up(runs).rounds])
+    hits = np.concatenate([right("base", r)[:, 0] for r in align_systems(runs).rounds])
+    clusters = np.concatenate([r.clusters for r in align_systems(runs).rounds])
     assert table.point("base", "accuracy") == hits.mean()
     assert sum(len(run.ids) for run in tests) == len(hits)
     names = sorted(set(clusters.tolist()))
@@ -83,13 +83,13 @@ def test_centred_interval_lies_around_the_figure(made: Callable[..., Runs]) -> N
 
 def board_of(runs: Runs, settings: VerdictSettings | None = None) -> Scoreboard:
     settings = settings or VerdictSettings(resamples=100)
-    lineup = line_up(runs)
+    comparison = align_systems(runs)
     thresholds = {
         (s, r.seed, r.fold): choose_thresholds(r.tune[s], settings)
-        for s in lineup.systems
-        for r in lineup.rounds
+        for s in comparison.systems
+        for r in comparison.rounds
     }
-    return score(lineup, thresholds, settings)
+    return score(comparison, thresholds, settings)
 
 
 def test_sets_keep_their_promise_on_honest_folds(made: Callable[..., Runs]) -> None:
@@ -144,7 +144,7 @@ def test_confusions_of_a_multiclass_task_are_scikit_learns(made: Callable[..., R
 def test_confusions_of_a_multilabel_task_count_what_was_taken_for_what(runs: Runs) -> None:
     board = board_of(runs)
     expected = np.zeros((17, 17))
-    for each in board.lineup.rounds:
+    for each in board.comparison.rounds:
         predicted = board.decided["base", each.seed, each.fold]
         for truth, chosen in zip(each.truth, predicted, strict=True):
             for i in np.flatnonzero(truth & ~chosen):

@@ -17,7 +17,7 @@ from trialese.settings import VerdictSettings
 from trialese.verdict.judge import judge
 from trialese.verdict.metrics import measure, row_figures
 from trialese.verdict.significance import count_discordant, holm, mcnemar, randomisation_p
-from trialese.verdict.systems import line_up
+from trialese.verdict.systems import align_systems
 
 
 @settings(deadline=None, max_examples=15)
@@ -179,7 +179,7 @@ def test_baselines_alone_are_compared_with_each_other(made: Callable[..., Runs])
 
 def test_discordant_answers_are_counted(made: Callable[..., Runs]) -> None:
     runs = made(kind="multiclass", labels=("All", "Female", "Male"), seeds=(1, 2))
-    found = count_discordant(line_up(runs))
+    found = count_discordant(align_systems(runs))
     assert set(found) == {"adapted - base"}
     assert [each["seed"] for each in found["adapted - base"]] == [1, 2]
     right = [
@@ -189,7 +189,7 @@ def test_discordant_answers_are_counted(made: Callable[..., Runs]) -> None:
     first = found["adapted - base"][0]
     assert first["only"] == (right[0] & ~right[1]).sum()
     assert first["rival_only"] == (right[1] & ~right[0]).sum()
-    assert count_discordant(line_up(made())) == {}
+    assert count_discordant(align_systems(made())) == {}
 
 
 CLUSTERS, LABELS = 600, 4

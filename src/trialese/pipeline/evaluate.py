@@ -1,4 +1,4 @@
-"""Classifier folders in, the folder of their verdict out: what `evaluate` and a run end with."""
+"""The verdict on the saved predictions in classifier folders, as an artifact."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from trialese.predictions import load_predictions
 from trialese.progress import Progress, silent
 from trialese.records import Audit, Manifest, Predictions, Snapshot, Verdict
 from trialese.settings import TasksSettings, VerdictSettings
+from trialese.tasks.stop_reasons import STOP_REASON_GROUPS, STOP_REASONS
 from trialese.thresholds import PUBLISHED_CUT
+from trialese.verdict.audits import audit_giveaways
+from trialese.verdict.judge import judge
+from trialese.verdict.protocols import write_protocols
+from trialese.verdict.report import write_report
 
 __all__ = ["Protocol", "audit_texts", "judge_classifiers"]
 
@@ -65,9 +70,6 @@ def judge_classifiers(
             another protocol than is asked for, or under only one of both.
         LeakageError, ArtifactError: see `verdict.judge` and `read_manifest`.
     """
-    from trialese.verdict.protocols import write_twin
-    from trialese.verdict.report import write_report
-
     entries, inputs = _read(classifiers)
     _check_protocols(entries, protocol)
     verdicts: dict[tuple[str, str], Verdict] = {}
@@ -91,14 +93,14 @@ def judge_classifiers(
         if way == "published"
     ]
     overlap = {task: entry.overlap for (way, task), entry in entries.items() if way == "published"}
-    return write_twin(path, pairs, overlap=overlap, context=context, inputs=inputs)
+    return write_protocols(path, pairs, overlap=overlap, context=context, inputs=inputs)
 
 
 def audit_texts(task: str, settings: TasksSettings, snapshot: Snapshot | None) -> list[Audit]:
     """What the texts of a task give away: single words that all but name a label."""
+    # Here, because datasketch brings scipy along, which `evaluate` can do without.
     from trialese.corpus.dedup import normalise
     from trialese.tasks.folds import build_examples
-    from trialese.verdict.audits import audit_giveaways
 
     found = build_examples(task, settings, snapshot)
     texts = [(example.text, example.labels) for example in found.examples]
@@ -158,9 +160,6 @@ def _judge(
     audits: Sequence[Audit],
     allow_overlap: bool,
 ) -> Verdict:
-    from trialese.tasks.stop_reasons import STOP_REASON_GROUPS, STOP_REASONS
-    from trialese.verdict.judge import judge
-
     of_open_targets = next(iter(entry.runs.values()))[0].labels == STOP_REASONS.labels
     if way == "published":
         settings = msgspec.structs.replace(settings, threshold=PUBLISHED_CUT)

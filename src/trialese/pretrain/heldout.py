@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from trialese.artifacts import write_bytes
+from trialese.bootstrap import interval
 from trialese.pretrain.encoder import MaskedEncoder
 from trialese.pretrain.masking import MaskedBlocks, Vocabulary, hash_uniform, mask_blocks
 from trialese.records import Interval, Split, TokenBlocks
@@ -36,7 +37,6 @@ __all__ = [
     "draw_curve",
     "fix_masks",
     "gained_top1",
-    "interval_of",
     "measure",
     "measure_all",
     "read_rows",
@@ -208,7 +208,7 @@ def _gained(
     counts = np.bincount(place, weights=before.tokens.astype(np.float64))
     shares = resampled_shares(changes, counts, resamples=resamples, seed=seed)
     point = float(changes.sum() / max(counts.sum(), 1.0))
-    return interval_of(point, shares, confidence=confidence)
+    return interval(point, shares, confidence=confidence)
 
 
 def resampled_shares(
@@ -220,15 +220,6 @@ def resampled_shares(
         counts[drawn].sum(axis=1), 1.0
     )
     return shares
-
-
-def interval_of(
-    point: float, samples: NDArray[np.float64], *, confidence: float = 0.95
-) -> Interval:
-    """The point with the middle share of the bootstrap samples."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(samples, [tail, 1 - tail])
-    return Interval(point, float(low), float(high))
 
 
 _STYLES = {"new": ("#0b6e99", "new trials"), "old": ("#b5651d", "old trials")}

@@ -20,12 +20,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
+from trialese.bootstrap import interval
 from trialese.corpus.render import render_document
 from trialese.corpus.store import read_stored
 from trialese.errors import ArtifactError, RecordError
 from trialese.pretrain.backbone import load_backbone
 from trialese.pretrain.encoder import MaskedEncoder
-from trialese.pretrain.heldout import HeldoutSet, interval_of, measure, resampled_shares
+from trialese.pretrain.heldout import HeldoutSet, measure, resampled_shares
 from trialese.pretrain.lora import load_lora, merge_lora
 from trialese.pretrain.masking import Vocabulary, mask_blocks
 from trialese.progress import Progress, silent
@@ -274,7 +275,7 @@ def resampled_losses(sums: NDArray[np.float64], seed: int) -> NDArray[np.float64
 def mean_loss(sums: NDArray[np.float64], seed: int) -> Interval:
     """Token-weighted mean loss with its interval; `sums` is (trials, 2): loss, hidden tokens."""
     point = float(sums[:, 0].sum() / max(1.0, sums[:, 1].sum()))
-    return interval_of(point, resampled_losses(sums, seed))
+    return interval(point, resampled_losses(sums, seed))
 
 
 class Staleness(msgspec.Struct, frozen=True):
@@ -398,7 +399,8 @@ def _difference(
         return None
     early, late = np.concatenate(before), np.concatenate(since)
     point = mean_loss(late, seed).point - mean_loss(early, seed).point
-    return interval_of(point, resampled_losses(late, seed) - resampled_losses(early, seed + 1))
+    draws = resampled_losses(late, seed) - resampled_losses(early, seed + 1)
+    return interval(point, draws)
 
 
 def _advise(

@@ -1,1 +1,1 @@
-"""Predictions in, Verdict out. Nothing here needs torch."""
+"""Predictions in, verdict out. Nothing here needs torch."""

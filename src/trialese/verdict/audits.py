@@ -1,33 +1,33 @@
-"""Audits of data and scores: what makes a figure mean less than it seems to.
+"""Audits: overlap of test with training or tune texts, labels given away, scores too good.
 
-Audits of overlap: was anything judged that had been trained on, or tuned on?
-
-An input ablation in one sentence: does the classifier read, or does it peek?"""
+Each audit says what was looked for and what was found. Overlap that nobody allowed is an error.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from trialese.errors import LeakageError
-from trialese.records import Audit, Interval, Scores, Thresholds, Verdict
-from trialese.verdict.systems import Lineup, Round
+from trialese.records import Audit, Interval, Scores, Verdict
+from trialese.verdict.systems import Comparison, Round, RoundThresholds
 
 __all__ = ["audit_giveaways", "audit_overlap", "audit_scores", "count_overlap", "describe_ablation"]
 
 
 _TOO_GOOD_F1 = 0.995
 _TOO_GOOD_SUPPORT = 50
+_SHOWN = 3
 
 
-def audit_scores(lineup: Lineup, scores: Sequence[Scores]) -> tuple[Audit, ...]:
+def audit_scores(comparison: Comparison, scores: Sequence[Scores]) -> tuple[Audit, ...]:
     """The audits that need only predictions and what was scored."""
     return (
-        _constant(lineup),
-        _empty_labels(lineup),
-        _unseen_on_tune(lineup),
-        _contradictory(lineup),
+        _constant(comparison),
+        _empty_labels(comparison),
+        _unseen_on_tune(comparison),
+        _contradictory(comparison),
         _too_good(scores),
     )
 
@@ -75,39 +75,39 @@ def audit_giveaways(
     )
 
 
-def _constant(lineup: Lineup) -> Audit:
+def _constant(comparison: Comparison) -> Audit:
     """A system that gives every text the same scores has learnt nothing but the prior."""
     flat = [
         system
-        for system in lineup.systems
-        if all(np.ptp(each.test[system].scores, axis=0).max() == 0.0 for each in lineup.rounds)
+        for system in comparison.systems
+        if all(np.ptp(each.test[system].scores, axis=0).max() == 0.0 for each in comparison.rounds)
     ]
     unexpected = [system for system in flat if system != "prior"]
     finding = f"constant: {', '.join(flat)}" if flat else "no system's scores are constant"
     return Audit(name="scores vary from text to text", passed=not unexpected, finding=finding)
 
 
-def _empty_labels(lineup: Lineup) -> Audit:
-    totals = sum(each.truth.sum(axis=0) for each in lineup.rounds)
-    empty = [label for label, total in zip(lineup.labels, totals, strict=True) if total == 0]
+def _empty_labels(comparison: Comparison) -> Audit:
+    totals = sum(each.truth.sum(axis=0) for each in comparison.rounds)
+    empty = [label for label, total in zip(comparison.labels, totals, strict=True) if total == 0]
     finding = (
         f"no test text has {', '.join(empty)}; F1 counts as 0 and lowers the macro average"
         if empty
-        else f"the rarest label has {int(min(totals) / len(lineup.seeds))} test texts"
+        else f"the rarest label has {int(min(totals) / len(comparison.seeds))} test texts"
     )
     return Audit(name="every label occurs in test", passed=not empty, finding=finding)
 
 
-def _unseen_on_tune(lineup: Lineup) -> Audit:
+def _unseen_on_tune(comparison: Comparison) -> Audit:
     """A label without positives on tune gets the common cut-off, for want of anything better."""
-    first = lineup.systems[0]
+    first = comparison.systems[0]
     lacking: dict[str, int] = {}
-    for each in lineup.rounds:
+    for each in comparison.rounds:
         positives = each.tune[first].truth.sum(axis=0).tolist()
-        for label, count in zip(lineup.labels, positives, strict=True):
+        for label, count in zip(comparison.labels, positives, strict=True):
             if not count:
                 lacking[label] = lacking.get(label, 0) + 1
-    rounds = len(lineup.rounds)
+    rounds = len(comparison.rounds)
     finding = ", ".join(f"{label} in {n} of {rounds} folds" for label, n in lacking.items())
     return Audit(
         name="every label occurs in tune",
@@ -116,10 +116,10 @@ def _unseen_on_tune(lineup: Lineup) -> Audit:
     )
 
 
-def _contradictory(lineup: Lineup) -> Audit:
+def _contradictory(comparison: Comparison) -> Audit:
     """Near-identical texts with different labels bound what any classifier can reach."""
     truths: dict[str, set[bytes]] = {}
-    for each in lineup.rounds:
+    for each in comparison.rounds:
         for cluster, row in zip(each.clusters, each.truth, strict=True):
             truths.setdefault(cluster, set()).add(row.tobytes())
     torn = {cluster for cluster, found in truths.items() if len(found) > 1}
@@ -147,14 +147,8 @@ def _too_good(scores: Sequence[Scores]) -> Audit:
     )
 
 
-Chosen = Mapping[tuple[str, int, int], Thresholds]
-"""Thresholds by system, seed and fold."""
-
-_SHOWN = 3
-
-
 def audit_overlap(
-    lineup: Lineup, thresholds: Chosen, *, allow_overlap: bool = False
+    comparison: Comparison, thresholds: RoundThresholds, *, allow_overlap: bool = False
 ) -> tuple[tuple[Audit, ...], int]:
     """Audits of overlap, and how many test rows (once a round) overlap with training or tune.
 
@@ -177,14 +171,14 @@ def audit_overlap(
     audits, leaked = [], 0
     for name, deed, source in sources:
         worst, rows, clusters = "", 0, set[str]()
-        for system in lineup.systems:
-            found = [count_overlap(each, source(system, each)) for each in lineup.rounds]
+        for system in comparison.systems:
+            found = [count_overlap(each, source(system, each)) for each in comparison.rounds]
             total = sum(count for count, _ in found)
             if total > rows:
                 worst, rows, clusters = system, total, set().union(*(names for _, names in found))
         audits.append(
             _overlap_audit(
-                lineup,
+                comparison,
                 name,
                 deed,
                 system=worst,
@@ -194,20 +188,23 @@ def audit_overlap(
             )
         )
         leaked = max(leaked, rows)
-    divided = _divided(lineup)
+    divided = _divided(comparison)
     if divided and not allow_overlap:
         raise LeakageError(
-            f"{lineup.task}: {len(divided)} clusters of duplicates are divided between test folds, "
-            f"such as {_some(divided)}; split by cluster, or allow the overlap (--allow-overlap)"
+            f"{comparison.task}: {len(divided)} clusters of duplicates are divided between "
+            f"test folds, such as {_some(divided)}; split by cluster, "
+            "or allow the overlap (--allow-overlap)"
         )
-    leaked = max(leaked, sum(count_overlap(each, frozenset(divided))[0] for each in lineup.rounds))
+    leaked = max(
+        leaked, sum(count_overlap(each, frozenset(divided))[0] for each in comparison.rounds)
+    )
     audits += [
         Audit(
             name="clusters of duplicates are not divided between folds",
             passed=not divided,
             finding=f"{len(divided)} divided" + (f", such as {_some(divided)}" if divided else ""),
         ),
-        _undeclared(lineup),
+        _undeclared(comparison),
     ]
     return tuple(audits), leaked
 
@@ -219,7 +216,7 @@ def count_overlap(each: Round, known: frozenset[str]) -> tuple[int, set[str]]:
 
 
 def _overlap_audit(
-    lineup: Lineup,
+    comparison: Comparison,
     name: str,
     deed: str,
     *,
@@ -228,7 +225,7 @@ def _overlap_audit(
     clusters: set[str],
     allowed: bool,
 ) -> Audit:
-    tested = sum(len(each.ids) for each in lineup.rounds)
+    tested = sum(len(each.ids) for each in comparison.rounds)
     if not rows:
         return Audit(name=name, passed=True, finding=f"0 of {tested:,} test rows overlap")
     finding = (
@@ -237,30 +234,30 @@ def _overlap_audit(
     )
     if not allowed:
         raise LeakageError(
-            f"{lineup.task}: {finding}; split by cluster, or allow it (--allow-overlap), "
+            f"{comparison.task}: {finding}; split by cluster, or allow it (--allow-overlap), "
             "which brands the report"
         )
     return Audit(name=name, passed=False, finding=finding)
 
 
-def _divided(lineup: Lineup) -> set[str]:
+def _divided(comparison: Comparison) -> set[str]:
     """Clusters that are tested in more than one fold of a seed."""
     divided, home = set(), dict[tuple[int, str], int]()
-    for each in lineup.rounds:
+    for each in comparison.rounds:
         for cluster in set(each.clusters):
             if home.setdefault((each.seed, cluster), each.fold) != each.fold:
                 divided.add(cluster)
     return divided
 
 
-def _undeclared(lineup: Lineup) -> Audit:
+def _undeclared(comparison: Comparison) -> Audit:
     """Without the list of training texts the first audit sees nothing."""
     silent = [
         system
-        for system in lineup.systems
-        if any(not each.test[system].trained_on for each in lineup.rounds)
+        for system in comparison.systems
+        if any(not each.test[system].trained_on for each in comparison.rounds)
     ]
-    models = [system for system in silent if system in lineup.models]
+    models = [system for system in silent if system in comparison.models]
     finding = f"{', '.join(silent)} declared none" if silent else "every system declared them"
     return Audit(name="training texts are declared", passed=not models, finding=finding)
 
@@ -270,7 +267,7 @@ def _some(names: Sequence[str] | set[str]) -> str:
     return ", ".join(repr(name) for name in shown) + (", …" if len(names) > _SHOWN else "")
 
 
-_SAID = {
+_VARIANTS = {
     "titles": "titles alone",
     "criteria": "criteria alone",
     "no-sex-words": "everything but the sentences that say a sex",
@@ -289,7 +286,7 @@ def describe_ablation(verdict: Verdict) -> str:
     full, cut, prior = (_macro(by_name[name]) for name in ("full", "no-sex-words", "prior"))
     parts = [
         f"{_f1(_macro(by_name[name]))} from {said}"
-        for name, said in _SAID.items()
+        for name, said in _VARIANTS.items()
         if name in by_name
     ]
     gain = full.point - prior.point

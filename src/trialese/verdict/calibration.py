@@ -1,16 +1,12 @@
-"""Whether a score of 0.8 means 80 %: Brier score, calibration error, temperature, reliability.
+"""Calibration of scores: Brier score, calibration error, temperature, conformal label sets.
 
 A multilabel task makes one forecast a row and label; a multiclass task one a row, the highest
 score against whether that label is right (Guo et al. 2017).
 
-
-Label sets with a promise: on average at most a given share of a text's labels is missed.
-
-Conformal risk control (Angelopoulos et al. 2022, theorem 1) with the loss "share of the text's
-true labels outside its set"; with one true label a text this is split conformal prediction. The
-promise holds where tune and test clusters are exchangeable. It is made over clusters, because
-near-identical texts are not independent. Weights that were stopped on tune weaken it, so the
-verdict measures it on test.
+Label sets come from conformal risk control (Angelopoulos et al. 2022, theorem 1) with the loss
+"share of the text's true labels outside its set"; with one true label a text this is split
+conformal prediction. The promise holds where tune and test clusters are exchangeable. It is made
+over clusters, because near-identical texts are not independent.
 """
 
 from __future__ import annotations
@@ -24,9 +20,9 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Reliability",
+    "apply_temperature",
     "calibration_figures",
     "choose_level",
-    "cool",
     "fit_temperature",
     "measure_calibration",
     "missed_share",
@@ -64,7 +60,7 @@ def fit_temperature(scores: Floats, truth: Bools, *, kind: Kind) -> float:
         return 1.0
 
     def loss(log_temperature: float) -> float:
-        cooled = cool(scores, float(np.exp(log_temperature)), kind=kind)
+        cooled = apply_temperature(scores, float(np.exp(log_temperature)), kind=kind)
         if kind == "multiclass":
             return float(-np.log(np.clip(cooled[truth], _EDGE, None)).mean())
         right = np.clip(np.where(truth, cooled, 1 - cooled), _EDGE, None)
@@ -85,7 +81,7 @@ def fit_temperature(scores: Floats, truth: Bools, *, kind: Kind) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def cool(scores: Floats, temperature: float, *, kind: Kind) -> Floats:
+def apply_temperature(scores: Floats, temperature: float, *, kind: Kind) -> Floats:
     """The scores with their log-odds (multilabel) or log-probabilities divided by `temperature`.
 
     The order of scores, and so every decision by rank, stays.

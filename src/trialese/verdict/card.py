@@ -1,6 +1,4 @@
-"""What is known of the data behind a verdict, as lines of a card.
-
-Model cards and the data card: what the hub and a reader want to know, from the verdict alone."""
+"""Model cards and the data card, written from a verdict alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Where the marks of each chart go, as shares of its width and height; the template draws them.
+"""Positions of the marks of each chart, in per cent of its width and height, for the templates.
 
-Positions are per cents, so that an inline SVG without a viewBox stretches with the page while its
-text keeps its size: readable on a phone and on paper.
+In per cent, so that an inline SVG without a viewBox stretches with the page while its text keeps
+its size: readable on a phone and on paper.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Predictions in, Verdict out."""
+"""The verdict on one task, from the predictions of all its systems."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from trialese import __version__
 from trialese.artifacts import as_settings
 from trialese.records import Audit, Predictions, Thresholds, Verdict
 from trialese.settings import VerdictSettings
@@ -14,7 +15,7 @@ from trialese.thresholds import choose_thresholds
 from trialese.verdict.audits import audit_overlap, audit_scores
 from trialese.verdict.scores import averages_of, score, score_groups
 from trialese.verdict.significance import compare, count_discordant
-from trialese.verdict.systems import Lineup, line_up
+from trialese.verdict.systems import Comparison, align_systems
 
 __all__ = ["judge"]
 
@@ -42,76 +43,76 @@ def judge(
     said with every table.
 
     Raises:
-        RecordError: no rival, or systems that were not tested alike (see `line_up`).
+        RecordError: no rival, or systems that were not tested alike (see `align_systems`).
         LeakageError: test rows overlap with training or tune rows and `allow_overlap` is False.
             If it is True, the signature carries the brand `OVERLAP=` with the number of rows.
     """
-    lineup = line_up(runs)
+    comparison = align_systems(runs)
     thresholds = {
         (system, each.seed, each.fold): choose_thresholds(each.tune[system], settings)
-        for system in lineup.systems
-        for each in lineup.rounds
+        for system in comparison.systems
+        for each in comparison.rounds
     }
-    overlap, leaked = audit_overlap(lineup, thresholds, allow_overlap=allow_overlap)
-    board = score(lineup, thresholds, settings)
-    scores = tuple(board.scores(system) for system in lineup.systems)
-    headlines = tuple(f"{name}-f1" for name in averages_of(lineup))
+    overlap, leaked = audit_overlap(comparison, thresholds, allow_overlap=allow_overlap)
+    board = score(comparison, thresholds, settings)
+    scores = tuple(board.scores(system) for system in comparison.systems)
+    headlines = tuple(f"{name}-f1" for name in averages_of(comparison))
     return Verdict(
-        task=lineup.task,
-        kind=lineup.kind,
-        labels=lineup.labels,
-        signature=_signature(lineup, settings, leaked),
-        rows=len({text for each in lineup.rounds for text in each.ids}),
-        clusters=len({cluster for each in lineup.rounds for cluster in each.clusters}),
+        task=comparison.task,
+        kind=comparison.kind,
+        labels=comparison.labels,
+        signature=_signature(comparison, settings, leaked),
+        rows=len({text for each in comparison.rounds for text in each.ids}),
+        clusters=len({cluster for each in comparison.rounds for cluster in each.clusters}),
         scores=scores,
-        differences=compare(board.decisions, lineup, settings, headlines=headlines),
-        audits=(*overlap, *audit_scores(lineup, scores), *audits),
+        differences=compare(board.decisions, comparison, settings, headlines=headlines),
+        audits=(*overlap, *audit_scores(comparison, scores), *audits),
         notes={
             **(about or {}),
             "settings": as_settings(settings),
-            "test_digest": lineup.digest(),
+            "test_digest": comparison.digest(),
             "rows_overlapping": leaked,
-            "folds": len({each.fold for each in lineup.rounds}),
-            "seeds": list(lineup.seeds),
-            "baselines": list(lineup.baselines),
+            "folds": len({each.fold for each in comparison.rounds}),
+            "seeds": list(comparison.seeds),
+            "baselines": list(comparison.baselines),
             "f1_by_seed": {
                 system: {
                     name: [round(float(f), 10) for f in board.decisions.seeds_of(system, name)]
                     for name in headlines
                 }
-                for system in lineup.systems
+                for system in comparison.systems
             },
-            "thresholds_median": _median_thresholds(lineup, thresholds),
-            "reliability": {system: board.reliability_notes(system) for system in lineup.systems},
-            "confusions": {system: board.confusions(system) for system in lineup.systems},
-            "mcnemar": count_discordant(lineup),
-            "groups": score_groups(lineup, board.decided, groups, settings) if groups else {},
+            "thresholds_median": _median_thresholds(comparison, thresholds),
+            "reliability": {
+                system: board.reliability_notes(system) for system in comparison.systems
+            },
+            "confusions": {system: board.confusions(system) for system in comparison.systems},
+            "mcnemar": count_discordant(comparison),
+            "groups": score_groups(comparison, board.decided, groups, settings) if groups else {},
         },
     )
 
 
 def _median_thresholds(
-    lineup: Lineup, thresholds: Mapping[tuple[str, int, int], Thresholds]
+    comparison: Comparison, thresholds: Mapping[tuple[str, int, int], Thresholds]
 ) -> dict[str, list[float]] | str:
-    if lineup.kind == "multiclass":
+    if comparison.kind == "multiclass":
         return "argmax: the highest score is taken, no cut-off is chosen"
     found = {}
-    for system in lineup.systems:
-        values = [thresholds[system, each.seed, each.fold].values for each in lineup.rounds]
+    for system in comparison.systems:
+        values = [thresholds[system, each.seed, each.fold].values for each in comparison.rounds]
         found[system] = [round(float(value), 10) for value in np.median(values, axis=0)]
     return found
 
 
-def _signature(lineup: Lineup, settings: VerdictSettings, leaked: int) -> str:
+def _signature(comparison: Comparison, settings: VerdictSettings, leaked: int) -> str:
     """What the scores depend on, in one line; parts after the seed only if not the default."""
-    from trialese import __version__
-
     cut_offs = "tune" if settings.threshold is None else f"{settings.threshold:g}"
-    if lineup.kind == "multiclass":
+    if comparison.kind == "multiclass":
         cut_offs = "argmax"
     parts = [
-        lineup.task,
-        f"test:{lineup.digest()[:6]}",
+        comparison.task,
+        f"test:{comparison.digest()[:6]}",
         f"thr={cut_offs}",
         f"boot={settings.resamples}",
         f"seed={settings.seed}",

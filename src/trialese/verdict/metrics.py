@@ -1,4 +1,4 @@
-"""Scores from sums: every metric here is a function of per-row figures added up over rows.
+"""Precision, recall, F1 and accuracy, computed from sums of per-row figures.
 
 That makes a bootstrap resample one matrix product (see `bootstrap`). Definitions are those of
 scikit-learn's `precision_recall_fscore_support` with `zero_division=0`: a ratio without a
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Measures", "measure", "row_figures"]
+__all__ = ["DecisionMetrics", "measure", "row_figures"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -24,7 +24,7 @@ _TAIL = 6  # samples precision, recall, F1; share of right cells; all cells righ
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
+class DecisionMetrics:
     """Metrics over any leading axes (such as resamples); the last axis of `label_*` is labels."""
 
     label_precision: Floats  # (..., labels)
@@ -60,7 +60,7 @@ def row_figures(predicted: Bools, truth: Bools) -> Floats:
     ).astype(np.float64)
 
 
-def measure(sums: Floats) -> Measures:
+def measure(sums: Floats) -> DecisionMetrics:
     """All metrics from sums of `row_figures`, shape (..., 3 x labels + 6), possibly weighted."""
     labels = (sums.shape[-1] - _TAIL) // 3
     tp, fp, fn = (sums[..., i * labels : (i + 1) * labels] for i in range(3))
@@ -74,7 +74,7 @@ def measure(sums: Floats) -> Measures:
     tp_all, fp_all, fn_all = tp.sum(-1), fp.sum(-1), fn.sum(-1)
     share = _ratio(support, support.sum(-1, keepdims=True))
     samples = [_ratio(part, rows) for part in tail]
-    return Measures(
+    return DecisionMetrics(
         label_precision=precision,
         label_recall=recall,
         label_f1=f1,

@@ -1,4 +1,4 @@
-"""The twin report: the same systems scored the published way and the honest way, side by side."""
+"""The published and the honest protocol side by side, and the inflation of the first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trialese.verdict.charts import Mark, Strip, make_axis
 from trialese.verdict.report import encode_verdicts, environment
 from trialese.verdict.text import METRICS, in_brackets, signed
 
-__all__ = ["Inflation", "compare_protocols", "subtract", "write_twin"]
+__all__ = ["Inflation", "compare_protocols", "subtract", "write_protocols"]
 
 
 _FACTS = {
@@ -87,7 +87,7 @@ def compare_protocols(published: Verdict, honest: Verdict) -> list[Inflation]:
     return found
 
 
-def write_twin(
+def write_protocols(
     path: Path,
     pairs: Sequence[tuple[Verdict, Verdict]],
     *,
@@ -110,7 +110,7 @@ def write_twin(
     ]
     page = (
         environment()
-        .get_template("twin.html.jinja")
+        .get_template("protocols.html.jinja")
         .render(
             tasks=tasks,
             facts=list(list_facts(context)),
@@ -162,7 +162,7 @@ def _task(published: Verdict, honest: Verdict, overlap: Mapping[str, Any]) -> di
     return {
         "name": published.task,
         "anchor": re.sub(r"[^a-z0-9]+", "-", f"task-{published.task.lower()}"),
-        "summary": " ".join([_summary(published, honest, rows[:2]), *_told(overlap)]),
+        "summary": " ".join([_summary(published, honest, rows[:2]), *_overlap_sentence(overlap)]),
         "overlap": dict(overlap),
         "overlap_said": {_FACTS.get(k, str(k).replace("_", " ")): v for k, v in overlap.items()},
         "rows": rows,
@@ -192,7 +192,7 @@ def _summary(published: Verdict, honest: Verdict, averages: Sequence[Inflation])
     )
 
 
-def _told(overlap: Mapping[str, Any]) -> Iterator[str]:
+def _overlap_sentence(overlap: Mapping[str, Any]) -> Iterator[str]:
     """How much of the published score was known before, as a sentence."""
     if "scored_trained_on_exactly" in overlap:
         yield (

@@ -1,16 +1,16 @@
-"""The report as one HTML page: nothing is loaded from anywhere, no script runs.
-
-Verdict -> a folder with JSON for machines, Markdown for a page, and one HTML file."""
+"""The report: `verdict.json` for machines, `verdict.md`, and one HTML page that loads nothing."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from trialese import __version__
 from trialese.artifacts import read_manifest, write_artifact
 from trialese.errors import ArtifactError, RecordError
 from trialese.records import Difference, Scores, Verdict
@@ -24,9 +24,6 @@ from trialese.verdict.charts import (
 )
 from trialese.verdict.systems import BASELINES
 from trialese.verdict.text import METRICS, format_markdown, group_rows, summarise
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 __all__ = ["encode_verdicts", "environment", "load_verdicts", "render_page", "write_report"]
 
@@ -64,10 +61,6 @@ def render_page(
 
 def environment() -> Environment:
     """The template engine: strict about missing values, and everything is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    from trialese import __version__
-
     made = Environment(
         loader=PackageLoader("trialese.verdict", "."),
         autoescape=True,
@@ -280,7 +273,7 @@ def _write_cards(folder: Path, verdicts: Sequence[Verdict], context: Mapping[str
 
 
 def load_verdicts(path: Path) -> list[Verdict]:
-    """The verdicts in a folder that `write_report` or `write_twin` made.
+    """The verdicts in a folder that `write_report` or `write_protocols` made.
 
     Raises:
         ArtifactError: no such folder, one of another kind, or a damaged file.

@@ -1,8 +1,8 @@
-"""Every figure of every system at once: as measured, by seed, and in each resample.
+"""Scores of every system with their intervals: decisions, calibration, label sets, groups.
 
-Everything measured of every system: decisions, calibration and label sets.
-
-The second view: the same decisions by coarser groups of labels."""
+Sums of per-row figures by cluster are resampled once for all systems and seeds, so that the
+differences between systems are paired.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 
 from trialese.bootstrap import cluster_sums, interval, resampled_sums
 from trialese.errors import RecordError
-from trialese.records import Average, Interval, LabelScore, Scores, Thresholds
+from trialese.records import Average, Interval, LabelScore, Scores
 from trialese.settings import VerdictSettings
 from trialese.thresholds import decide
 from trialese.verdict.calibration import (
+    apply_temperature,
     calibration_figures,
     choose_level,
-    cool,
     fit_temperature,
     measure_calibration,
     reliability,
     set_figures,
 )
 from trialese.verdict.metrics import AVERAGES, measure, row_figures
-from trialese.verdict.systems import Lineup, Round
+from trialese.verdict.systems import Comparison, Round, RoundThresholds
 
 __all__ = [
     "Scoreboard",
@@ -87,7 +87,7 @@ class Table:
 
 
 def tabulate(
-    lineup: Lineup,
+    comparison: Comparison,
     figures: Callable[[str, Round], Floats],
     flat: Flat,
     names: Sequence[str],
@@ -96,19 +96,23 @@ def tabulate(
     """The table of what `flat` makes of the sums of `figures`.
 
     Args:
-        lineup: what is judged.
+        comparison: what is judged.
         figures: of a system in a round, the figures of each test row, (rows, columns).
         flat: maps sums of those to the named figures, over any leading axes.
         names: of the figures, in the order of `flat`'s last axis.
         settings: how often to resample, from which seed, and how wide the intervals are.
     """
-    clusters = sorted({cluster for each in lineup.rounds for cluster in each.clusters})
+    clusters = sorted({cluster for each in comparison.rounds for cluster in each.clusters})
     sums = np.stack(
         [
             np.stack(
-                [_of_seed(lineup, seed, system, figures, clusters) for seed in lineup.seeds], 1
+                [
+                    _of_seed(comparison, seed, system, figures, clusters)
+                    for seed in comparison.seeds
+                ],
+                1,
             )
-            for system in lineup.systems
+            for system in comparison.systems
         ],
         axis=1,
     )
@@ -121,7 +125,7 @@ def tabulate(
     ]
     return Table(
         places={name: place for place, name in enumerate(names)},
-        systems=lineup.systems,
+        systems=comparison.systems,
         flat=flat,
         sums=sums,
         by_seed=flat(sums.sum(axis=0)),
@@ -131,7 +135,7 @@ def tabulate(
 
 
 def _of_seed(
-    lineup: Lineup,
+    comparison: Comparison,
     seed: int,
     system: str,
     figures: Callable[[str, Round], Floats],
@@ -140,14 +144,13 @@ def _of_seed(
     """Sums by cluster, (clusters, columns), over the folds of one seed."""
     parts = [
         cluster_sums(figures(system, each), each.clusters, clusters)
-        for each in lineup.rounds
+        for each in comparison.rounds
         if each.seed == seed
     ]
     return np.asarray(sum(parts))
 
 
 Bools = NDArray[np.bool_]
-Chosen = Mapping[tuple[str, int, int], Thresholds]
 
 _CALIBRATION = ("brier", "ece", "brier_cooled", "ece_cooled")
 _SETS = ("set_recall", "set_labels", "abstained", "answered_f1")
@@ -157,7 +160,7 @@ _SETS = ("set_recall", "set_labels", "abstained", "answered_f1")
 class Scoreboard:
     """The tables of all figures, and what they were made from."""
 
-    lineup: Lineup
+    comparison: Comparison
     decided: dict[tuple[str, int, int], Bools]
     """Predicted labels, (rows, labels), by system, seed and fold."""
     temperatures: dict[tuple[str, int, int], float]
@@ -169,7 +172,7 @@ class Scoreboard:
         """All figures of one system with their intervals."""
         figure = partial(self.decisions.interval, system)
         accuracy = ("label_accuracy", "subset_accuracy")
-        if self.lineup.kind == "multilabel":
+        if self.comparison.kind == "multilabel":
             extra = {name: figure(name) for name in accuracy}
         else:
             extra = {"accuracy": figure("subset_accuracy")}
@@ -177,11 +180,11 @@ class Scoreboard:
             extra[name] = self.calibration.interval(system, name, centred=name.startswith("ece"))
         extra |= {name: self.sets.interval(system, name) for name in _SETS}
         labels, averages = score_decisions(
-            self.decisions, system, self.lineup.labels, averages_of(self.lineup)
+            self.decisions, system, self.comparison.labels, averages_of(self.comparison)
         )
         return Scores(
             system=system,
-            seeds=self.lineup.seeds,
+            seeds=self.comparison.seeds,
             labels=labels,
             averages=averages,
             extra=extra,
@@ -189,10 +192,10 @@ class Scoreboard:
 
     def reliability_notes(self, system: str) -> dict[str, Any]:
         """The points of the reliability diagram over all rounds, as given and cooled."""
-        kind = self.lineup.kind
-        truth = np.concatenate([each.truth for each in self.lineup.rounds])
-        given = np.concatenate([each.test[system].scores for each in self.lineup.rounds])
-        cooled = np.concatenate([self._cooled(system, each) for each in self.lineup.rounds])
+        kind = self.comparison.kind
+        truth = np.concatenate([each.truth for each in self.comparison.rounds])
+        given = np.concatenate([each.test[system].scores for each in self.comparison.rounds])
+        cooled = np.concatenate([self._cooled(system, each) for each in self.comparison.rounds])
         notes: dict[str, Any] = {
             "temperature_median": round(
                 float(np.median([t for key, t in self.temperatures.items() if key[0] == system])), 6
@@ -213,27 +216,29 @@ class Scoreboard:
         Multilabel: the true label was missed and the other predicted without being true.
         Multiclass: the usual confusion matrix, with the right answers on the diagonal.
         """
-        labels = len(self.lineup.labels)
+        labels = len(self.comparison.labels)
         total = np.zeros((labels, labels))
-        for each in self.lineup.rounds:
+        for each in self.comparison.rounds:
             predicted = self.decided[system, each.seed, each.fold]
             true, wrong = each.truth, predicted
-            if self.lineup.kind == "multilabel":
+            if self.comparison.kind == "multilabel":
                 true, wrong = each.truth & ~predicted, predicted & ~each.truth
             total += true.T.astype(np.float64) @ wrong.astype(np.float64)
-        return [[round(x, 6) for x in row] for row in (total / len(self.lineup.seeds)).tolist()]
+        return [[round(x, 6) for x in row] for row in (total / len(self.comparison.seeds)).tolist()]
 
     def _cooled(self, system: str, each: Round) -> Floats:
         temperature = self.temperatures[system, each.seed, each.fold]
-        return cool(each.test[system].scores, temperature, kind=self.lineup.kind)
+        return apply_temperature(each.test[system].scores, temperature, kind=self.comparison.kind)
 
 
-def score(lineup: Lineup, thresholds: Chosen, settings: VerdictSettings) -> Scoreboard:
+def score(
+    comparison: Comparison, thresholds: RoundThresholds, settings: VerdictSettings
+) -> Scoreboard:
     """The scoreboard. Cut-offs, temperatures and set levels all come from the round's tune rows."""
-    kind = lineup.kind
+    kind = comparison.kind
     decided, temperatures, sets = {}, {}, {}
-    for system in lineup.systems:
-        for each in lineup.rounds:
+    for system in comparison.systems:
+        for each in comparison.rounds:
             key, tune, test = (system, each.seed, each.fold), each.tune[system], each.test[system]
             decided[key] = decide(test.scores, kind, np.array(thresholds[key].values))
             temperatures[key] = fit_temperature(tune.scores, tune.truth, kind=kind)
@@ -247,7 +252,7 @@ def score(lineup: Lineup, thresholds: Chosen, settings: VerdictSettings) -> Scor
 
     def forecast_figures(system: str, each: Round) -> Floats:
         given = each.test[system].scores
-        cooled = cool(given, temperatures[system, each.seed, each.fold], kind=kind)
+        cooled = apply_temperature(given, temperatures[system, each.seed, each.fold], kind=kind)
         parts = [calibration_figures(s, each.truth, kind=kind) for s in (given, cooled)]
         return np.hstack(parts)
 
@@ -257,23 +262,23 @@ def score(lineup: Lineup, thresholds: Chosen, settings: VerdictSettings) -> Scor
         return set_figures(sets[key], decided[key], each.truth, each.clusters, most_labels=most)
 
     return Scoreboard(
-        lineup=lineup,
+        comparison=comparison,
         decided=decided,
         temperatures=temperatures,
-        decisions=tabulate_decisions(lineup, decision_figures, lineup.labels, settings),
-        calibration=tabulate(lineup, forecast_figures, _flat_forecasts, _CALIBRATION, settings),
-        sets=tabulate(lineup, label_set_figures, _flat_sets, _SETS, settings),
+        decisions=tabulate_decisions(comparison, decision_figures, comparison.labels, settings),
+        calibration=tabulate(comparison, forecast_figures, _flat_forecasts, _CALIBRATION, settings),
+        sets=tabulate(comparison, label_set_figures, _flat_sets, _SETS, settings),
     )
 
 
 def tabulate_decisions(
-    lineup: Lineup,
+    comparison: Comparison,
     figures: Callable[[str, Round], Floats],
     labels: Sequence[str],
     settings: VerdictSettings,
 ) -> Table:
     """The table of precision, recall and F1 of `labels`, from each row's `row_figures`."""
-    return tabulate(lineup, figures, _flat_decisions, _decision_names(labels), settings)
+    return tabulate(comparison, figures, _flat_decisions, _decision_names(labels), settings)
 
 
 def score_decisions(
@@ -301,9 +306,9 @@ def score_decisions(
     }
 
 
-def averages_of(lineup: Lineup) -> tuple[str, ...]:
+def averages_of(comparison: Comparison) -> tuple[str, ...]:
     """The averages shown. With one label a row, that over samples is micro again; left out."""
-    return AVERAGES if lineup.kind == "multilabel" else AVERAGES[:3]
+    return AVERAGES if comparison.kind == "multilabel" else AVERAGES[:3]
 
 
 def _decision_names(labels: Sequence[str]) -> list[str]:
@@ -333,7 +338,7 @@ def _flat_sets(sums: Floats) -> Floats:
 
 
 def score_groups(
-    lineup: Lineup,
+    comparison: Comparison,
     decided: Mapping[tuple[str, int, int], Bools],
     groups: Mapping[str, str],
     settings: VerdictSettings,
@@ -346,11 +351,13 @@ def score_groups(
     Raises:
         RecordError: a label without a group.
     """
-    lacking = [label for label in lineup.labels if label not in groups]
+    lacking = [label for label in comparison.labels if label not in groups]
     if lacking:
-        raise RecordError(f"{lineup.task}: no group for {', '.join(lacking)}; give every label one")
-    names = list(dict.fromkeys(groups[label] for label in lineup.labels))
-    columns = [[groups[label] == name for label in lineup.labels] for name in names]
+        raise RecordError(
+            f"{comparison.task}: no group for {', '.join(lacking)}; give every label one"
+        )
+    names = list(dict.fromkeys(groups[label] for label in comparison.labels))
+    columns = [[groups[label] == name for label in comparison.labels] for name in names]
 
     def merged(labels: Bools) -> Bools:
         return np.stack([labels[:, column].any(axis=1) for column in columns], axis=1)
@@ -359,10 +366,10 @@ def score_groups(
         given = decided[system, each.seed, each.fold]
         return row_figures(merged(given), merged(each.truth))
 
-    table = tabulate_decisions(lineup, figures, names, settings)
+    table = tabulate_decisions(comparison, figures, names, settings)
     found = {}
-    for system in lineup.systems:
-        labels, averages = score_decisions(table, system, names, averages_of(lineup))
+    for system in comparison.systems:
+        labels, averages = score_decisions(table, system, names, averages_of(comparison))
         found[system] = msgspec.to_builtins({"labels": labels, "averages": averages})
-    members = {name: [x for x in lineup.labels if groups[x] == name] for name in names}
+    members = {name: [x for x in comparison.labels if groups[x] == name] for name in names}
     return {"members": members, "scores": found}

@@ -1,6 +1,4 @@
-"""Tests of "there is no difference", and their correction when many labels are asked at once.
-
-Who is better than whom: paired differences over the same rows, seeds and resamples."""
+"""Paired comparisons of systems: approximate randomisation, McNemar's test, Holm's correction."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from trialese.bootstrap import interval
 from trialese.records import Difference
 from trialese.settings import VerdictSettings
 from trialese.verdict.scores import Table
-from trialese.verdict.systems import Lineup
+from trialese.verdict.systems import Comparison
 
 __all__ = ["compare", "count_discordant", "holm", "mcnemar", "randomisation_p"]
 
@@ -92,7 +90,7 @@ def _binomial(trials: int, hits: int) -> float:
 
 
 def compare(
-    table: Table, lineup: Lineup, settings: VerdictSettings, *, headlines: Sequence[str]
+    table: Table, comparison: Comparison, settings: VerdictSettings, *, headlines: Sequence[str]
 ) -> tuple[Difference, ...]:
     """All differences: between models on every figure, and to the best baseline on headlines.
 
@@ -101,10 +99,10 @@ def compare(
     are adjusted for their number (Holm). A difference is called better or worse only if both
     its interval and its p-value exclude 0; otherwise "cannot tell".
     """
-    per_label = [f"f1:{label}" for label in lineup.labels]
+    per_label = [f"f1:{label}" for label in comparison.labels]
     found: list[Difference] = []
-    for place, model in enumerate(lineup.models):
-        for rival in lineup.models[place + 1 :]:
+    for place, model in enumerate(comparison.models):
+        for rival in comparison.models[place + 1 :]:
             p_values = _p_values(table, model, rival, settings)
             found += [_difference(table, model, rival, n, p_values[n]) for n in headlines]
             adjusted = holm([p_values[name] for name in per_label])
@@ -112,8 +110,8 @@ def compare(
                 _difference(table, model, rival, name, p_value)
                 for name, p_value in zip(per_label, adjusted, strict=True)
             ]
-    for system in lineup.models or lineup.baselines:
-        others = [name for name in lineup.baselines if name != system]
+    for system in comparison.models or comparison.baselines:
+        others = [name for name in comparison.baselines if name != system]
         best = {name: _strongest(table, others, name) for name in headlines if others}
         p_by_rival = {
             rival: _p_values(table, system, rival, settings)
@@ -130,23 +128,23 @@ def _strongest(table: Table, systems: Sequence[str], name: str) -> str:
     return max(systems, key=lambda system: table.point(system, name))
 
 
-def count_discordant(lineup: Lineup) -> dict[str, list[dict[str, float]]]:
+def count_discordant(comparison: Comparison) -> dict[str, list[dict[str, float]]]:
     """McNemar's counts of each pair of models, by seed; for a multiclass task, else empty.
 
     Exact for texts that are independent; where clusters hold several texts, trust the p-value of
     the difference, which swaps whole clusters.
     """
-    if lineup.kind != "multiclass":
+    if comparison.kind != "multiclass":
         return {}
     found: dict[str, list[dict[str, float]]] = {}
-    for place, model in enumerate(lineup.models):
-        for rival in lineup.models[place + 1 :]:
-            for seed in lineup.seeds:
+    for place, model in enumerate(comparison.models):
+        for rival in comparison.models[place + 1 :]:
+            for seed in comparison.seeds:
                 right = [
                     np.concatenate(
                         [
                             each.truth[np.arange(len(each.ids)), each.test[name].scores.argmax(1)]
-                            for each in lineup.rounds
+                            for each in comparison.rounds
                             if each.seed == seed
                         ]
                     )

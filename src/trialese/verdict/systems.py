@@ -1,4 +1,4 @@
-"""All systems side by side: the same rows, folds and seeds, or a refusal that says what differs."""
+"""The predictions of all systems on one task, matched row by row over the same folds and seeds."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 
 from trialese.errors import RecordError
 from trialese.predictions import check_predictions
-from trialese.records import Predictions
+from trialese.records import Predictions, Thresholds
 
-__all__ = ["BASELINES", "Lineup", "Round", "line_up"]
+__all__ = ["BASELINES", "Comparison", "Round", "RoundThresholds", "align_systems"]
 
 
 BASELINES = ("tfidf", "keywords", "prior")
 """Systems without a language model; every other name counts as a model."""
 
-_LEADERS = ("adapted", "base")
+_LEADERS = ("adapted", "control", "base")
+
+RoundThresholds = Mapping[tuple[str, int, int], Thresholds]
+"""Thresholds by system, seed and fold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,8 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Lineup:
-    """Every system over the same rounds; adapted and base first, baselines last."""
+class Comparison:
+    """Every system over the same rounds; adapted, control, base first, baselines last."""
 
     task: str
     kind: Literal["multilabel", "multiclass"]
@@ -71,7 +74,7 @@ class Lineup:
         return total.hexdigest()
 
 
-def line_up(runs: Mapping[str, Sequence[Predictions]]) -> Lineup:
+def align_systems(runs: Mapping[str, Sequence[Predictions]]) -> Comparison:
     """The systems' tune and test predictions as rounds, rows ordered by id.
 
     Raises:
@@ -97,7 +100,7 @@ def line_up(runs: Mapping[str, Sequence[Predictions]]) -> Lineup:
     order = [name for name in _LEADERS if name in runs]
     order += [name for name in runs if name not in (*_LEADERS, *BASELINES)]
     order += [name for name in BASELINES if name in runs]
-    return Lineup(first.task, first.kind, first.labels, tuple(order), rounds)
+    return Comparison(first.task, first.kind, first.labels, tuple(order), rounds)
 
 
 _Key = tuple[int, int]

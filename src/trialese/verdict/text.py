@@ -1,4 +1,4 @@
-"""A Verdict in words and plain tables: the summary sentence, the terminal's table, Markdown."""
+"""A verdict as text: the summary sentences, the table of the terminal, Markdown."""
 
 from __future__ import annotations
 
