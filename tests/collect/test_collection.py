@@ -1,4 +1,4 @@
-""""""
+"""Files and registry answers become snapshots; what it would cost is told beforehand."""
 
 from __future__ import annotations
 

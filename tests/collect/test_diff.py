@@ -1,4 +1,4 @@
-""""""
+"""Two snapshots are compared by NCT number, and what somebody has is left out."""
 
 from __future__ import annotations
 

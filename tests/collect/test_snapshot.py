@@ -1,4 +1,4 @@
-""""""
+"""A snapshot is read back whole, one by one, or by NCT id; damage is told."""
 
 from __future__ import annotations
 

@@ -1,12 +1,4 @@
-"""Documents are kept, or dropped with a reason.
-
-Preparing one trial, and the same by several processes.
-
-Where prepared trials wait: eras, and what is given back.
-
-A corpus from trials: what is kept, dropped and counted; equal bytes whatever the order.
-
-Killed or out of space in mid-write: the earlier corpus is whole, and the next run finishes."""
+"""Trials become a corpus: filtered, clustered and split, in any order, by any processes."""
 
 from __future__ import annotations
 
@@ -64,7 +56,7 @@ def test_reason(text: str, reason: str | None) -> None:
     assert keep_document(document, SETTINGS) == expected
 
 
-SETTINGS_prepare = CorpusSettings()
+PREPARED_AS = CorpusSettings()
 
 
 def make_trials(number: int) -> list[Trial]:
@@ -79,9 +71,9 @@ def make_trials(number: int) -> list[Trial]:
 
 def test_prepared_is_rendered_and_fingerprinted() -> None:
     trial = make_trials(1)[0]
-    prepared = Preparer(SETTINGS_prepare)(trial)
-    text = render_document(trial, SETTINGS_prepare.render).text
-    expected = Fingerprinter(SETTINGS_prepare.dedup)(text)
+    prepared = Preparer(PREPARED_AS)(trial)
+    text = render_document(trial, PREPARED_AS.render).text
+    expected = Fingerprinter(PREPARED_AS.dedup)(text)
     found = prepared.fingerprint()
     assert prepared.text == text
     assert found.exact == expected.exact
@@ -91,19 +83,19 @@ def test_prepared_is_rendered_and_fingerprinted() -> None:
 
 
 def test_what_is_dropped_carries_its_reason_alone() -> None:
-    assert Preparer(SETTINGS_prepare)(Trial(nct_id="NCT1")) == Prepared("NCT1", None, "empty")
+    assert Preparer(PREPARED_AS)(Trial(nct_id="NCT1")) == Prepared("NCT1", None, "empty")
 
 
 @pytest.mark.parametrize("number", [0, 700])
 def test_two_processes_give_the_same_in_the_same_order(number: int) -> None:
     trials = make_trials(number)
-    alone = list(prepare_trials(trials, SETTINGS_prepare))
-    assert list(prepare_trials(iter(trials), SETTINGS_prepare, workers=2)) == alone
+    alone = list(prepare_trials(trials, PREPARED_AS))
+    assert list(prepare_trials(iter(trials), PREPARED_AS, workers=2)) == alone
     assert [prepared.nct_id for prepared in alone] == [trial.nct_id for trial in trials]
 
 
 def test_stopping_early_ends_the_workers() -> None:
-    prepared = prepare_trials(make_trials(700), SETTINGS_prepare, workers=2)
+    prepared = prepare_trials(make_trials(700), PREPARED_AS, workers=2)
     assert next(prepared).nct_id == "NCT00000000"
     prepared.close()  # warnings are errors: a child left running would be one
 
@@ -111,7 +103,7 @@ def test_stopping_early_ends_the_workers() -> None:
 def test_a_worker_that_dies_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ArtifactError, match=r"a worker process ended early \(exit 1\)"):
-        list(prepare_trials(make_trials(3), SETTINGS_prepare, workers=2))
+        list(prepare_trials(make_trials(3), PREPARED_AS, workers=2))
 
 
 def test_a_script_without_a_main_guard_may_use_workers(tmp_path: Path) -> None:
@@ -182,12 +174,12 @@ COPY = make_trial(7, nct_id="NCT00000900", first_posted=None)
 NEAR_COPY = make_trial(8, nct_id="NCT00000901", brief_title="Another title")
 SHORT = Trial(nct_id="NCT00000902", brief_title="Too little to read")
 ALL = [*TRIALS, COPY, NEAR_COPY, SHORT]
-SETTINGS_assemble = CorpusSettings(new_from="2022-01-01")
+SETTINGS_OF_CORPUS = CorpusSettings(new_from="2022-01-01")
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return assemble_corpus(ALL, SETTINGS_assemble, tmp_path_factory.mktemp("run") / "corpus")
+    return assemble_corpus(ALL, SETTINGS_OF_CORPUS, tmp_path_factory.mktemp("run") / "corpus")
 
 
 def test_what_is_dropped_has_its_reason(corpus: Corpus) -> None:
@@ -208,14 +200,14 @@ def test_rows_carry_cluster_split_and_era(corpus: Corpus) -> None:
     rows = {row.nct_id: row for row in read_stored(corpus)}
     assert rows["NCT00000901"].cluster == rows["NCT00000008"].cluster == "NCT00000008"
     for row in rows.values():
-        assert row.split == assign_split(row.cluster, SETTINGS_assemble.split)
+        assert row.split == assign_split(row.cluster, SETTINGS_OF_CORPUS.split)
         assert row.era == ("new" if row.first_posted >= "2022-01-01" else "old")
     assert list(rows) == sorted(rows)
 
 
 def test_shuffled_trials_give_equal_bytes(corpus: Corpus, tmp_path: Path) -> None:
     shuffled = random.Random(1).sample(ALL, len(ALL))
-    again = assemble_corpus(shuffled, SETTINGS_assemble, tmp_path / "corpus")
+    again = assemble_corpus(shuffled, SETTINGS_OF_CORPUS, tmp_path / "corpus")
     assert again.manifest == corpus.manifest
     verify_files(again.path)
 
@@ -223,8 +215,8 @@ def test_shuffled_trials_give_equal_bytes(corpus: Corpus, tmp_path: Path) -> Non
 def test_workers_give_equal_bytes(corpus: Corpus, tmp_path: Path) -> None:
     """Two processes, and more trials than one chunk holds."""
     many = [*ALL, *(make_trial(number) for number in range(2000, 2600))]
-    one = assemble_corpus(many, SETTINGS_assemble, tmp_path / "one")
-    two = assemble_corpus(many[::-1], SETTINGS_assemble, tmp_path / "two", workers=2)
+    one = assemble_corpus(many, SETTINGS_OF_CORPUS, tmp_path / "one")
+    two = assemble_corpus(many[::-1], SETTINGS_OF_CORPUS, tmp_path / "two", workers=2)
     assert two.manifest == one.manifest
     assert two.manifest.counts["documents"] == 661
 
@@ -252,15 +244,15 @@ def test_by_date_a_whole_cluster_goes_by_its_first_trial(tmp_path: Path) -> None
 
 def test_more_trials_move_none_of_the_old_ones(corpus: Corpus, tmp_path: Path) -> None:
     more = [*ALL, *(make_trial(number) for number in range(1000, 1060))]
-    larger = assemble_corpus(more, SETTINGS_assemble, tmp_path / "corpus")
+    larger = assemble_corpus(more, SETTINGS_OF_CORPUS, tmp_path / "corpus")
     splits = {row.nct_id: row.split for row in read_stored(larger)}
     assert all(splits[row.nct_id] == row.split for row in read_stored(corpus))
 
 
 def test_one_id_with_two_texts_keeps_one_of_them(tmp_path: Path) -> None:
     twice = [make_trial(1), make_trial(2, nct_id="NCT00000001")]
-    one = assemble_corpus(twice, SETTINGS_assemble, tmp_path / "one")
-    other = assemble_corpus(twice[::-1], SETTINGS_assemble, tmp_path / "other")
+    one = assemble_corpus(twice, SETTINGS_OF_CORPUS, tmp_path / "one")
+    other = assemble_corpus(twice[::-1], SETTINGS_OF_CORPUS, tmp_path / "other")
     assert one.manifest.counts["drops"] == {"repeated_id": 1}
     assert one.manifest.files == other.manifest.files
 
@@ -277,26 +269,26 @@ def test_which_copies_go_is_a_setting(drop: str, dropped: dict[str, int], tmp_pa
 
 def test_missing_dates_are_counted(tmp_path: Path) -> None:
     undated = [make_trial(number, first_posted=None) for number in range(3)]
-    corpus = assemble_corpus(undated, SETTINGS_assemble, tmp_path / "corpus")
+    corpus = assemble_corpus(undated, SETTINGS_OF_CORPUS, tmp_path / "corpus")
     assert corpus.manifest.counts["first_posted_missing"] == 3
     assert {row.era for row in read_stored(corpus)} == {"old"}
 
 
 def test_no_trials_make_an_empty_corpus(tmp_path: Path) -> None:
-    corpus = assemble_corpus([], SETTINGS_assemble, tmp_path / "corpus")
+    corpus = assemble_corpus([], SETTINGS_OF_CORPUS, tmp_path / "corpus")
     assert list(read_documents(corpus)) == []
     assert corpus.manifest.counts["documents"] == 0
 
 
 def test_an_error_midway_leaves_the_earlier_corpus(tmp_path: Path) -> None:
-    before = assemble_corpus(TRIALS[:5], SETTINGS_assemble, tmp_path / "corpus")
+    before = assemble_corpus(TRIALS[:5], SETTINGS_OF_CORPUS, tmp_path / "corpus")
 
     def breaking() -> object:
         yield from TRIALS
         raise RuntimeError("the source broke")
 
     with pytest.raises(RuntimeError, match="the source broke"):
-        assemble_corpus(breaking(), SETTINGS_assemble, tmp_path / "corpus")  # type: ignore[arg-type]
+        assemble_corpus(breaking(), SETTINGS_OF_CORPUS, tmp_path / "corpus")  # type: ignore[arg-type]
     assert open_corpus(tmp_path / "corpus").manifest.digest == before.manifest.digest
     verify_files(tmp_path / "corpus")
 

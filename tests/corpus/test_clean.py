@@ -1,8 +1,4 @@
-"""What a reader sees on the website is what comes out.
-
-Characters become what they show.
-
-Hand-written studies, one for each way in which sources break text -> their documents, by eye."""
+"""Cleaning: what a reader sees on the website is what comes out, checked by eye and by property."""
 
 from __future__ import annotations
 

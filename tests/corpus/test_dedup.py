@@ -1,6 +1,4 @@
-"""What texts are compared by: words, shingles, bands.
-
-Clusters against a slow plain version, and in any order."""
+"""Fingerprints of texts, and their clusters against a slow plain version, in any order."""
 
 from __future__ import annotations
 

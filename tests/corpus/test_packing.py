@@ -1,6 +1,4 @@
-"""Packing against slow plain versions; no token is lost but by a counted rule.
-
-The blocks artifact: one folder for each era and split, every document's tokens in it."""
+"""Packing against slow plain versions, and the blocks artifact; no token is lost uncounted."""
 
 from __future__ import annotations
 

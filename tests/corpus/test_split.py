@@ -1,6 +1,4 @@
-"""Splits and folds depend on the cluster and the seed, and come in the stated shares.
-
-The leakage table finds copies across splits, and nothing in a corpus split by cluster."""
+"""Splits and folds depend on cluster and seed alone; the leakage table finds copies across."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from trialese.corpus.tokenize import Encoder, Wrapping, id_type
+from trialese.corpus.tokenize import DocumentTokenizer, Wrapping, id_type
 from trialese.errors import RecipeError
 from trialese.records import Document
 
@@ -25,11 +25,11 @@ def make_tokenizer(pad: str = "[PAD]") -> Tokenizer:
 
 def encode(tokenizer: Tokenizer, *texts: str) -> list[list[int]]:
     documents = [Document(str(row), text) for row, text in enumerate(texts)]
-    return [ids.tolist() for _, ids in Encoder(tokenizer).encode(documents)]
+    return [ids.tolist() for _, ids in DocumentTokenizer(tokenizer).encode(documents)]
 
 
 def test_wrapping_is_the_post_processors() -> None:
-    assert Encoder(make_tokenizer()).wrapping == Wrapping((1,), (2,), 0)
+    assert DocumentTokenizer(make_tokenizer()).wrapping == Wrapping((1,), (2,), 0)
 
 
 def test_special_tokens_written_out_in_a_text_stay_text() -> None:
@@ -52,12 +52,12 @@ def test_the_tokenizer_itself_is_left_alone() -> None:
 
 
 def test_padding_under_any_name_that_is_in_use() -> None:
-    assert Encoder(make_tokenizer("<pad>")).wrapping.pad_id == 0
+    assert DocumentTokenizer(make_tokenizer("<pad>")).wrapping.pad_id == 0
     with pytest.raises(RecipeError, match="no padding token"):
-        Encoder(make_tokenizer("[EMPTY]"))
+        DocumentTokenizer(make_tokenizer("[EMPTY]"))
     tokenizer = make_tokenizer("[EMPTY]")
     tokenizer.enable_padding(pad_id=3)
-    assert Encoder(tokenizer).wrapping.pad_id == 3
+    assert DocumentTokenizer(tokenizer).wrapping.pad_id == 3
 
 
 def test_ids_take_two_bytes_where_the_vocabulary_allows() -> None:
@@ -69,7 +69,7 @@ def test_ids_take_two_bytes_where_the_vocabulary_allows() -> None:
 def test_no_post_processor_means_nothing_around() -> None:
     tokenizer = Tokenizer(models.WordLevel({"<pad>": 0, "a": 1, "b": 2}, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    assert Encoder(tokenizer).wrapping == Wrapping((), (), 0)
+    assert DocumentTokenizer(tokenizer).wrapping == Wrapping((), (), 0)
 
 
 def make_wordpiece(lowercase: bool) -> Tokenizer:

@@ -1,6 +1,4 @@
-"""collect.collecting.
-
-How much a collection would be, before it is begun."""
+"""Collecting: a source's studies written as a snapshot, and what that would cost beforehand."""
 
 from __future__ import annotations
 
@@ -8,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,22 +19,21 @@ from trialese.artifacts import (
     write_artifact,
 )
 from trialese.collect.api import query_of
-from trialese.collect.diff import read_ids
+from trialese.collect.diff import read_earlier, read_ids
 from trialese.collect.files import FilesSource, is_zip, read_stream
+from trialese.collect.merge import RunWriter, Tally, TrialMerger, take_in
 from trialese.collect.snapshot import (
     REJECTS_NAME,
     TRIALS_NAME,
     open_snapshot,
 )
 from trialese.collect.source import RawStudy, Reject, Source
+from trialese.collect.workers import Job, run_jobs
 from trialese.collect.zip_files import Chunk, read_chunk, safe_entries
 from trialese.errors import RecipeError, RecordError
 from trialese.progress import Progress, silent
 from trialese.records import Snapshot
 from trialese.settings import CollectSettings
-
-if TYPE_CHECKING:
-    from trialese.collect.merge import Tally, TrialMerger
 
 __all__ = [
     "PARALLEL_ENTRIES",
@@ -130,14 +126,10 @@ def collect_snapshot(
     with write_artifact(
         path, kind="snapshot", settings=as_settings(settings), inputs=inputs
     ) as draft:
-        from trialese.collect.merge import TrialMerger
-
         runs_folder = draft.folder / ".runs"
         runs_folder.mkdir()
         known = None
         if settings.new_since:
-            from trialese.collect.diff import read_earlier
-
             known = read_earlier(Path(settings.new_since))
         merger = TrialMerger(runs_folder, known=known)
         tally = _take_in_all(source, merger, runs_folder, progress)
@@ -166,9 +158,6 @@ def _take_in_all(source: Source, merger: TrialMerger, folder: Path, progress: Pr
 
     Large archives are read by as many processes as there are cores; what comes out is the same.
     """
-    from trialese.collect.merge import RunWriter, Tally, take_in
-    from trialese.collect.workers import Job, run_jobs
-
     tally = Tally()
     streams: list[Iterator[RawStudy | Reject]] = []
     chunks: list[Chunk] = []

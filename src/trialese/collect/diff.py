@@ -1,6 +1,8 @@
-"""What is new, changed or gone between two snapshots, by NCT id with aliases.
+"""Comparison of collections: what is new, changed or gone, and what somebody already has.
 
-What somebody already has: an earlier snapshot, or NCT numbers in a file of any kind."""
+Studies are matched by NCT number with aliases. What somebody has is an earlier snapshot, or NCT
+numbers in a file of any kind.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from trialese.artifacts import MANIFEST_NAME
 from trialese.collect.files import read_raw
@@ -78,9 +82,6 @@ def identities_of(snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], st
     Raises:
         ArtifactError: the snapshot is damaged.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     file = snapshot.path / TRIALS_NAME
     names = ["nct_id", "nct_id_aliases", "content_digest"]
     try:

@@ -1,11 +1,9 @@
-"""Trials in any order -> one sorted Parquet file, in bounded memory.
+"""Merging of records: raw studies in any order to one sorted Parquet file, in bounded memory.
 
 External sort: sorted runs are spilled to Arrow files and merged. Of several records of one
 study the newest stays; which one that is does not depend on the order in which they came, so
-the same records always give the same bytes.
-
-
-Raw studies -> sorted runs, and a tally in which every record is counted."""
+the same records always give the same bytes. Every record is counted in a tally.
+"""
 
 from __future__ import annotations
 

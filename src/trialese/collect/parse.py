@@ -1,4 +1,4 @@
-"""One raw study, of whatever format -> Trial."""
+"""Parsing of a raw study, of whatever format, into a `Trial`."""
 
 from __future__ import annotations
 

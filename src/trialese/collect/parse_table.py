@@ -1,4 +1,4 @@
-"""Rows of tables -> Trial: the website's CSV download, AACT's joined rows, bare texts.
+"""Parsers of table rows: the website's CSV download, AACT's joined rows, bare texts.
 
 The CSV download has no eligibility criteria, no detailed description, no keywords and no
 why_stopped in either of its generations (until 2023: "Title", "Status", "Gender", ...; since

@@ -1,4 +1,4 @@
-"""API v2 study (JSON) -> Trial.
+"""Parser of API v2 studies (JSON).
 
 Only the modules that a `Trial` needs are decoded, with their types checked; msgspec skips the
 rest (locations, results: most of the bytes). Piece names: clinicaltrials.gov/data-api, study

@@ -1,4 +1,4 @@
-"""Legacy study XML (`clinical_study`, public.xsd) -> Trial.
+"""Parser of legacy study XML (`clinical_study`, public.xsd).
 
 The registry served this format until June 2024 and millions of copies are about. Text blocks
 are indented and hard-wrapped in it; the indentation is taken off here, the wrapping is left to

@@ -1,25 +1,19 @@
-"""Snapshots: collected trials as Parquet with a manifest that says where they come from.
-
-Some trials by their NCT ids: of a snapshot, without reading the rest, or of the registry."""
+"""Snapshots on disk: collected trials as Parquet, read whole, one by one, or by NCT id."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from trialese.artifacts import (
-    read_manifest,
-)
+from trialese.artifacts import read_manifest
 from trialese.collect.merge import TRIAL_COLUMNS
 from trialese.collect.source import Reject
 from trialese.errors import ArtifactError
 from trialese.records import Snapshot, Trial
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "REJECTS_NAME",
@@ -51,11 +45,6 @@ def read_trials(snapshot: Snapshot) -> Iterator[Trial]:
     Raises:
         ArtifactError: the Parquet file is damaged.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from trialese.collect.merge import TRIAL_COLUMNS
-
     file = snapshot.path / TRIALS_NAME
     try:
         with pq.ParquetFile(file) as parquet:
@@ -86,9 +75,6 @@ def find_trials(snapshot: Snapshot, nct_ids: Collection[str]) -> dict[str, Trial
     Raises:
         ArtifactError: the snapshot is damaged.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not nct_ids:
         return {}
     file = snapshot.path / TRIALS_NAME

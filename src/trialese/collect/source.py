@@ -1,4 +1,4 @@
-"""What every source of studies has in common: raw studies out, rejects with reasons."""
+"""The interface of a source of studies: raw studies out, rejects with reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a snapshot: counts for people, and what somebody should look at before trusting it."""
+"""Counts over a snapshot, and the records that somebody should look at before trusting them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry's words: from legacy XML, the website and AACT to those of API v2.
+"""The registry's words, from those of legacy XML, the website and AACT to those of API v2.
 
 The vocabularies are those of ClinicalTrials.gov's data structure pages (API v2 enumerations and
 the legacy public.xsd). A word that is new to both becomes upper case with underscores, which is

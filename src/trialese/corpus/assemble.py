@@ -1,20 +1,13 @@
-"""Which documents are kept. What is not kept comes back as a Drop with its reason.
-
-All that can be done to one trial without knowing the others, in this process or in several.
-
-Workers are started as `python -m trialese.corpus.assemble` and spoken to through pipes, in
-MessagePack. Unlike `multiprocessing`, that asks nothing of the script that calls us (no
-`if __name__ == "__main__"`), and passes no pickles. Results come back in the order of the trials,
-so the number of workers leaves no trace in what is written.
-
-
-Where prepared trials wait until all have come: texts in an unnamed file, the rest in memory.
-
-Trials in, Corpus out: render, filter, cluster, split, write.
+"""Building of a corpus: trials are rendered, filtered, clustered, split and written.
 
 Trials come one by one and their texts wait in an unnamed file, so memory holds fingerprints and
 ids only. What is written is sorted by id: neither the order of the input nor the number of
-workers leaves a trace.
+workers leaves a trace. A document that is not kept becomes a `Drop` with its reason.
+
+What can be done to one trial without knowing the others is done by several processes, started as
+`python -m trialese.corpus.assemble` and spoken to through pipes, in MessagePack. Unlike
+`multiprocessing`, that asks nothing of the script that calls us (no `if __name__ == "__main__"`),
+and passes no pickles. Results come back in the order of the trials.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Blocks on disk: `.npy` arrays that grow while they are written and are memory-mapped when read.
+"""Token blocks on disk: arrays that grow while they are written and are memory-mapped when read.
 
 A folder holds `ids.npy` (blocks, block_tokens), `special.npy` of the same shape, `owner.npy`
 (blocks,), `nct_ids.txt` (one a line) and `blocks.json` (padding id, counts, digest).
-
-
-corpus.blockopen."""
+"""
 
 from __future__ import annotations
 

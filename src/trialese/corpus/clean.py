@@ -1,10 +1,4 @@
-"""Characters that are not what they look like, and what they stand for.
-
-Everything here is one character in, its readable equivalent (or nothing) out; nothing that a
-reader sees on the registry's website is lost.
-
-
-Registry text as a reader sees it on the website: what every model of trialese reads.
+"""Cleaning of registry text: what a reader sees on the website is what every model reads.
 
 Sources break text, each in its way: Markdown escapes (API v2), hard-wrapped lines and `&#xD;`
 (legacy XML), `~` for newlines (AACT), HTML left over, mojibake, symbol fonts, invisible

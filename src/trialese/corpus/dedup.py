@@ -1,16 +1,14 @@
-"""What a text is compared by: its normalised words, their shingles, and MinHash bands of these.
+"""Exact and near-duplicate texts: fingerprints of texts, and clusters of those that are alike.
+
+A text is compared by its normalised words and by shingles of them. MinHash bands propose pairs of
+near-duplicates; each pair is verified by the Jaccard similarity of its shingles and joined by
+union-find. Which pairs are proposed depends on the texts alone, so the clusters do not depend on
+the order in which they come.
 
 Shingles are runs of `shingle_words` words, hashed to 32 bits. MinHash comes from datasketch: the
 maintained library with tested permutations (2.x: bijections on 32 bits, without the bias of the
 older scheme on large sets). Its LSH index, a Python dict a band, is not used: at 600,000 texts it
-takes gigabytes where sorted arrays of band hashes take a hundred megabytes (`dedup.py`).
-
-
-Exact and near-duplicate clusters: texts in, the name of each text's cluster out.
-
-MinHash bands propose pairs of near-duplicates; each pair is verified by the Jaccard similarity
-of its shingles and joined by union-find. Which pairs are proposed depends on the texts alone,
-so the clusters do not depend on the order in which they come.
+takes gigabytes where sorted arrays of band hashes take a hundred megabytes.
 """
 
 from __future__ import annotations

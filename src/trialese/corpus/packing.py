@@ -1,12 +1,11 @@
-"""Documents -> blocks of one length on disk, no token lost but by a counted rule.
+"""Packing of documents into token blocks of one length; no token is lost but by a counted rule.
 
 `across` concatenates [CLS] a [SEP] [CLS] b [SEP] ... and cuts, so that only the last block is
 padded. `within` lets no document cross a block: long ones are cut into pieces with their own
 [CLS] and [SEP], and pieces share blocks by best-fit decreasing (Ding et al. 2024, Fewer
-Truncations Improve Language Modeling).
-
-
-Corpus in, token blocks out: an artifact with one folder for each era and split."""
+Truncations Improve Language Modeling). `build_blocks` makes the blocks of a corpus: an artifact
+with one folder for each era and split.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ import numpy as np
 from trialese.artifacts import as_settings, write_artifact
 from trialese.corpus.blocks import BlockWriter, open_block_folder, read_facts
 from trialese.corpus.store import Era, read_documents
-from trialese.corpus.tokenize import Encoder
+from trialese.corpus.tokenize import DocumentTokenizer
 from trialese.errors import RecipeError
 from trialese.progress import Progress, silent
 from trialese.records import SPLITS, Corpus, Document, Manifest, TokenBlocks
@@ -50,7 +49,7 @@ def pack_blocks(
         RecipeError: blocks too short for a token between the special ones, or a setting that
             does not go with the packing.
     """
-    encoder = Encoder(tokenizer)
+    encoder = DocumentTokenizer(tokenizer)
     check_block_settings(settings, special_tokens=encoder.wrapping.tokens)
     folder.mkdir(parents=True, exist_ok=True)
     tally = _Tally()
@@ -110,7 +109,10 @@ _Ids = Iterator["NDArray[Any]"]
 
 
 def _encode(
-    encoder: Encoder, documents: Iterable[Document], settings: BlockSettings, tally: _Tally
+    encoder: DocumentTokenizer,
+    documents: Iterable[Document],
+    settings: BlockSettings,
+    tally: _Tally,
 ) -> _Ids:
     """Ids of each document, cut to `truncate_tokens`. One without any token is only counted."""
     most = settings.truncate_tokens
@@ -126,7 +128,11 @@ def _encode(
 
 
 def _pack_across(
-    encoded: _Ids, encoder: Encoder, settings: BlockSettings, writer: BlockWriter, tally: _Tally
+    encoded: _Ids,
+    encoder: DocumentTokenizer,
+    settings: BlockSettings,
+    writer: BlockWriter,
+    tally: _Tally,
 ) -> NDArray[np.int64]:
     """The first document of each block; concatenates a group of documents at a time."""
     block, drops = settings.block_tokens, settings.drop_remainder_documents is not None
@@ -147,7 +153,7 @@ def _pack_across(
 
 
 def _concatenate(
-    group: list[NDArray[Any]], encoder: Encoder
+    group: list[NDArray[Any]], encoder: DocumentTokenizer
 ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64]]:
     """[CLS] a [SEP] [CLS] b [SEP] ..., where it is special, and the tokens of each document."""
     before = np.array(encoder.wrapping.before, encoder.id_type)
@@ -161,7 +167,11 @@ def _concatenate(
 
 
 def _pack_within(
-    encoded: _Ids, encoder: Encoder, settings: BlockSettings, writer: BlockWriter, tally: _Tally
+    encoded: _Ids,
+    encoder: DocumentTokenizer,
+    settings: BlockSettings,
+    writer: BlockWriter,
+    tally: _Tally,
 ) -> NDArray[np.int64]:
     """The first document of each block; token ids wait in an unnamed file beside the blocks."""
     around = encoder.wrapping
@@ -243,7 +253,7 @@ def _lay_out(
     pieces: _Pieces,
     block: NDArray[np.int64],
     spill: IO[bytes],
-    encoder: Encoder,
+    encoder: DocumentTokenizer,
     writer: BlockWriter,
 ) -> None:
     """Write the blocks (numbered from 0) of these pieces, which are sorted by block."""

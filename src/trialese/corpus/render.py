@@ -1,4 +1,4 @@
-"""One trial as the document that a model reads: chosen fields in order, each under its name."""
+"""Rendering of a trial as the document that a model reads: chosen fields, each under its name."""
 
 from __future__ import annotations
 

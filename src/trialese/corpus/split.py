@@ -1,14 +1,11 @@
-"""Which split or fold a cluster belongs to: by hash of its name, before anything learns.
+"""Splits and folds of clusters, fixed before anything learns, and the leaks between splits.
 
-The hash knows the cluster and the seed and nothing else, so trials that come later never move
-those that are there, as long as the cluster keeps its smallest id.
+A split is a hash of the cluster's name and the seed and of nothing else, so trials that come
+later never move those that are there, as long as the cluster keeps its smallest id.
 
-
-What stands in two splits at once, and what a split at random would have let through.
-
-The search here is its own: other permutations than those that made the clusters, so that a pair
-which clustering missed can show. Neighbours count through chains: a document leaks if a chain of
-near-duplicates leads from it to another split.
+The search for leaks is its own: other permutations than those that made the clusters, so that a
+pair which clustering missed can show. Neighbours count through chains: a document leaks if a
+chain of near-duplicates leads from it to another split.
 """
 
 from __future__ import annotations

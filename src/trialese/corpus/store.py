@@ -1,4 +1,4 @@
-"""How a corpus lies on disk, and reading it back."""
+"""A corpus on disk: its Parquet files, written and read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents -> arrays of token ids: in large batches, on all cores, each word once.
+"""The tokenizer of documents: texts in, arrays of token ids out, each word tokenized once.
 
 A tokenizer that never joins or looks across blanks (BERT's WordPiece) gives a text the ids of its
 blank-separated chunks one after the other. Chunks repeat (Zipf), so their ids are looked up and
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-__all__ = ["Encoder", "Wrapping", "id_type"]
+__all__ = ["DocumentTokenizer", "Wrapping", "id_type"]
 
 
 _BATCH_DOCUMENTS = 512
@@ -43,7 +43,7 @@ class Wrapping:
         return len(self.before) + len(self.after)
 
 
-class Encoder:
+class DocumentTokenizer:
     """Turns documents into token ids without special tokens; tells which ones belong around."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
