@@ -15,6 +15,7 @@ import pytest
 
 from trialese.collect import collection, workers
 from trialese.collect.collection import SAMPLE_BYTES, collect_snapshot, estimate_collection
+from trialese.collect.snapshot import read_rejects
 from trialese.collect.workers import Done, Job, run_jobs, serve
 from trialese.collect.zip_files import Chunk, safe_entries, split_entries
 from trialese.errors import ArtifactError, RecordError
@@ -116,3 +117,22 @@ def test_chunks_hold_every_entry_once(archive, monkeypatch):
     assert all(len(chunk.entries) <= 7 for chunk in chunks)
     again = [entry for chunk in chunks for entry in chunk.entries] + large
     assert sorted(entry.name for entry in again) == sorted(entry.name for entry in entries)
+
+
+def test_fields_that_cannot_be_read_are_counted_and_rejects_are_named(tmp_path, study_maker):
+    odd, odder, broken = study_maker(1), study_maker(2), study_maker(3)
+    odd["protocolSection"]["designModule"] = {"enrollmentInfo": {"count": "many"}}
+    odder["protocolSection"]["designModule"] = {"enrollmentInfo": {"count": -1}}
+    odder["protocolSection"]["eligibilityModule"] = {"sex": "QUEEN"}
+    broken["protocolSection"]["descriptionModule"] = {"briefSummary": "\ud800"}
+    path = tmp_path / "studies.jsonl"
+    cut = json.dumps(study_maker(4))[:-9]
+    path.write_text("\n".join([*(json.dumps(study) for study in (odd, odder, broken)), cut]))
+    settings = CollectSettings(source="files", paths=(str(path),))
+    snapshot = collect_snapshot(settings, tmp_path / "snapshot")
+    assert snapshot.manifest.counts["trials"] == 2
+    assert snapshot.manifest.counts["unreadable"] == {"enrollment": 2, "sex": 1}
+    examples = snapshot.manifest.notes["unreadable_examples"]
+    assert examples[0] == "NCT00000001 enrollment: enrollment 'many' is no number"
+    assert len(examples) == 3
+    assert [reject.nct_id for reject in read_rejects(snapshot)] == ["NCT00000003", "NCT00000004"]

@@ -98,6 +98,45 @@ def test_age_limits(age, low, high):
     assert (trial.minimum_age, trial.maximum_age) == (low, high)
 
 
+@pytest.mark.parametrize("missing", ["null", "NULL", "nan", " null ", "<NA>"])
+def test_a_word_for_an_empty_cell_is_an_empty_cell(missing):
+    emptied = ("Completion Date", "Enrollment", "Gender", "Acronym", "Phases", "Study Designs")
+    row = {**OLDER, **dict.fromkeys(emptied, missing)}
+    parsed = parse_study(RawStudy("x", "csv", row))
+    assert parsed.trial == parse_csv(RawStudy("x", "csv", {**OLDER, **dict.fromkeys(emptied, "")}))
+    assert parsed.unreadable == ()
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "field"),
+    [
+        ("Enrollment", "a few", "enrollment"),
+        ("Gender", "Queen", "sex"),
+        ("Start Date", "44140", "start_date"),
+    ],
+)
+def test_an_odd_cell_costs_the_field_and_not_the_study(column, cell, field):
+    parsed = parse_study(RawStudy("x", "csv", {**OLDER, column: cell}))
+    assert [name for name, _ in parsed.unreadable] == [field]
+    assert getattr(parsed.trial, field) is None
+    assert parsed.trial.brief_title == "Hats for Cold Heads"
+
+
+def test_dates_that_excel_wrote_are_read_where_the_row_tells_their_order():
+    american = {**NEWER, "First Posted": "11/19/2020", "Last Update Posted": "1/9/2021"}
+    trial = parse_csv(RawStudy("x", "csv", american))
+    assert (trial.first_posted, trial.last_update_posted) == ("2020-11-19", "2021-01-09")
+    european = {**NEWER, "First Posted": "19/11/2020", "Last Update Posted": "9/1/2021"}
+    trial = parse_csv(RawStudy("x", "csv", european))
+    assert (trial.first_posted, trial.last_update_posted) == ("2020-11-19", "2021-01-09")
+    either = {**NEWER, "First Posted": "1/2/2020", "Last Update Posted": "3/3/2021"}
+    parsed = parse_study(RawStudy("x", "csv", either))
+    assert (parsed.trial.first_posted, parsed.trial.last_update_posted) == (None, "2021-03-03")
+    ((name, why),) = parsed.unreadable
+    assert name == "first_posted"
+    assert "Excel" in why
+
+
 def test_a_bare_text_is_named_by_its_number_or_its_content():
     named = parse_text(RawStudy("x", "text", {"": "7", "text": " Hats. ", "nct_id": "nct00000045"}))
     assert named == Trial(nct_id="NCT00000045", detailed_description="Hats.")

@@ -77,11 +77,7 @@ def test_a_study_of_nothing_but_its_number_is_a_trial():
         (b'{"protocolSection": {}}', "no_nct_id"),
         (b'{"protocolSection": {"identificationModule": {"nctId": 7}}}', "wrong_type"),
         (b'{"protocolSection": {"identificationModule": {"nctId": "7"}}}', "bad_nct_id"),
-        (STUDY.replace(b'"count": 17', b'"count": -17'), "wrong_type"),
-        (STUDY.replace(b'"count": 17', b'"count": 1e400'), "wrong_type"),
-        (STUDY.replace(b'"count": 17', b'"count": 99999999999999999999'), "wrong_type"),
-        (STUDY.replace(b'"FEMALE"', b'"QUEEN"'), "bad_sex"),
-        (STUDY.replace(b"2021-02-17", b"17/2/2021"), "bad_date"),
+        (b'{"protocolSection": {"identificationModule": "NCT00000042"}}', "wrong_type"),
         (STUDY.replace(b"Warm Socks for", b"\\ud800 for"), "bad_json"),
         (STUDY.replace(b"Warm Socks for", b"\xff for"), "bad_json"),
         (b'{"deep": ' + b"[" * 100_000, "too_deep"),
@@ -92,6 +88,80 @@ def test_what_is_no_study_is_refused_with_a_reason(data, reason):
         parse_study(raw(data))
     assert caught.value.reason == reason
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("right", "slip", "field"),
+    [
+        (b'"count": 17', b'"count": -17', "enrollment"),
+        (b'"count": 17', b'"count": 1e400', "enrollment"),
+        (b'"count": 17', b'"count": 99999999999999999999', "enrollment"),
+        (b'"count": 17', b'"count": 17.5', "enrollment"),
+        (b'"count": 17', b'"count": "some"', "enrollment"),
+        (b'"FEMALE"', b'"QUEEN"', "sex"),
+        (b"2021-02-17", b"17/2/2021", "first_posted"),
+        (b'"healthyVolunteers": false', b'"healthyVolunteers": "perhaps"', "healthy_volunteers"),
+        (b'"briefTitle": "', b'"briefTitle": {"en": 7}, "unused": "', "brief_title"),
+        (b'"designModule": {', b'"designModule": "see above", "unused": {', "design_module"),
+    ],
+)
+def test_a_side_field_that_cannot_be_read_costs_the_field_and_not_the_study(right, slip, field):
+    assert right in STUDY
+    parsed = parse_study(raw(STUDY.replace(right, slip)))
+    assert parsed.trial.nct_id == "NCT00000042"
+    assert [name for name, _ in parsed.unreadable] == [field]
+    assert parsed.trial.conditions == ("Cold Feet",)
+    if field in Trial.__struct_fields__:
+        assert getattr(parsed.trial, field) in (None, "")
+
+
+@pytest.mark.parametrize(
+    ("right", "slip"),
+    [
+        (b'"count": 17', b'"count": "17"'),
+        (b'"count": 17', b'"count": 17.0'),
+        (b'"count": 17', b'"count": "17.0"'),
+        (b'"count": 17', b'"count": [17]'),
+        (b'"count": 17', b'"count": {"value": "17"}'),
+        (b'"healthyVolunteers": false', b'"healthyVolunteers": "No"'),
+        (b'"healthyVolunteers": false', b'"healthyVolunteers": 0'),
+        (b'"genderBased": true', b'"genderBased": "Yes"'),
+        (b'"FEMALE"', b'"Female"'),
+        (b'"FEMALE"', b'["FEMALE"]'),
+        (b'"TERMINATED"', b'"Terminated"'),
+        (b'["PHASE1", "PHASE2"]', b'"Phase 1/Phase 2"'),
+        (b'["Cold Feet"]', b'"Cold Feet"'),
+        (b'["Cold Feet"]', b'["Cold Feet", null]'),
+        (b'"2021-02-17"', b'"2021-02-17T00:00:00"'),
+        (b'{"date": "2021-02-17"', b'{"date": "February 17, 2021"'),
+        (b'"briefTitle": "', b'"detailed": NaN, "briefTitle": "'),
+    ],
+)
+def test_slips_of_type_and_spelling_are_understood(right, slip):
+    assert right in STUDY
+    parsed = parse_study(raw(STUDY.replace(right, slip)))
+    assert parsed.trial == parse_study(raw(STUDY)).trial
+    assert parsed.unreadable == ()
+
+
+def test_slips_in_decoded_json_are_understood_too():
+    study = json.loads(STUDY)
+    study["protocolSection"]["designModule"]["enrollmentInfo"]["count"] = "17"
+    study["protocolSection"]["identificationModule"]["acronym"] = float("nan")
+    parsed = parse_study(raw(study))
+    assert (parsed.trial.enrollment, parsed.trial.acronym, parsed.unreadable) == (17, "", ())
+
+
+def test_a_refused_record_is_named_by_its_number_where_it_has_one():
+    for data in (STUDY[: len(STUDY) // 2], STUDY.replace(b"Warm Socks for", b"\xff for")):
+        with pytest.raises(StudyError) as caught:
+            parse_study(raw(data))
+        assert caught.value.reject().nct_id == "NCT00000042"
+    study = json.loads(STUDY)
+    study["protocolSection"]["descriptionModule"]["briefSummary"] = "\ud800"
+    with pytest.raises(StudyError) as caught:
+        parse_study(raw(study))
+    assert caught.value.reject().nct_id == "NCT00000042"
 
 
 def test_a_lone_surrogate_in_decoded_json_is_refused():

@@ -80,8 +80,6 @@ def test_records_from_before_2017_are_read_too():
         (b"<clinical_study_index/>", "no_study"),
         (b'<!DOCTYPE x [<!ENTITY a "aaa">]>' + STUDY, "forbidden_doctype"),
         (STUDY.replace(b"NCT00000043", b"43"), "bad_nct_id"),
-        (STUDY.replace(b">23<", b">many<"), "wrong_type"),
-        (STUDY.replace(b"May 1984", b"Mai 1984"), "bad_date"),
         (STUDY.replace(b"Cold Hands", b"\x00"), "bad_xml"),
         (b'<?xml version="1.0" encoding="klingon"?>' + STUDY, "bad_xml"),
     ],
@@ -91,6 +89,104 @@ def test_what_is_no_study_is_refused_with_a_reason(data, reason):
         parse_study(raw(data))
     assert caught.value.reason == reason
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "field"),
+    [
+        (b">23<", b">many<", "enrollment"),
+        (b"May 1984", b"Mai 1984", "start_date"),
+        (b"<gender>All<", b"<gender>Queen<", "sex"),
+        (b"<healthy_volunteers>", b"<healthy_volunteers>perhaps ", "healthy_volunteers"),
+    ],
+)
+def test_a_side_field_that_cannot_be_read_costs_the_field_and_not_the_study(right, wrong, field):
+    assert right in STUDY
+    parsed = parse_study(raw(STUDY.replace(right, wrong)))
+    assert [name for name, _ in parsed.unreadable] == [field]
+    assert getattr(parsed.trial, field) is None
+    assert parsed.trial.conditions == ("Cold Hands",)
+
+
+def test_a_refused_document_is_named_by_its_number():
+    with pytest.raises(StudyError) as caught:
+        parse_study(raw(STUDY[:-20]))
+    assert caught.value.reject().nct_id == "NCT00000043"
+
+
+def design_in(element):
+    head, _, rest = STUDY.partition(b"<study_design_info>")
+    _, _, tail = rest.partition(b"</study_design_info>")
+    trial = parse_study(raw(head + element.encode() + tail)).trial
+    return trial.allocation, trial.intervention_model, trial.primary_purpose, trial.masking
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "Prevention, Non-Randomized, Double Blind (Subject, Caregiver), Placebo Control, "
+            "Crossover Assignment, Safety Study",
+            ("NON_RANDOMIZED", "CROSSOVER", "PREVENTION", "DOUBLE"),
+        ),
+        (
+            "Educational/Counseling/Training, Randomized, Open Label, Single Group Assignment",
+            ("RANDOMIZED", "SINGLE_GROUP", "ECT", "NONE"),
+        ),
+        ("Treatment", (None, None, "TREATMENT", None)),
+        (
+            "Allocation:  Randomized, Endpoint Classification:  Safety/Efficacy Study, "
+            "Masking:  Double Blind (Subject, Investigator), Primary Purpose:  Treatment",
+            ("RANDOMIZED", None, "TREATMENT", "DOUBLE"),
+        ),
+        (
+            "Masking:  Subject, Caregiver, Investigator, Primary Purpose:  Screening",
+            (None, None, "SCREENING", "TRIPLE"),
+        ),
+    ],
+)
+def test_a_design_on_one_line_is_read_with_names_and_without(line, expected):
+    assert design_in(f"<study_design>{line}</study_design>") == expected
+
+
+@pytest.mark.parametrize(
+    ("masking", "level"),
+    [
+        ("No masking", "NONE"),
+        ("None (Open Label)", "NONE"),
+        ("Participant", "SINGLE"),
+        ("Participant, Investigator", "DOUBLE"),
+        ("Participant, Care Provider, Outcomes Assessor", "TRIPLE"),
+        ("Participant, Care Provider, Investigator, Outcomes Assessor", "QUADRUPLE"),
+        ("Triple (Participant, Investigator, Outcomes Assessor)", "TRIPLE"),
+    ],
+)
+def test_masking_by_level_by_role_or_by_none(masking, level):
+    element = f"<study_design_info><masking>{masking}</masking></study_design_info>"
+    assert design_in(element) == (None, None, None, level)
+
+
+def test_words_of_an_observational_design_are_no_purpose():
+    head, _, rest = STUDY.partition(b"<study_design_info>")
+    _, _, tail = rest.partition(b"</study_design_info>")
+    old = head + b"<study_design>Screening, Longitudinal, Prospective Study</study_design>" + tail
+    assert b"<study_type>Interventional" in old
+    old = old.replace(b"<study_type>Interventional", b"<study_type>Observational")
+    assert parse_study(raw(old)).trial.primary_purpose is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"ClinicalTrials.gov processed this data on February 03, 2023",
+        b"Information obtained from ClinicalTrials.gov on February 03, 2023",
+        b"Processed by ClinicalTrials.gov on February 3, 2023",
+    ],
+)
+def test_the_date_of_the_data_in_the_words_of_every_year(words):
+    before = b"ClinicalTrials.gov processed this data on February 03, 2023"
+    assert before in STUDY
+    assert parse_xml(raw(STUDY.replace(before, words)))[1] == "2023-02-03"
 
 
 def test_deep_nesting_is_survived():

@@ -10,11 +10,14 @@ from trialese.collect.vocabulary import (
     data_date_of,
     iso_date,
     masking_level,
+    nct_id_in,
     nct_id_of,
     optional_age,
     phases_of,
     sex_of,
     truth_of,
+    whole_number,
+    yes_or_no,
 )
 
 
@@ -27,6 +30,8 @@ from trialese.collect.vocabulary import (
         ("2024-09-24", "2024-09-24"),
         ("2004-09", "2004-09"),
         ("1999", "1999"),
+        ("2024-09-24 00:00:00", "2024-09-24"),
+        ("2024-09-24T00:00:00.000Z", "2024-09-24"),
         ("", None),
         ("  ", None),
         (None, None),
@@ -79,6 +84,7 @@ def test_a_choice_is_stable(text):
         (["Not Applicable"], ("NA",)),
         (["Early Phase 1"], ("EARLY_PHASE1",)),
         (["Phase 0"], ("EARLY_PHASE1",)),
+        (["Phase I/Phase II"], ("PHASE1", "PHASE2")),
         ([""], ()),
         ([], ()),
     ],
@@ -119,6 +125,27 @@ def test_yes_no_and_ages():
     assert [truth_of(text) for text in ("No", "f", "false")] == [False] * 3
     assert [truth_of(text) for text in ("", "maybe", None)] == [None] * 3
     assert [optional_age(t) for t in ("18 Years", "N/A", None)] == ["18 Years", "", ""]
+
+
+def test_numbers_and_truths_as_programs_write_them():
+    written = (120, 120.0, "120", " 120.00 ", "1,200", "", None, float("nan"))
+    counts = [whole_number(value, "x") for value in written]
+    assert counts == [120, 120, 120, 120, 1200, None, None, None]
+    for wrong in (-1, 1.5, True, "12 or so", "1,2", "٣", float("inf")):
+        with pytest.raises(StudyError, match="is no number"):
+            whole_number(wrong, "x")
+    assert [yes_or_no(word, "x") for word in ("Yes", "0", "", "N/A")] == [True, False, None, None]
+    with pytest.raises(StudyError, match="neither yes nor no"):
+        yes_or_no("maybe", "x")
+
+
+def test_the_number_of_a_record_that_could_not_be_read():
+    assert nct_id_in(b'{"nctId": "NCT00000007", "x": "see NCT00000008') == "NCT00000007"
+    assert nct_id_in(b"<nct_id> nct00000007<") == "NCT00000007"
+    assert nct_id_in(b"see NCT00000007 and NCT00000008") == ""
+    assert nct_id_in(b"only NCT00000007, NCT00000007") == "NCT00000007"
+    assert nct_id_in({"Rank": "1", "NCT Number": " nct00000007"}) == "NCT00000007"
+    assert nct_id_in({"Rank": "1"}) == nct_id_in(b"") == ""
 
 
 def test_the_date_of_data_is_a_day_or_nothing():

@@ -24,6 +24,7 @@ from trialese.collect.parse_table import TEXT_COLUMNS
 from trialese.collect.parse_xml import XML_ROOT
 from trialese.collect.source import RawStudy, Reject, SourceFacts, StudyError
 from trialese.collect.tables import is_columnar, read_columnar, read_csv
+from trialese.collect.vocabulary import nct_id_in
 from trialese.collect.zip_files import Chunk, read_chunk, read_large, safe_entries, split_entries
 from trialese.errors import RecordError
 from trialese.progress import Progress, silent
@@ -106,13 +107,28 @@ def split_page(data: bytes, origin: str) -> Iterator[RawStudy | Reject]:
                 return
             parts = envelope.studies
     except msgspec.ValidationError as error:
-        yield Reject(origin=origin, reason="no_study", detail=f"this JSON is no study ({error})")
+        yield Reject(
+            origin=origin,
+            reason="no_study",
+            detail=f"this JSON is no study ({error})",
+            nct_id=nct_id_in(data),
+        )
         return
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        yield Reject(origin=origin, reason="bad_json", detail=f"not valid JSON ({error})")
+        yield Reject(
+            origin=origin,
+            reason="bad_json",
+            detail=f"not valid JSON ({error})",
+            nct_id=nct_id_in(data),
+        )
         return
     except RecursionError:
-        yield Reject(origin=origin, reason="too_deep", detail="nested too deeply to be a study")
+        yield Reject(
+            origin=origin,
+            reason="too_deep",
+            detail="nested too deeply to be a study",
+            nct_id=nct_id_in(data),
+        )
         return
     for position, part in enumerate(parts):
         yield RawStudy(f"{origin}#{position}", "v2", bytes(part))

@@ -265,6 +265,7 @@ CSV_NOTICE = (
     "no reason for stopping"
 )
 _REPORT_EVERY = 500
+_MOST_EXAMPLES = 10
 
 
 class Tally(msgspec.Struct):
@@ -274,6 +275,9 @@ class Tally(msgspec.Struct):
     synthetic: int = 0
     formats: dict[str, int] = {}
     rejects: list[Reject] = []
+    unreadable: dict[str, int] = {}
+    """Field -> studies that are kept without it, because what it says cannot be read."""
+    unreadable_examples: list[str] = []
     oldest_data: str | None = None
     newest_data: str | None = None
 
@@ -290,20 +294,36 @@ class Tally(msgspec.Struct):
         for name, count in other.formats.items():
             self.formats[name] = self.formats.get(name, 0) + count
         self.rejects.extend(other.rejects)
+        for name, count in other.unreadable.items():
+            self.unreadable[name] = self.unreadable.get(name, 0) + count
+        self._keep_examples(other.unreadable_examples)
         self.saw(other.oldest_data)
         self.saw(other.newest_data)
+
+    def could_not_read(self, nct_id: str, unreadable: Iterable[tuple[str, str]]) -> None:
+        """Count the fields that a study is kept without."""
+        for name, detail in unreadable:
+            self.unreadable[name] = self.unreadable.get(name, 0) + 1
+            self._keep_examples([f"{nct_id} {name}: {detail}"])
+
+    def _keep_examples(self, examples: list[str]) -> None:
+        # The smallest, so that the order of the records does not show.
+        self.unreadable_examples = sorted({*self.unreadable_examples, *examples})[:_MOST_EXAMPLES]
 
     def counts(self) -> dict[str, Any]:
         """The counts as a manifest holds them."""
         reasons: dict[str, int] = {}
         for reject in self.rejects:
             reasons[reject.reason] = reasons.get(reject.reason, 0) + 1
-        return {
+        counts: dict[str, Any] = {
             "records": self.records,
             "formats": dict(sorted(self.formats.items())),
             "rejects": dict(sorted(reasons.items())),
             "synthetic": self.synthetic,
         }
+        if self.unreadable:
+            counts["unreadable"] = dict(sorted(self.unreadable.items()))
+        return counts
 
     def notes(self) -> dict[str, Any]:
         """What a manifest must say because of what was in the records."""
@@ -318,6 +338,8 @@ class Tally(msgspec.Struct):
             notes["synthetic_notice"] = SYNTHETIC_NOTICE
         if "csv" in self.formats:
             notes["csv"] = CSV_NOTICE
+        if self.unreadable_examples:
+            notes["unreadable_examples"] = self.unreadable_examples
         return notes
 
     def refuse_nothing_but_rejects(self) -> None:
@@ -357,5 +379,6 @@ def take_in(
         tally.formats[item.format] = tally.formats.get(item.format, 0) + 1
         tally.synthetic += parsed.trial.synthetic
         tally.saw(parsed.data_date)
+        tally.could_not_read(parsed.trial.nct_id, parsed.unreadable)
         runs.add(parsed)
     return tally

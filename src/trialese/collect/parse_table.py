@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from trialese.collect.source import RawStudy, StudyError
@@ -20,8 +20,10 @@ from trialese.collect.vocabulary import (
     nct_id_of,
     optional_age,
     phases_of,
+    read_side_field,
     sex_of,
-    truth_of,
+    whole_number,
+    yes_or_no,
 )
 from trialese.records import Trial
 
@@ -44,24 +46,35 @@ TEXT_COLUMNS = ("text", "document", "input", *REASON_COLUMNS)
 ID_COLUMNS = ("nct_id", "nctid", "nct number", "id", "trial_id", "")
 """Names of the column that identifies a bare text, best first; "" is pandas' unnamed index."""
 
+_MISSING = frozenset({"null", "NULL", "nan", "NaN", "<NA>", "#N/A"})
+"""Words that programs write into an empty cell; the website itself wrote "null" in 2018."""
+_EXCEL_DATE = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})(?: 0?0:00)?\Z")
 _NCT_ID = re.compile(r"NCT[0-9]{8}", re.IGNORECASE)
 _INTERVENTION_KIND = re.compile(r"[A-Z][A-Za-z_/ -]{0,24}: ")
 _AGES = re.compile(r"(?P<low>\d+ \w+)(?: to (?P<high>\d+ \w+)| and older)|up to (?P<top>\d+ \w+)")
 
 
-def parse_csv(raw: RawStudy) -> Trial:
+def parse_csv(raw: RawStudy, unreadable: dict[str, str] | None = None) -> Trial:
     """The `Trial` of a row of the website's CSV download, of either generation.
 
+    A side field that cannot be read is left empty and noted in `unreadable`: name -> why.
+
     Raises:
-        StudyError: no NCT number, or a cell that is not what its column says.
+        StudyError: no NCT number.
     """
     row, origin = _cells(raw), raw.origin
+    row = {name: "" if value.strip() in _MISSING else value for name, value in row.items()}
+    noted: dict[str, str] = {} if unreadable is None else unreadable
+    days = _Days(cell for name, cell in row.items() if name.endswith(("Date", "Posted")))
 
     def cell(*names: str) -> str:
         return next((row[name] for name in names if row.get(name)), "")
 
     def cells(*names: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in cell(*names).split("|") if part.strip())
+
+    def date(field: str, column: str) -> str | None:
+        return read_side_field(days.iso_date, cell(column), field, origin, noted)
 
     design = {
         name.strip(): value.strip()
@@ -76,7 +89,7 @@ def parse_csv(raw: RawStudy) -> Trial:
         brief_title=cell("Study Title", "Title"),
         acronym=cell("Acronym"),
         brief_summary=cell("Brief Summary"),
-        sex=sex_of(cell("Sex", "Gender"), origin),
+        sex=read_side_field(sex_of, cell("Sex", "Gender"), "sex", origin, noted),
         minimum_age=ages["low"] or "" if ages else "",
         maximum_age=ages["high"] or ages["top"] or "" if ages else "",
         overall_status=choice(cell("Study Status", "Status")),
@@ -86,33 +99,68 @@ def parse_csv(raw: RawStudy) -> Trial:
         intervention_model=choice(design.get("Intervention Model")),
         primary_purpose=choice(design.get("Primary Purpose")),
         masking=masking_level(design.get("Masking")),
-        enrollment=_whole_number(cell("Enrollment"), origin),
+        enrollment=read_side_field(whole_number, cell("Enrollment"), "enrollment", origin, noted),
         conditions=cells("Conditions"),
         interventions=tuple(
             _INTERVENTION_KIND.sub("", name, count=1) for name in cells("Interventions")
         ),
         primary_outcomes=cells("Primary Outcome Measures"),
         lead_sponsor=cell("Sponsor") or (cells("Sponsor/Collaborators") or ("",))[0],
-        first_posted=iso_date(cell("First Posted"), origin),
-        last_update_posted=iso_date(cell("Last Update Posted"), origin),
-        start_date=iso_date(cell("Start Date"), origin),
-        completion_date=iso_date(cell("Completion Date"), origin),
+        first_posted=date("first_posted", "First Posted"),
+        last_update_posted=date("last_update_posted", "Last Update Posted"),
+        start_date=date("start_date", "Start Date"),
+        completion_date=date("completion_date", "Completion Date"),
     )
 
 
-def parse_aact(raw: RawStudy) -> Trial:
+class _Days:
+    """The dates of one row; those that Excel wrote again (7/17/2018) are read if the row tells
+    whether the day or the month comes first."""
+
+    def __init__(self, cells: Iterable[str]) -> None:
+        found = [match for cell in cells if (match := _EXCEL_DATE.match(cell.strip()))]
+        self._month_first = any(int(match[2]) > 12 for match in found)
+        self._day_first = any(int(match[1]) > 12 for match in found)
+
+    def iso_date(self, text: str, origin: str) -> str | None:
+        """As `vocabulary.iso_date`."""
+        match = _EXCEL_DATE.match(text.strip())
+        if match is None:
+            return iso_date(text, origin)
+        one, other = int(match[1]), int(match[2])
+        if self._month_first == self._day_first and one != other:
+            raise StudyError(
+                origin,
+                "bad_date",
+                f"{text[:40]!r} may be day or month first, as Excel writes it; "
+                "download the CSV again and do not save it in Excel",
+            )
+        month, day = (other, one) if self._day_first else (one, other)
+        return iso_date(f"{match[3]}-{month:02d}-{day:02d}", origin)
+
+
+def parse_aact(raw: RawStudy, unreadable: dict[str, str] | None = None) -> Trial:
     """The `Trial` of AACT's rows of one study, joined by the reader under AACT's column names.
 
-    AACT's exporter writes line breaks as `~`. Lists (conditions, keywords, ...) are tuples.
+    AACT's exporter writes line breaks as `~`. Lists (conditions, keywords, ...) are tuples. A side
+    field that cannot be read is left empty and noted in `unreadable`: name -> why.
 
     Raises:
-        StudyError: no NCT number, or a cell that is not what its column says.
+        StudyError: no NCT number.
     """
     row, origin = _cells(raw), raw.origin
+    noted: dict[str, str] = {} if unreadable is None else unreadable
     lists = {name: tuple(value) for name, value in raw.data.items() if isinstance(value, tuple)}  # type: ignore[union-attr]
 
     def cell(name: str) -> str:
         return row.get(name, "").strip()
+
+    def date(field: str, *names: str) -> str | None:
+        written = next((cell(name) for name in names if cell(name)), "")
+        return read_side_field(iso_date, written, field, origin, noted)
+
+    def truth(name: str) -> bool | None:
+        return read_side_field(yes_or_no, cell(name), name, origin, noted)
 
     def text(name: str) -> str:
         return re.sub(r"(?<!\\)~", "\n", row.get(name, "")).strip()
@@ -127,10 +175,10 @@ def parse_aact(raw: RawStudy) -> Trial:
         brief_summary=text("brief_summary"),
         detailed_description=text("detailed_description"),
         eligibility_criteria=text("criteria"),
-        sex=sex_of(cell("gender"), origin),
-        gender_based=truth_of(cell("gender_based")),
+        sex=read_side_field(sex_of, cell("gender"), "sex", origin, noted),
+        gender_based=truth("gender_based"),
         gender_description=text("gender_description"),
-        healthy_volunteers=truth_of(cell("healthy_volunteers")),
+        healthy_volunteers=truth("healthy_volunteers"),
         minimum_age=optional_age(cell("minimum_age")),
         maximum_age=optional_age(cell("maximum_age")),
         overall_status=choice(cell("overall_status")),
@@ -141,16 +189,16 @@ def parse_aact(raw: RawStudy) -> Trial:
         intervention_model=choice(cell("intervention_model")),
         primary_purpose=choice(cell("primary_purpose")),
         masking=masking_level(cell("masking")),
-        enrollment=_whole_number(cell("enrollment"), origin),
+        enrollment=read_side_field(whole_number, cell("enrollment"), "enrollment", origin, noted),
         conditions=lists.get("conditions", ()),
         keywords=lists.get("keywords", ()),
         interventions=lists.get("interventions", ()),
         primary_outcomes=lists.get("primary_outcomes", ()),
         lead_sponsor=cell("lead_sponsor"),
-        first_posted=iso_date(cell("study_first_posted_date"), origin),
-        last_update_posted=iso_date(cell("last_update_posted_date"), origin),
-        start_date=iso_date(cell("start_month_year") or cell("start_date"), origin),
-        completion_date=iso_date(cell("completion_month_year") or cell("completion_date"), origin),
+        first_posted=date("first_posted", "study_first_posted_date"),
+        last_update_posted=date("last_update_posted", "last_update_posted_date"),
+        start_date=date("start_date", "start_month_year", "start_date"),
+        completion_date=date("completion_date", "completion_month_year", "completion_date"),
     )
 
 
@@ -209,12 +257,3 @@ def _cells(raw: RawStudy) -> dict[str, str]:
     except UnicodeEncodeError as error:
         raise StudyError(raw.origin, "not_utf8", "holds bytes that are no UTF-8 text") from error
     return row
-
-
-def _whole_number(text: str, origin: str) -> int | None:
-    text = text.strip().removesuffix(".0")  # pandas writes a column with gaps as floats
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise StudyError(origin, "wrong_type", f"enrollment {text[:40]!r} is no number")
-    return int(text)

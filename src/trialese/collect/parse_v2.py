@@ -1,18 +1,35 @@
 """Parser of API v2 studies (JSON).
 
 Only the modules that a `Trial` needs are decoded, with their types checked; msgspec skips the
-rest (locations, results: most of the bytes). Piece names: clinicaltrials.gov/data-api, study
-data structure.
+rest (locations, results: most of the bytes). A record in which a type is not as it should be
+("120", 120.0, "No": tables and other programs have been at it) is read a second time, piece by
+piece, and what cannot be understood is noted. Piece names: clinicaltrials.gov/data-api, study data
+structure.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import json
+import math
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from trialese.collect.source import RawStudy, StudyError
-from trialese.collect.vocabulary import data_date_of, iso_date, nct_id_of, sex_of
+from trialese.collect.vocabulary import (
+    choice,
+    data_date_of,
+    iso_date,
+    masking_level,
+    nct_id_of,
+    phases_of,
+    read_side_field,
+    sex_of,
+    whole_number,
+    yes_or_no,
+)
 from trialese.records import Trial
 
 __all__ = ["parse_v2"]
@@ -146,36 +163,154 @@ class _Study(_Struct, frozen=True):
 _DECODER = msgspec.json.Decoder(_Study)
 
 
-def parse_v2(raw: RawStudy) -> tuple[Trial, str | None]:
+def parse_v2(raw: RawStudy, unreadable: dict[str, str] | None = None) -> tuple[Trial, str | None]:
     """The `Trial` of an API v2 study, and the date of the registry data it comes from.
 
+    A side field that cannot be read is left empty and noted in `unreadable`: name -> why.
+
     Raises:
-        StudyError: no JSON, a JSON that is no study, or a module of the wrong type.
+        StudyError: no JSON, a JSON that is no study, or one without an NCT number.
     """
-    study = _decode(raw)
+    noted: dict[str, str] = {} if unreadable is None else unreadable
+    study = _decode(raw, noted)
     protocol = study.protocol_section
     if protocol is None:
         raise StudyError(
             raw.origin, "no_study", "this JSON is no study (no protocolSection); pass v2 records"
         )
     misc = (study.derived_section or _Derived()).misc_info_module or _MiscInfo()
-    return _trial(protocol, study, raw.origin), data_date_of(misc.version_holder)
+    return _trial(protocol, study, raw.origin, noted), data_date_of(misc.version_holder)
 
 
-def _decode(raw: RawStudy) -> _Study:
+def _decode(raw: RawStudy, unreadable: dict[str, str]) -> _Study:
     try:
-        if isinstance(raw.data, bytes):
-            return _DECODER.decode(raw.data)
-        return msgspec.convert(raw.data, _Study)
-    except msgspec.ValidationError as error:
-        raise StudyError(raw.origin, "wrong_type", f"{error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        try:
+            if isinstance(raw.data, bytes):
+                return _DECODER.decode(raw.data)
+            return msgspec.convert(raw.data, _Study)
+        except msgspec.ValidationError:
+            pass  # a type slip
+        except msgspec.DecodeError:
+            # Python writes NaN where JSON has no word for it
+            if not isinstance(raw.data, bytes) or not _NO_NUMBERS.intersection(_words(raw.data)):
+                raise
+        plain = json.loads(raw.data) if isinstance(raw.data, bytes) else raw.data
+        if not isinstance(plain, Mapping):
+            raise StudyError(raw.origin, "wrong_type", "this JSON is no study: it is no object")
+        return _Lenient(raw.origin, unreadable).study(plain)
+    except (msgspec.DecodeError, ValueError) as error:
         raise StudyError(raw.origin, "bad_json", f"not valid JSON ({error})") from error
     except RecursionError as error:
         raise StudyError(raw.origin, "too_deep", "nested too deeply to be a study") from error
 
 
-def _trial(protocol: _Protocol, study: _Study, origin: str) -> Trial:
+_NO_NUMBERS = frozenset({b"NaN", b"Infinity", b"-Infinity"})
+_FIELD_OF_PIECE = {
+    "org_study_id_info": "org_study_id",
+    "start_date_struct": "start_date",
+    "completion_date_struct": "completion_date",
+    "study_first_post_date_struct": "first_posted",
+    "last_update_post_date_struct": "last_update_posted",
+    "masking_info": "masking",
+    "enrollment_info": "enrollment",
+}
+"""The field of a `Trial` that a piece becomes, where it is called something else."""
+_INDISPENSABLE = ("protocol_section", "identification_module", "nct_id")
+_BOXES = ("value", "#text", "_", "text")
+
+
+def _words(data: bytes) -> list[bytes]:
+    return data.translate(bytes.maketrans(b",:[]{}", b"      ")).split()
+
+
+class _Lenient:
+    """Builds the parts of a study from plain JSON whose types may be wrong."""
+
+    def __init__(self, origin: str, unreadable: dict[str, str]) -> None:
+        self._origin = origin
+        self._unreadable = unreadable
+
+    def study(self, data: Mapping[str, Any]) -> _Study:
+        read: _Study = self._struct(data, _Study, "")
+        return read
+
+    def _struct(self, data: Mapping[str, Any], kind: type[Any], field: str) -> Any:
+        hints = get_type_hints(kind, include_extras=True)
+        values = {}
+        for part in msgspec.structs.fields(kind):
+            value = data.get(part.encode_name)
+            if value is None or (isinstance(value, float) and math.isnan(value)):
+                continue
+            own = _FIELD_OF_PIECE.get(part.name) or (
+                field if part.name in ("id", "date", "name", "measure", "count") else part.name
+            )
+            values[part.name] = self._read(value, hints[part.name], own)
+        return kind(**{name: value for name, value in values.items() if value is not None})
+
+    def _read(self, value: Any, hint: Any, field: str) -> Any:
+        """The value as the type that the hint says, or None with a note."""
+        if get_origin(hint) in (Union, types.UnionType):
+            hint = next(part for part in get_args(hint) if part is not type(None))
+        kind = get_origin(hint) or hint
+        try:
+            if kind in (list, tuple):
+                parts = value if isinstance(value, list) else [value]
+                inner = get_args(hint)[0]
+                read = (self._read(part, inner, field) for part in parts if part is not None)
+                return kind(part for part in read if part is not None)
+            if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+                return self._part(value, kind, field)
+            value = _unboxed(value)
+            if hint is Count:
+                return whole_number(value, self._origin)
+            if kind is bool:
+                return yes_or_no(str(value), self._origin)
+            return self._text(value, field)
+        except StudyError as error:
+            if field in _INDISPENSABLE:
+                raise
+            self._unreadable[field] = error.detail
+            return None
+
+    def _part(self, value: Any, kind: type[msgspec.Struct], field: str) -> Any:
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, Mapping):
+            return self._struct(value, kind, field)
+        only = msgspec.structs.fields(kind)
+        if len(only) == 1 and isinstance(value, str):  # "startDateStruct": "2020-01"
+            return kind(**{only[0].name: value})
+        detail = f"{only[0].encode_name} and so on expected, not {value!r:.40}"
+        raise StudyError(self._origin, "wrong_type", f"{field}: {detail}")
+
+    def _text(self, value: Any, field: str) -> str:
+        if isinstance(value, str):
+            return value
+        # a number is no NCT number, but other names and texts may look like one
+        if isinstance(value, bool | int | float) and field != "nct_id":
+            whole = isinstance(value, float) and value.is_integer()
+            return str(int(value) if whole else value)
+        raise StudyError(self._origin, "wrong_type", f"{field} {value!r:.40} is no text")
+
+
+def _unboxed(value: Any) -> Any:
+    """The scalar in `["x"]` or `{"value": "x"}`, as XML and RDF converters write it."""
+    for _ in range(3):
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        elif isinstance(value, Mapping):
+            named = [name for name in _BOXES if name in value]
+            if not named:
+                break
+            value = value[named[0]]
+    return value
+
+
+def _trial(protocol: _Protocol, study: _Study, origin: str, unreadable: dict[str, str]) -> Trial:
+    def date(field: str, struct: _Date | None) -> str | None:
+        text = struct.date if struct is not None else None
+        return read_side_field(iso_date, text, field, origin, unreadable)
+
     identity = protocol.identification_module or _Identification()
     status = protocol.status_module or _Status()
     sponsor = (protocol.sponsor_collaborators_module or _Sponsors()).lead_sponsor or _Sponsor()
@@ -196,30 +331,30 @@ def _trial(protocol: _Protocol, study: _Study, origin: str) -> Trial:
         brief_summary=description.brief_summary or "",
         detailed_description=description.detailed_description or "",
         eligibility_criteria=eligibility.eligibility_criteria or "",
-        sex=sex_of(eligibility.sex, origin),
+        sex=read_side_field(sex_of, eligibility.sex, "sex", origin, unreadable),
         gender_based=eligibility.gender_based,
         gender_description=eligibility.gender_description or "",
         healthy_volunteers=eligibility.healthy_volunteers,
         minimum_age=eligibility.minimum_age or "",
         maximum_age=eligibility.maximum_age or "",
-        overall_status=status.overall_status or None,
+        overall_status=_word(status.overall_status),
         why_stopped=status.why_stopped or "",
-        study_type=design.study_type or None,
-        phases=design.phases or (),
-        allocation=info.allocation or None,
-        intervention_model=info.intervention_model or None,
-        primary_purpose=info.primary_purpose or None,
-        masking=(info.masking_info or _Masking()).masking or None,
+        study_type=_word(design.study_type),
+        phases=_phases(design.phases or ()),
+        allocation=_word(info.allocation),
+        intervention_model=_word(info.intervention_model),
+        primary_purpose=_word(info.primary_purpose),
+        masking=_masking((info.masking_info or _Masking()).masking),
         enrollment=(design.enrollment_info or _Enrollment()).count,
         conditions=conditions.conditions or (),
         keywords=conditions.keywords or (),
         interventions=_present(item.name for item in arms.interventions or ()),
         primary_outcomes=_present(item.measure for item in outcomes.primary_outcomes or ()),
         lead_sponsor=sponsor.name or "",
-        first_posted=_date(status.study_first_post_date_struct, origin),
-        last_update_posted=_date(status.last_update_post_date_struct, origin),
-        start_date=_date(status.start_date_struct, origin),
-        completion_date=_date(status.completion_date_struct, origin),
+        first_posted=date("first_posted", status.study_first_post_date_struct),
+        last_update_posted=date("last_update_posted", status.last_update_post_date_struct),
+        start_date=date("start_date", status.start_date_struct),
+        completion_date=date("completion_date", status.completion_date_struct),
         synthetic=study.synthetic,
         synthetic_stop_reasons=study.synthetic_stop_reasons,
     )
@@ -229,5 +364,14 @@ def _present(values: Any) -> tuple[str, ...]:
     return tuple(value for value in values if value)
 
 
-def _date(struct: _Date | None, origin: str) -> str | None:
-    return iso_date(struct.date, origin) if struct is not None else None
+def _word(text: str | None) -> str | None:
+    """The registry's own word as it is; another program's spelling of it in the registry's."""
+    return text if text and text.isupper() else choice(text)
+
+
+def _masking(text: str | None) -> str | None:
+    return text if text and text.isupper() else masking_level(text)
+
+
+def _phases(words: tuple[str, ...]) -> tuple[str, ...]:
+    return words if all(word.isupper() for word in words) else phases_of(words)

@@ -14,24 +14,28 @@ from trialese.collect.source import RawStudy, StudyError
 from trialese.collect.vocabulary import (
     choice,
     data_date_of,
+    design_of,
     iso_date,
     masking_level,
     nct_id_of,
     optional_age,
     phases_of,
+    read_side_field,
     sex_of,
-    truth_of,
+    whole_number,
+    yes_or_no,
 )
 from trialese.records import Trial
 
 __all__ = ["XML_ROOT", "parse_xml"]
 
 XML_ROOT = b"<clinical_study"
-_PROCESSED = "processed this data on"
 
 
-def parse_xml(raw: RawStudy) -> tuple[Trial, str | None]:
+def parse_xml(raw: RawStudy, unreadable: dict[str, str] | None = None) -> tuple[Trial, str | None]:
     """The `Trial` of a legacy XML study, and the date on which the registry processed it.
+
+    A side field that cannot be read is left empty and noted in `unreadable`: name -> why.
 
     Raises:
         StudyError: not well-formed, no `clinical_study`, or with a document type of its own
@@ -49,10 +53,18 @@ def parse_xml(raw: RawStudy) -> tuple[Trial, str | None]:
         raise StudyError(raw.origin, "bad_xml", f"not well-formed XML ({error})") from error
     if root.tag != "clinical_study":
         raise StudyError(raw.origin, "no_study", f"this XML is no study (root <{root.tag[:40]}>)")
-    return _trial(root, raw.origin), _processed_on(root)
+    noted: dict[str, str] = {} if unreadable is None else unreadable
+    return _trial(root, raw.origin, noted), _data_date(root)
 
 
-def _trial(root: ET.Element, origin: str) -> Trial:
+def _trial(root: ET.Element, origin: str, unreadable: dict[str, str]) -> Trial:
+    def date(field: str, text: str) -> str | None:
+        return read_side_field(iso_date, text, field, origin, unreadable)
+
+    def truth(field: str) -> bool | None:
+        text = _text(root, f"eligibility/{field}")
+        return read_side_field(yes_or_no, text, field, origin, unreadable)
+
     # Up to 2016 the dates had other names, and posting dates were not given: the day on which
     # the registry received the record is the nearest thing.
     first_posted = _text(root, "study_first_posted") or _text(root, "firstreceived_date")
@@ -68,10 +80,10 @@ def _trial(root: ET.Element, origin: str) -> Trial:
         brief_summary=_block(root, "brief_summary"),
         detailed_description=_block(root, "detailed_description"),
         eligibility_criteria=_block(root, "eligibility/criteria"),
-        sex=sex_of(_text(root, "eligibility/gender"), origin),
-        gender_based=truth_of(_text(root, "eligibility/gender_based")),
+        sex=read_side_field(sex_of, _text(root, "eligibility/gender"), "sex", origin, unreadable),
+        gender_based=truth("gender_based"),
         gender_description=_text(root, "eligibility/gender_description"),
-        healthy_volunteers=truth_of(_text(root, "eligibility/healthy_volunteers")),
+        healthy_volunteers=truth("healthy_volunteers"),
         minimum_age=optional_age(_text(root, "eligibility/minimum_age")),
         maximum_age=optional_age(_text(root, "eligibility/maximum_age")),
         overall_status=choice(_text(root, "overall_status")),
@@ -82,16 +94,18 @@ def _trial(root: ET.Element, origin: str) -> Trial:
         intervention_model=choice(design.get("intervention_model")),
         primary_purpose=choice(design.get("primary_purpose")),
         masking=masking_level(design.get("masking")),
-        enrollment=_enrollment(root, origin),
+        enrollment=read_side_field(
+            whole_number, _text(root, "enrollment"), "enrollment", origin, unreadable
+        ),
         conditions=_texts(root, "condition"),
         keywords=_texts(root, "keyword"),
         interventions=_texts(root, "intervention/intervention_name"),
         primary_outcomes=_texts(root, "primary_outcome/measure"),
         lead_sponsor=_text(root, "sponsors/lead_sponsor/agency"),
-        first_posted=iso_date(first_posted, origin),
-        last_update_posted=iso_date(last_update, origin),
-        start_date=iso_date(_text(root, "start_date"), origin),
-        completion_date=iso_date(_text(root, "completion_date"), origin),
+        first_posted=date("first_posted", first_posted),
+        last_update_posted=date("last_update_posted", last_update),
+        start_date=date("start_date", _text(root, "start_date")),
+        completion_date=date("completion_date", _text(root, "completion_date")),
     )
 
 
@@ -121,19 +135,11 @@ def _design(root: ET.Element) -> dict[str, str]:
     info = root.find("study_design_info")
     if info is not None:
         return {element.tag: _tidy(element.text) for element in info}
-    parts = (part.partition(":") for part in _text(root, "study_design").split(", "))
-    return {name.strip().lower().replace(" ", "_"): value.strip() for name, _, value in parts}
+    interventional = choice(_text(root, "study_type")) in (None, "INTERVENTIONAL")
+    return design_of(_text(root, "study_design"), interventional=interventional)
 
 
-def _enrollment(root: ET.Element, origin: str) -> int | None:
-    text = _text(root, "enrollment")
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise StudyError(origin, "wrong_type", f"enrollment {text[:40]!r} is no number")
-    return int(text)
-
-
-def _processed_on(root: ET.Element) -> str | None:
-    _, _, date = _text(root, "required_header/download_date").partition(_PROCESSED)
+def _data_date(root: ET.Element) -> str | None:
+    """Of "... processed this data on DAY" and, before 2011, "... obtained ... on DAY"."""
+    _, _, date = _text(root, "required_header/download_date").rpartition(" on ")
     return data_date_of(date)

@@ -58,17 +58,23 @@ class Reject(msgspec.Struct, frozen=True, kw_only=True, order=True):
 
 
 class StudyError(RecordError):
-    """One record that cannot be understood: `reason` to count by, `detail` to read."""
+    """One record that cannot be understood: `reason` to count by, `detail` to read.
 
-    def __init__(self, origin: str, reason: str, detail: str) -> None:
+    `nct_id` is the record's number where one can be made out, else "".
+    """
+
+    def __init__(self, origin: str, reason: str, detail: str, *, nct_id: str = "") -> None:
         super().__init__(f"{origin}: {detail}")
         self.origin = origin
         self.reason = reason
         self.detail = detail
+        self.nct_id = nct_id
 
     def reject(self) -> Reject:
         """The same as a value."""
-        return Reject(origin=self.origin, reason=self.reason, detail=self.detail)
+        return Reject(
+            origin=self.origin, reason=self.reason, detail=self.detail, nct_id=self.nct_id
+        )
 
 
 @dataclass(slots=True)

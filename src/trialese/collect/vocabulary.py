@@ -2,31 +2,41 @@
 
 The vocabularies are those of ClinicalTrials.gov's data structure pages (API v2 enumerations and
 the legacy public.xsd). A word that is new to both becomes upper case with underscores, which is
-how v2 coins its own; only dates, identifiers and sex, which later stages rely on, are refused.
+how v2 coins its own. Only an NCT number is indispensable: of a date, sex, number or truth value
+that cannot be read, `read_side_field` makes a note, and the study is kept without it.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
 
 from trialese.collect.source import StudyError
 
 __all__ = [
     "choice",
     "data_date_of",
+    "design_of",
     "iso_date",
     "masking_level",
+    "nct_id_in",
     "nct_id_of",
     "optional_age",
     "phases_of",
+    "read_side_field",
     "sex_of",
     "truth_of",
+    "whole_number",
+    "yes_or_no",
 ]
+
+_Read = TypeVar("_Read")
 
 _NCT_ID = re.compile(r"NCT[0-9]{8}\Z")
 _ISO_DATE = re.compile(r"[0-9]{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?)?\Z")
+_MIDNIGHT = re.compile(r"[T ]00:00(:00(\.0+)?)?(Z|\+00:00)?\Z")
 _WRITTEN_DATE = re.compile(r"([A-Za-z]+)\.?\s+(?:([0-9]{1,2}),?\s+)?([0-9]{4})\Z")
 _MONTHS = (
     "january", "february", "march", "april", "may", "june",
@@ -47,7 +57,8 @@ _EXCEPTIONS = {
     "RANDOMIZED_CONTROLLED_TRIAL": "RANDOMIZED",
     "OBSERVATIONAL_PATIENT_REGISTRY": "OBSERVATIONAL",
 }
-_PHASE = re.compile(r"(EARLY_)?PHASE_?([0-4])\Z")
+_PHASE = re.compile(r"(EARLY_)?PHASE_?([0-4]|I{1,3}|IV)\Z")
+_ROMAN = {"I": "1", "II": "2", "III": "3", "IV": "4"}
 _SEX: dict[str, Literal["All", "Female", "Male"]] = {
     "ALL": "All",
     "BOTH": "All",  # legacy records up to 2016
@@ -55,9 +66,42 @@ _SEX: dict[str, Literal["All", "Female", "Male"]] = {
     "MALE": "Male",
 }
 _TRUTH = {
-    "YES": True, "TRUE": True, "T": True, "ACCEPTS_HEALTHY_VOLUNTEERS": True,
-    "NO": False, "FALSE": False, "F": False,
+    "YES": True, "TRUE": True, "T": True, "Y": True, "1": True,
+    "ACCEPTS_HEALTHY_VOLUNTEERS": True,
+    "NO": False, "FALSE": False, "F": False, "N": False, "0": False,
 }  # fmt: skip
+_NOBODY_MASKED = {"OPEN", "OPEN_LABEL", "NO_MASKING", "NO", "NOT_MASKED", "UNMASKED", "UNBLINDED"}
+_MASKED = re.compile(r"_(?:BLIND|BLINDED|MASKED|MASKING)\Z")
+_ROLES = re.compile(
+    r"\s*(?:participants?|subjects?|patients?|care[ _]?(?:provider|giver)s?|investigators?"
+    r"|outcomes?[ _]assessors?)\s*",
+    re.IGNORECASE,
+)
+_LEVELS = ("NONE", "SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE")
+_OUTSIDE_BRACKETS = re.compile(r",\s+(?![^(]*\))")
+_DESIGN_WORDS = {
+    "allocation": ("RANDOMIZED", "NON_RANDOMIZED", "RANDOMIZED_CONTROLLED_TRIAL"),
+    "primary_purpose": (
+        "TREATMENT", "PREVENTION", "DIAGNOSTIC", "SUPPORTIVE_CARE", "SCREENING",
+        "HEALTH_SERVICES_RESEARCH", "BASIC_SCIENCE", "EDUCATIONAL_COUNSELING_TRAINING",
+    ),
+    "intervention_model": (
+        "SINGLE_GROUP_ASSIGNMENT", "PARALLEL_ASSIGNMENT", "CROSSOVER_ASSIGNMENT",
+        "FACTORIAL_ASSIGNMENT",
+    ),
+    "masking": (
+        "OPEN_LABEL", "SINGLE_BLIND", "DOUBLE_BLIND", "SINGLE_MASKED", "DOUBLE_MASKED",
+        "NO_MASKING",
+    ),
+}  # fmt: skip
+_DESIGN_FIELD = {word: field for field, words in _DESIGN_WORDS.items() for word in words}
+"""What each word of a design without names tells; others (controls, end points) have no field."""
+_NUMBER_BESIDE_ITS_NAME = re.compile(
+    rb"""(?:"nctId"\s*:\s*"|"nct_id"\s*:\s*"|<nct_id>)\s*(NCT[0-9]{8})""", re.IGNORECASE
+)
+_ANY_NUMBER = re.compile(rb"(?<![0-9A-Za-z])NCT[0-9]{8}(?![0-9])")
+_LONGEST_DESIGN = 2_000  # characters; the registry's own are under 400
+_THOUSANDS = re.compile(r"(?<=[0-9])[,' \u00a0\u202f](?=[0-9]{3}(?![0-9]))")
 
 
 def nct_id_of(text: str, origin: str) -> str:
@@ -78,8 +122,46 @@ def nct_id_of(text: str, origin: str) -> str:
     return tidy
 
 
+def nct_id_in(data: bytes | Mapping[Any, Any]) -> str:
+    """The NCT number of a record that could not be parsed, or "" where none can be made out.
+
+    In bytes it is the number beside its name, else the only one that stands in them.
+    """
+    if isinstance(data, Mapping):
+        section = data.get("protocolSection")
+        module = section.get("identificationModule") if isinstance(section, Mapping) else None
+        values = [module.get("nctId")] if isinstance(module, Mapping) else data.values()
+        tidy = (value.strip().upper() for value in values if isinstance(value, str))
+        return next((value for value in tidy if _NCT_ID.match(value)), "")
+    named = _NUMBER_BESIDE_ITS_NAME.search(data)
+    if named:
+        return named[1].decode().upper()
+    numbers = set(_ANY_NUMBER.findall(data))
+    return numbers.pop().decode() if len(numbers) == 1 else ""
+
+
+def read_side_field(
+    read: Callable[[Any, str], _Read | None],
+    value: Any,
+    field: str,
+    origin: str,
+    unreadable: dict[str, str],
+) -> _Read | None:
+    """What `read` makes of the value, or None with a note of why not in `unreadable[field]`.
+
+    A study whose enrollment is "many" is a study all the same.
+    """
+    try:
+        return read(value, origin)
+    except StudyError as error:
+        unreadable[field] = error.detail
+        return None
+
+
 def iso_date(text: str | None, origin: str) -> str | None:
     """The date as YYYY-MM-DD, YYYY-MM or YYYY, as exact as given; None for an empty text.
+
+    A time of midnight, as pandas and databases add it, is taken off.
 
     Raises:
         StudyError: neither ISO 8601 nor such as "October 12, 2001" or "May 1984".
@@ -88,7 +170,7 @@ def iso_date(text: str | None, origin: str) -> str | None:
         return None
     if _ISO_DATE.match(text):
         return text
-    text = text.strip()
+    text = _MIDNIGHT.sub("", text.strip())
     if not text:
         return None
     written = _WRITTEN_DATE.match(text)
@@ -113,17 +195,53 @@ def choice(text: str | None) -> str | None:
     """The word as API v2 spells it ("Active, not recruiting" -> ACTIVE_NOT_RECRUITING)."""
     if not text:
         return None
-    word = _NOT_A_WORD.sub("_", text.upper()).strip("_")
+    word = _as_word(text)
     return _EXCEPTIONS.get(word, word)
+
+
+def _as_word(text: str) -> str:
+    return _NOT_A_WORD.sub("_", text.upper()).strip("_")
 
 
 def masking_level(text: str | None) -> str | None:
     """NONE, SINGLE, DOUBLE, ... without who is masked: "Double (Investigator)" -> DOUBLE.
 
-    Records from before 2017 say "Open Label", "Single Blind" and "Double-Blind".
+    Records from before 2017 say "Open Label", "Single Blind" and "Double-Blind"; some of 2017
+    say "No masking" or list who is masked, and then the level is their number.
     """
-    word = choice((text or "").partition("(")[0])
-    return "NONE" if word == "OPEN_LABEL" else (word or "").removesuffix("_BLIND") or None
+    level = (text or "").partition("(")[0]
+    roles = [part for part in re.split(r"[,;|/]|\band\b", level) if part.strip()]
+    if roles and all(_ROLES.fullmatch(role) for role in roles):
+        return _LEVELS[min(len(roles), len(_LEVELS) - 1)]
+    word = choice(level)
+    return "NONE" if word in _NOBODY_MASKED else _MASKED.sub("", word or "") or None
+
+
+def design_of(text: str, *, interventional: bool = True) -> dict[str, str]:
+    """The parts of a legacy `study_design` line by name: allocation, masking, ...
+
+    Until about 2010 the parts had no names ("Treatment, Randomized, Open Label, ..."); then each
+    is known by its word. In an observational study such words mean something else and are left.
+    """
+    parts = [
+        part.strip() for part in _OUTSIDE_BRACKETS.split(text[:_LONGEST_DESIGN]) if part.strip()
+    ]
+    design: dict[str, str] = {}
+    if not any(":" in part for part in parts):
+        for part in parts if interventional else ():
+            field = _DESIGN_FIELD.get(_as_word(part.partition("(")[0]))
+            if field:
+                design.setdefault(field, part)
+        return design
+    key = ""
+    for part in parts:
+        name, colon, value = part.partition(":")
+        if colon:
+            key = name.strip().lower().replace(" ", "_")
+            design[key] = value.strip()
+        elif key:  # "Masking: Participant, Investigator": the list goes on
+            design[key] += f", {part}"
+    return design
 
 
 def phases_of(words: Iterable[str]) -> tuple[str, ...]:
@@ -141,7 +259,8 @@ def phases_of(words: Iterable[str]) -> tuple[str, ...]:
             phase = choice(part)
             match = _PHASE.match(phase or "")
             if match:
-                phase = "EARLY_PHASE1" if match[1] or match[2] == "0" else f"PHASE{match[2]}"
+                number = _ROMAN.get(match[2], match[2])
+                phase = "EARLY_PHASE1" if match[1] or number == "0" else f"PHASE{number}"
             if phase:
                 phases.append(phase)
     return tuple(dict.fromkeys(phases))
@@ -164,6 +283,35 @@ def sex_of(text: str | None, origin: str) -> Literal["All", "Female", "Male"] | 
 def truth_of(text: str | None) -> bool | None:
     """Yes or no in the words that the formats use; None for anything else."""
     return _TRUTH.get(choice(text) or "")
+
+
+def yes_or_no(text: str | None, origin: str) -> bool | None:
+    """Yes or no as in `truth_of`; None where the record does not say ("", "N/A").
+
+    Raises:
+        StudyError: another word.
+    """
+    truth = truth_of(text)
+    if truth is None and choice(text) not in (None, "NA"):
+        raise StudyError(origin, "wrong_type", f"{text!r:.40} is neither yes nor no")
+    return truth
+
+
+def whole_number(value: object, origin: str) -> int | None:
+    """The count that `value` says: 120, 120.0, "120", "1,200", "120.0"; None for "" and NaN.
+
+    Raises:
+        StudyError: negative, not whole, beyond 18 digits, or no number at all.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    text = _THOUSANDS.sub("", str(value).strip())
+    if not text:
+        return None
+    text = re.sub(r"\.0+\Z", "", text)  # pandas writes a column with gaps as floats
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise StudyError(origin, "wrong_type", f"enrollment {str(value)[:40]!r} is no number")
+    return int(text)
 
 
 def optional_age(text: str | None) -> str:
