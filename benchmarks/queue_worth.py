@@ -24,7 +24,7 @@ from trialese.tasks.labelled import read_labelled
 from trialese.tasks.stop_reasons import STOP_REASONS
 from trialese.tasks.task import encode_labels
 from trialese.thresholds import f1_averages
-from trialese.web.active_learning import likeness, rank_texts, uncertainty
+from trialese.web.active_learning import rank_texts, similarity, uncertainty
 
 ROUND = 60
 ROUNDS = 8
@@ -44,7 +44,7 @@ def main() -> None:
     features = TfidfVectorizer(
         analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True
     ).fit_transform([e.text for e in examples])
-    near = likeness([e.text for e in examples])
+    near = similarity([e.text for e in examples])
     found: dict[str, list[list[tuple[float, float, int]]]] = {name: [] for name in STRATEGIES}
     for run in range(asked.runs):
         order = np.random.default_rng(run).permutation(cluster_of.max() + 1)
@@ -78,12 +78,12 @@ def learn(name, order, held, cluster_of, features, near, truth):  # type: ignore
         if name == "random":
             answered = list(range(len(answered) + ROUND))
             continue
-        doubts = uncertainty(predict(models, features[rows]), "multilabel")
+        uncertainties = uncertainty(predict(models, features[rows]), "multilabel")
         if name == "uncertainty":
-            left = [p for p in np.argsort(-doubts, kind="stable") if p not in set(answered)]
+            left = [p for p in np.argsort(-uncertainties, kind="stable") if p not in set(answered)]
             answered += left[:ROUND]
         else:
-            ranked = rank_texts(doubts, sizes, near[rows], answered=answered, most=ROUND)
+            ranked = rank_texts(uncertainties, sizes, near[rows], answered=answered, most=ROUND)
             answered += [each.row for each in ranked]
     return curve
 

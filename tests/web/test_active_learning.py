@@ -16,20 +16,20 @@ from trialese.web.active_learning import (
     Labelled,
     Neighbours,
     Queue,
-    likeness,
     rank_texts,
+    similarity,
     uncertainty,
 )
 from trialese.web.annotations import AnswerLog, Event, Member, key_of
-from trialese.web.search_index import Reading
+from trialese.web.search_index import ScoredText
 
 TASK = Task("toy", ("Enrollment", "Money"), "multilabel")
 
 
 def test_doubt_is_greatest_at_the_cut_off() -> None:
     scores = np.linspace(0.01, 0.99, 99)[:, None]
-    doubts = uncertainty(scores, "multilabel", [0.3])
-    assert doubts.argmax() == 29 and doubts.max() == pytest.approx(1.0)
+    uncertainties = uncertainty(scores, "multilabel", [0.3])
+    assert uncertainties.argmax() == 29 and uncertainties.max() == pytest.approx(1.0)
     assert uncertainty(np.full((1, 4), 0.25), "multiclass")[0] == pytest.approx(2.0)
 
 
@@ -45,7 +45,7 @@ def test_doubt_is_scipys_entropy(row: list[float]) -> None:
 
 def test_likes_of_what_is_chosen_wait() -> None:
     texts = ["slow accrual of patients", "slow accrual of patients!", "sponsor lacks money"]
-    features = likeness(texts)
+    features = similarity(texts)
     same = np.ones(3)
     order = [r.row for r in rank_texts(same, np.ones(3, np.int64), features)]
     assert order == [0, 2, 1]
@@ -54,7 +54,7 @@ def test_likes_of_what_is_chosen_wait() -> None:
 
 def test_duplicates_and_doubt_weigh() -> None:
     texts = ["alpha beta", "gamma delta", "epsilon zeta"]
-    ranked = rank_texts(np.array([1.0, 1.0, 2.1]), np.array([1, 7, 1]), likeness(texts))
+    ranked = rank_texts(np.array([1.0, 1.0, 2.1]), np.array([1, 7, 1]), similarity(texts))
     assert [r.row for r in ranked] == [1, 2, 0]
     assert ranked[0].worth == pytest.approx(math.log2(8))
 
@@ -63,16 +63,16 @@ def test_duplicates_and_doubt_weigh() -> None:
 @given(st.lists(st.text(max_size=12), max_size=8))
 def test_every_text_is_ranked_once(texts: list[str]) -> None:
     ranked = rank_texts(
-        np.linspace(0, 1, len(texts)), np.ones(len(texts), np.int64), likeness(texts)
+        np.linspace(0, 1, len(texts)), np.ones(len(texts), np.int64), similarity(texts)
     )
     assert sorted(r.row for r in ranked) == list(range(len(texts)))
     assert all(r.worth >= 0 for r in ranked)
 
 
-def readings() -> list[Reading]:
+def readings() -> list[ScoredText]:
     texts = ["Slow accrual", "slow accrual.", "No money", "Toxic", "Moved away", "Drug withdrawn"]
     return [
-        Reading(nct_id=f"NCT{n:08}", text=text, scores=(0.5, n / 10))
+        ScoredText(nct_id=f"NCT{n:08}", text=text, scores=(0.5, n / 10))
         for n, text in enumerate(texts)
     ]
 
@@ -143,7 +143,7 @@ def examples(texts: tuple[str, ...] = TEXTS) -> list[Labelled]:
 def test_the_same_text_is_nearest_and_ties_keep_their_order() -> None:
     found = Neighbours(examples()).nearest("slow accrual", 4)
     assert [n.example.id for n in found] == ["row-0", "row-2"]
-    assert [n.likeness for n in found] == [1.0, 1.0]
+    assert [n.similarity for n in found] == [1.0, 1.0]
 
 
 def test_likeness_is_scikit_learns_cosine() -> None:
@@ -154,7 +154,7 @@ def test_likeness_is_scikit_learns_cosine() -> None:
     features = vectorizer.fit_transform(TEXTS)
     query = "funding was slow"
     near = cosine_similarity(vectorizer.transform([query]), features)[0]
-    found = {n.example.id: n.likeness for n in Neighbours(examples()).nearest(query, 4)}
+    found = {n.example.id: n.similarity for n in Neighbours(examples()).nearest(query, 4)}
     expected = {f"row-{row}": near[row] for row in np.flatnonzero(near)}
     assert found == {name: pytest.approx(value, abs=1e-4) for name, value in expected.items()}
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trialese.artifacts import work_folder
 from trialese.collect.snapshot import open_snapshot, read_trials
 from trialese.records import Snapshot, Trial
-from trialese.web.search_index import Query, Shelf, make_shelf, match_of
+from trialese.web.search_index import Query, SearchIndex, build_index, match_of
 
 
 @pytest.fixture(scope="module")
@@ -23,26 +23,26 @@ def trials(snapshot: Snapshot) -> list[Trial]:
 
 
 @pytest.fixture(scope="module")
-def shelf(snapshot: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    shelf = Shelf(snapshot)
+def index(snapshot: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
+    index = SearchIndex(snapshot)
     some = list(read_trials(snapshot))[:10]
     readings = [
         (trial.nct_id, f"text {number}", np.array([0.9, number / 10]), ["Money"][: number < 4])
         for number, trial in enumerate(some)
     ]
-    shelf.add_readings("m", readings, until=10)
-    return shelf
+    index.add_scores("m", readings, until=10)
+    return index
 
 
 def year_of(trial: Trial) -> int:
     return int((trial.first_posted or "0")[:4])
 
 
-def ids(shelf: Shelf, **asked: object) -> list[str]:
-    return [found.nct_id for found in shelf.search(Query(**asked), most=100)]  # type: ignore[arg-type]
+def ids(index: SearchIndex, **asked: object) -> list[str]:
+    return [found.nct_id for found in index.search(Query(**asked), most=100)]  # type: ignore[arg-type]
 
 
-def test_words_are_found_wherever_they_stand(shelf: Shelf, trials: list[Trial]) -> None:
+def test_words_are_found_wherever_they_stand(index: SearchIndex, trials: list[Trial]) -> None:
     for word in ("asthma", "pregnant"):
         held = {
             trial.nct_id
@@ -53,10 +53,12 @@ def test_words_are_found_wherever_they_stand(shelf: Shelf, trials: list[Trial]) 
                                  trial.why_stopped)).lower()
         }  # fmt: skip
         assert held, "the sample no longer has this word; choose another"
-        assert set(ids(shelf, words=word)) >= held
+        assert set(ids(index, words=word)) >= held
 
 
-def test_filters_and_counts_are_those_of_a_plain_pass(shelf: Shelf, trials: list[Trial]) -> None:
+def test_filters_and_counts_are_those_of_a_plain_pass(
+    index: SearchIndex, trials: list[Trial]
+) -> None:
     phase = next(phase for trial in trials for phase in trial.phases)
     asked = Query(phase=phase, sex="All", year_from=2005)
     kept = [
@@ -64,33 +66,33 @@ def test_filters_and_counts_are_those_of_a_plain_pass(shelf: Shelf, trials: list
         for trial in trials
         if phase in trial.phases and trial.sex == "All" and year_of(trial) > 2004
     ]
-    assert sorted(ids(shelf, phase=phase, sex="All", year_from=2005)) == [t.nct_id for t in kept]
-    counts = shelf.counts(asked)
+    assert sorted(ids(index, phase=phase, sex="All", year_from=2005)) == [t.nct_id for t in kept]
+    counts = index.counts(asked)
     assert counts.total == len(kept)
     assert counts.sexes == Counter(
         t.sex or "" for t in trials if phase in t.phases and year_of(t) > 2004
     )  # what other choices of the same filter would give
-    assert sum(shelf.counts(Query()).years.values()) == len(trials)
+    assert sum(index.counts(Query()).years.values()) == len(trials)
 
 
 def test_without_words_the_youngest_come_first_and_pages_join(
-    shelf: Shelf, trials: list[Trial]
+    index: SearchIndex, trials: list[Trial]
 ) -> None:
     pages = [
         found.nct_id
         for skip in range(0, len(trials), 7)
-        for found in shelf.search(Query(), most=7, skip=skip)
+        for found in index.search(Query(), most=7, skip=skip)
     ]
     ordered = sorted(trials, key=lambda t: (t.first_posted or "", t.nct_id), reverse=True)
     assert pages == [trial.nct_id for trial in ordered]
 
 
-def test_predicted_labels_filter_and_count(shelf: Shelf, trials: list[Trial]) -> None:
+def test_predicted_labels_filter_and_count(index: SearchIndex, trials: list[Trial]) -> None:
     money = {trial.nct_id for trial in trials[:4]}
-    assert set(ids(shelf, model="m", label="Money")) == money
-    assert set(ids(shelf, model="m", label="")) == {trial.nct_id for trial in trials[4:10]}
-    assert shelf.counts(Query(model="m")).labels == {"": 6, "Money": 4}
-    told = {found.nct_id: found.labels for found in shelf.search(Query(model="m"), most=100)}
+    assert set(ids(index, model="m", label="Money")) == money
+    assert set(ids(index, model="m", label="")) == {trial.nct_id for trial in trials[4:10]}
+    assert index.counts(Query(model="m")).labels == {"": 6, "Money": 4}
+    told = {found.nct_id: found.labels for found in index.search(Query(model="m"), most=100)}
     assert told[trials[0].nct_id] == ("Money",)
     assert told[trials[5].nct_id] == ()
     assert told[trials[20].nct_id] is None
@@ -99,20 +101,20 @@ def test_predicted_labels_filter_and_count(shelf: Shelf, trials: list[Trial]) ->
 def test_readings_come_back_and_counts_know_of_new_ones(snapshot: Snapshot, tmp_path: Path) -> None:
     shutil.copytree(snapshot.path, tmp_path / "copy")
     snapshot = open_snapshot(tmp_path / "copy")
-    shelf = Shelf(snapshot)
+    index = SearchIndex(snapshot)
     (first, second) = (trial.nct_id for trial in list(read_trials(snapshot))[:2])
-    shelf.add_readings("n", [(first, "one", np.array([0.25]), ["A"])], until=1)
-    assert shelf.counts(Query(model="n")).labels == {"A": 1}
-    shelf.add_readings("n", [(second, "two", np.array([0.5]), ["A"])], until=2)
-    assert shelf.counts(Query(model="n")).labels == {"A": 2}
-    again = Shelf(snapshot)
-    assert again.read_until("n") == 2
-    assert [(r.nct_id, r.text, r.scores) for r in again.readings("n", most=10)] == [
+    index.add_scores("n", [(first, "one", np.array([0.25]), ["A"])], until=1)
+    assert index.counts(Query(model="n")).labels == {"A": 1}
+    index.add_scores("n", [(second, "two", np.array([0.5]), ["A"])], until=2)
+    assert index.counts(Query(model="n")).labels == {"A": 2}
+    again = SearchIndex(snapshot)
+    assert again.scored_until("n") == 2
+    assert [(r.nct_id, r.text, r.scores) for r in again.scored_texts("n", most=10)] == [
         (first, "one", (0.25,)),
         (second, "two", (0.5,)),
     ]
-    assert len(list(again.readings("n", most=1))) == 1
-    shelf.close()
+    assert len(list(again.scored_texts("n", most=1))) == 1
+    index.close()
     again.close()
 
 
@@ -121,13 +123,13 @@ def test_an_index_of_another_snapshot_or_a_broken_one_is_made_anew(
 ) -> None:
     shutil.copytree(snapshot.path, tmp_path / "copy")
     snapshot = open_snapshot(tmp_path / "copy")
-    path = make_shelf(snapshot)
+    path = build_index(snapshot)
     assert path == work_folder(snapshot.path).with_suffix(".shelf")
     path.write_bytes(b"half an index")
-    assert make_shelf(snapshot) == path
-    shelf = Shelf(snapshot)
-    assert shelf.trials == 60
-    shelf.close()
+    assert build_index(snapshot) == path
+    index = SearchIndex(snapshot)
+    assert index.trials == 60
+    index.close()
     assert not list(snapshot.path.parent.glob("*.partial"))
 
 

@@ -21,7 +21,7 @@ from trialese.web.models import open_served
 
 
 @pytest.fixture
-def desk(classifier: Path, snapshot: Snapshot, tmp_path: Path) -> Iterator[TestClient]:
+def state(classifier: Path, snapshot: Snapshot, tmp_path: Path) -> Iterator[TestClient]:
     """A client of a server whose model has read the whole snapshot."""
     served = open_served(
         [classifier], snapshot=snapshot.path, labels=tmp_path / "answers.sqlite"
@@ -33,37 +33,37 @@ def desk(classifier: Path, snapshot: Snapshot, tmp_path: Path) -> Iterator[TestC
         yield client
 
 
-def test_what_the_model_read_can_be_searched(desk: TestClient, snapshot: Snapshot) -> None:
+def test_what_the_model_read_can_be_searched(state: TestClient, snapshot: Snapshot) -> None:
     reasons = [trial for trial in read_trials(snapshot) if trial.why_stopped]
-    told = desk.get("/v1/trials", params={"most": 100}).json()
+    told = state.get("/v1/trials", params={"most": 100}).json()
     assert told["counts"]["total"] == 60
     labelled = [trial for trial in told["trials"] if trial["labels"] is not None]
     assert {trial["nct_id"] for trial in labelled} == {trial.nct_id for trial in reasons}
     assert sum(told["counts"]["labels"].values()) >= len(reasons)
-    one = desk.get(f"/v1/trials/{reasons[0].nct_id}").json()
+    one = state.get(f"/v1/trials/{reasons[0].nct_id}").json()
     assert (one["found_in"], one["trial"]["why_stopped"]) == ("snapshot", reasons[0].why_stopped)
 
 
-def test_unknown_trials_say_how_to_ask_the_registry(desk: TestClient) -> None:
-    answer = desk.get("/v1/trials/NCT99999999")
+def test_unknown_trials_say_how_to_ask_the_registry(state: TestClient) -> None:
+    answer = state.get("/v1/trials/NCT99999999")
     assert answer.status_code == 404 and "--live" in answer.json()["message"]
-    assert desk.get("/v1/trials/NCT12").status_code == 422
+    assert state.get("/v1/trials/NCT12").status_code == 422
 
 
-def test_answers_undo_and_the_table(desk: TestClient) -> None:
-    told = desk.get("/v1/queue", params={"annotator": "ann", "most": 2}).json()
+def test_answers_undo_and_the_table(state: TestClient) -> None:
+    told = state.get("/v1/queue", params={"annotator": "ann", "most": 2}).json()
     key = told["items"][0]["key"]
     answer = {"annotator": "ann", "key": key, "labels": ["Money"]}
-    assert desk.post("/v1/queue/answers", json=answer).json()["key"] == key
-    table = desk.get("/v1/queue/labelled.tsv")
+    assert state.post("/v1/queue/answers", json=answer).json()["key"] == key
+    table = state.get("/v1/queue/labelled.tsv")
     assert int(table.headers["X-Rows"]) == told["items"][0]["texts"]
     assert table.text.splitlines()[1].endswith("\tMoney")
-    near = desk.post("/v1/nearest", json={"text": told["items"][0]["text"]}).json()
+    near = state.post("/v1/nearest", json={"text": told["items"][0]["text"]}).json()
     assert near["neighbours"][0]["example"]["source"] == "labelled here by ann"
-    undone = desk.post("/v1/queue/undo", json={"annotator": "ann"}).json()
+    undone = state.post("/v1/queue/undo", json={"annotator": "ann"}).json()
     assert (undone["item"]["key"], undone["labels"]) == (key, ["Money"])
-    assert not desk.post("/v1/queue/undo", json={"annotator": "ann"}).json()["undone"]
-    assert desk.get("/v1/queue/labelled.tsv").headers["X-Rows"] == "0"
+    assert not state.post("/v1/queue/undo", json={"annotator": "ann"}).json()["undone"]
+    assert state.get("/v1/queue/labelled.tsv").headers["X-Rows"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_answers_undo_and_the_table(desk: TestClient) -> None:
     ],
 )
 def test_answers_that_cannot_be_kept(
-    desk: TestClient, change: dict[str, object], status: int
+    state: TestClient, change: dict[str, object], status: int
 ) -> None:
-    key = desk.get("/v1/queue", params={"annotator": "ann"}).json()["items"][0]["key"]
+    key = state.get("/v1/queue", params={"annotator": "ann"}).json()["items"][0]["key"]
     answer = {"annotator": "ann", "key": key, "labels": []} | change
-    assert desk.post("/v1/queue/answers", json=answer).status_code == status
-    assert desk.get("/v1/queue", params={"annotator": "ann"}).json()["answered"] == {}
+    assert state.post("/v1/queue/answers", json=answer).status_code == status
+    assert state.get("/v1/queue", params={"annotator": "ann"}).json()["answered"] == {}
 
 
 def test_without_snapshot_or_file_of_answers_it_is_said_what_to_give(classifier: Path) -> None:
@@ -97,14 +97,14 @@ def test_without_snapshot_or_file_of_answers_it_is_said_what_to_give(classifier:
         assert client.post("/v1/nearest", json={"text": "slow"}).json()["neighbours"] == []
 
 
-def test_the_page_and_its_files_may_be_kept_but_are_asked_about(desk: TestClient) -> None:
-    first = desk.get("/")
+def test_the_page_and_its_files_may_be_kept_but_are_asked_about(state: TestClient) -> None:
+    first = state.get("/")
     assert "script-src 'self'" in first.headers["Content-Security-Policy"]
     assert "<script>" not in first.text and "style=" not in first.text
-    again = desk.get("/", headers={"If-None-Match": first.headers["ETag"]})
+    again = state.get("/", headers={"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
-    assert desk.get("/static/palette.css").text.startswith(":root")
-    assert desk.get("/static/nothing.js").status_code == 404
+    assert state.get("/static/palette.css").text.startswith(":root")
+    assert state.get("/static/nothing.js").status_code == 404
 
 
 def test_a_trial_is_fetched_from_the_registry() -> None:

@@ -1,7 +1,8 @@
-"""How far a classifier agrees with labels that somebody else gave, and where it does not.
+"""Agreement without a gold standard: of a classifier with other labels, and among annotators.
 
-The other labels are no truth (a model's predictions, say), so nothing here is a score: agreement by
-class, and the disagreements, those first that deserve a person's look.
+Labels that somebody else gave (a model's predictions, say) are no truth, so nothing here is a
+score: agreement by class, Cohen's kappa, Krippendorff's alpha, and the disagreements, those first
+that deserve a person's look.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,10 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agreement",
+    "AnnotatorAgreement",
     "Disagreement",
     "LabelAgreement",
+    "LabelReliability",
+    "annotator_agreement",
     "cohen_kappa",
     "compare_labels",
+    "krippendorff_alpha",
     "write_disagreements",
 ]
 
@@ -120,13 +127,11 @@ def cohen_kappa(one: Sequence[Hashable], other: Sequence[Hashable]) -> float | N
     or one and the same answer everywhere. Cohen 1960, "A coefficient of agreement for nominal
     scales".
     """
-    if not one:
+    if len({*one, *other}) < 2:
         return None
-    size = len(one)
-    observed = sum(a == b for a, b in zip(one, other, strict=True)) / size
-    first, second = Counter(one), Counter(other)
-    expected = sum(first[value] * second[value] for value in first) / size**2
-    return None if expected == 1 else (observed - expected) / (1 - expected)
+    from sklearn.metrics import cohen_kappa_score
+
+    return float(cohen_kappa_score(one, other))
 
 
 def write_disagreements(path: Path, found: Agreement) -> None:
@@ -203,3 +208,83 @@ def _agreement(
         ],
         disagreements=disagreements,
     )
+
+
+Answers = Mapping[str, Mapping[str, frozenset[str]]]
+"""Annotator -> text -> the labels given to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelReliability:
+    """One label: given or not given, by two annotators or more."""
+
+    label: str
+    given: int
+    """How often it was given, over all annotators and shared texts."""
+    kappa: float | None
+    """Of two annotators; None with more."""
+    alpha: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnotatorAgreement:
+    """Agreement on the texts that two annotators or more have answered."""
+
+    annotators: tuple[str, ...]
+    texts: int
+    same: int
+    """Texts with the very same set of labels from everybody."""
+    alpha: float | None
+    """Over whole label sets: two sets agree only if they are equal."""
+    labels: tuple[LabelReliability, ...]
+
+
+def annotator_agreement(answers: Answers, labels: Sequence[str]) -> AnnotatorAgreement:
+    """Agreement over the texts that at least two annotators have answered."""
+    names = sorted(answers)
+    by_text: dict[str, dict[str, frozenset[str]]] = {}
+    for name in names:
+        for text, given in answers[name].items():
+            by_text.setdefault(text, {})[name] = given
+    shared = {text: by for text, by in sorted(by_text.items()) if len(by) > 1}
+    present = tuple(name for name in names if any(name in by for by in shared.values()))
+    rows = []
+    for label in labels:
+        units = [[label in given for given in by.values()] for by in shared.values()]
+        both = None
+        if len(present) == 2:
+            both = cohen_kappa([unit[0] for unit in units], [unit[1] for unit in units])
+        rows.append(
+            LabelReliability(
+                label=label,
+                given=sum(map(sum, units)),
+                kappa=both,
+                alpha=krippendorff_alpha(units),
+            )
+        )
+    return AnnotatorAgreement(
+        annotators=present,
+        texts=len(shared),
+        same=sum(len(set(by.values())) == 1 for by in shared.values()),
+        alpha=krippendorff_alpha(list(by.values()) for by in shared.values()),
+        labels=tuple(rows),
+    )
+
+
+def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
+    """Krippendorff's alpha for nominal values: a list of answers for each text, one or more.
+
+    Texts with a single answer count for nothing. None where it is undefined, because everybody
+    always gave the same answer. Krippendorff 2011, "Computing Krippendorff's alpha-reliability".
+    """
+    values: Counter[Hashable] = Counter()
+    disagreement = 0.0
+    for unit in units:
+        if len(unit) < 2:
+            continue
+        values.update(unit)
+        unequal = sum(a != b for a, b in combinations(unit, 2))
+        disagreement += 2 * unequal / (len(unit) - 1)
+    total = sum(values.values())
+    chance = total**2 - sum(count**2 for count in values.values())
+    return None if not chance else 1 - (total - 1) * disagreement / chance

@@ -1,12 +1,9 @@
-"""Which texts are worth a human's label first: uncertainty x novelty x number of duplicates.
+"""The labelling queue (active learning), and the labelled texts most similar to a text.
 
-Uncertainty sampling (Lewis & Gale 1994) weighted by how unlike a text is to those already chosen
-(maximal marginal relevance, Carbonell & Goldstein 1998) and by how many texts one answer serves.
-
-
-The labelling queue of one model: clusters of duplicates, the one worth most first.
-
-The labelled texts that are nearest to a text, by the pieces of words that they share."""
+Texts are ranked by uncertainty x novelty x number of duplicates: uncertainty sampling (Lewis &
+Gale 1994) weighted by how unlike a text is to those already chosen (maximal marginal relevance,
+Carbonell & Goldstein 1998) and by how many texts one answer serves.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trialese.records import Task
-    from trialese.web.search_index import Reading
+    from trialese.web.search_index import ScoredText
 
 __all__ = [
     "MOST_TEXTS",
@@ -37,8 +34,8 @@ __all__ = [
     "Neighbours",
     "Queue",
     "Ranked",
-    "likeness",
     "rank_texts",
+    "similarity",
     "uncertainty",
     "word_pieces",
 ]
@@ -52,7 +49,7 @@ class Ranked:
     uncertainty: float
     """Bits that the model lacks: of one label, or summed over labels that may hold together."""
     novelty: float
-    """1 less the likeness (cosine, 0 to 1) to the nearest text that comes first."""
+    """1 less the similarity (cosine, 0 to 1) to the nearest text that comes first."""
     size: int
     """Texts that one answer serves."""
     worth: float
@@ -76,8 +73,8 @@ def uncertainty(
     return np.asarray(bits.sum(axis=1))
 
 
-def likeness(texts: Sequence[str]) -> Any:
-    """Sparse matrix (texts, features) of unit rows, whose products are likenesses in [0, 1]."""
+def similarity(texts: Sequence[str]) -> Any:
+    """Sparse matrix (texts, features) of unit rows, whose products are similarities in [0, 1]."""
     from scipy.sparse import csr_matrix
 
     try:
@@ -96,7 +93,7 @@ def word_pieces() -> Any:
 
 
 def rank_texts(
-    doubts: NDArray[np.float64],
+    uncertainties: NDArray[np.float64],
     sizes: NDArray[np.int64],
     features: Any,
     *,
@@ -107,12 +104,12 @@ def rank_texts(
 
     Greedy: after each choice, novelty is anew the distance to what is answered or chosen already.
     """
-    nearest = np.zeros(len(doubts), np.float64)  # likeness to what comes first
-    free = np.ones(len(doubts), np.bool_)
+    nearest = np.zeros(len(uncertainties), np.float64)  # similarity to what comes first
+    free = np.ones(len(uncertainties), np.bool_)
     for row in answered:
         free[row] = False
-        np.maximum(nearest, _likeness_to(features, row), out=nearest)
-    value = doubts * np.log2(1 + sizes)
+        np.maximum(nearest, _similarity_to(features, row), out=nearest)
+    value = uncertainties * np.log2(1 + sizes)
     ranked: list[Ranked] = []
     while len(ranked) < most and free.any():
         worth = np.where(free, value * (1 - nearest), -1.0)
@@ -120,18 +117,18 @@ def rank_texts(
         ranked.append(
             Ranked(
                 row=row,
-                uncertainty=float(doubts[row]),
+                uncertainty=float(uncertainties[row]),
                 novelty=float(1 - nearest[row]),
                 size=int(sizes[row]),
                 worth=float(worth[row]),
             )
         )
         free[row] = False
-        np.maximum(nearest, _likeness_to(features, row), out=nearest)
+        np.maximum(nearest, _similarity_to(features, row), out=nearest)
     return ranked
 
 
-def _likeness_to(features: Any, row: int) -> NDArray[np.float64]:
+def _similarity_to(features: Any, row: int) -> NDArray[np.float64]:
     near = (features @ features[[row]].T).toarray().ravel().astype(np.float64)
     return np.asarray(np.clip(near, 0.0, 1.0))
 
@@ -163,29 +160,29 @@ class Item:
 
 
 class Queue:
-    """Made from what a model has read; asked with the answers that stand."""
+    """The queue of one model: clusters of duplicates, made from the texts that it has scored."""
 
     def __init__(
         self,
         task: Task,
-        readings: Iterable[Reading],
+        scored: Iterable[ScoredText],
         cuts: Iterable[float] | None,
         known: Iterable[Event] = (),
     ) -> None:
         """`known` are events whose keys clusters keep, should other texts have joined them."""
-        held = list(readings)
+        held = list(scored)
         keys = {key_of(m.text): event.key for event in known for m in event.members}
         clusters = cluster_texts(((r.nct_id, r.text) for r in held), DedupSettings())
-        groups: dict[str, list[Reading]] = {}
-        for reading in held:
-            groups.setdefault(clusters[reading.nct_id], []).append(reading)
+        groups: dict[str, list[ScoredText]] = {}
+        for each in held:
+            groups.setdefault(clusters[each.nct_id], []).append(each)
         self.texts = len(held)
         self._items = [_item(group, keys) for _, group in sorted(groups.items())]
         self._row = {item.key: row for row, item in enumerate(self._items)}
         scores = np.array([item.scores for item in self._items]).reshape(len(groups), -1)
-        self._doubts = uncertainty(scores, task.kind, None if cuts is None else list(cuts))
+        self._uncertainties = uncertainty(scores, task.kind, None if cuts is None else list(cuts))
         self._sizes = np.array([len(item.members) for item in self._items], np.int64)
-        self._features = likeness([item.text[:_COMPARED_CHARACTERS] for item in self._items])
+        self._features = similarity([item.text[:_COMPARED_CHARACTERS] for item in self._items])
         self._lock = threading.Lock()
         self._ranked: list[Ranked] = []
         self._ranked_with: frozenset[int] = frozenset()
@@ -246,7 +243,7 @@ class Queue:
             some_left_out = len(self._ranked) + len(self._ranked_with) < len(self._items)
             if changed >= _STALE_ANSWERS or (len(left) < most and some_left_out):
                 self._ranked = rank_texts(
-                    self._doubts,
+                    self._uncertainties,
                     self._sizes,
                     self._features,
                     answered=sorted(answered),
@@ -257,12 +254,12 @@ class Queue:
         return left
 
 
-def _item(group: list[Reading], keys: Mapping[str, str]) -> Item:
+def _item(group: list[ScoredText], keys: Mapping[str, str]) -> Item:
     """The commonest wording speaks for its cluster; of equally common ones the smallest id's."""
-    wordings = Counter(reading.text for reading in group)
-    shown = max(group, key=lambda reading: wordings[reading.text])  # max keeps the first
-    ordered = [shown, *(reading for reading in group if reading is not shown)]
-    members = tuple(Member(reading.nct_id, reading.text) for reading in ordered)
+    wordings = Counter(each.text for each in group)
+    shown = max(group, key=lambda each: wordings[each.text])  # max keeps the first
+    ordered = [shown, *(each for each in group if each is not shown)]
+    members = tuple(Member(each.nct_id, each.text) for each in ordered)
     own = key_of(shown.text)
     return Item(
         key=next((keys[k] for m in members if (k := key_of(m.text)) in keys), own),
@@ -288,7 +285,7 @@ class Neighbour:
     """A labelled text near another."""
 
     example: Labelled
-    likeness: float
+    similarity: float
     """Cosine of TF-IDF vectors, 0 to 1; 1 only for texts of the same pieces of words."""
 
 
@@ -313,16 +310,16 @@ class Neighbours:
             if vectorizer is None:
                 return []
             examples = tuple(also)
-            near = _likeness(vectorizer, features, text)
+            near = _similarities(vectorizer, features, text)
         else:
             examples = (*also, *self.examples)
-            near = _likeness(vectorizer, features, text)
+            near = _similarities(vectorizer, features, text)
             if also:
                 more = vectorizer.transform([example.text for example in also])
-                near = np.concatenate([_likeness(vectorizer, more, text), near])
+                near = np.concatenate([_similarities(vectorizer, more, text), near])
         order = np.argsort(-near, kind="stable")[:most]
         return [
-            Neighbour(example=examples[row], likeness=round(float(min(near[row], 1.0)), 4))
+            Neighbour(example=examples[row], similarity=round(float(min(near[row], 1.0)), 4))
             for row in order.tolist()
             if near[row] > 0
         ]
@@ -336,6 +333,6 @@ def _learn(examples: Sequence[Labelled]) -> tuple[Any, Any]:
     return vectorizer, vectorizer.fit_transform([example.text for example in examples])
 
 
-def _likeness(vectorizer: Any, features: Any, text: str) -> NDArray[np.float64]:
+def _similarities(vectorizer: Any, features: Any, text: str) -> NDArray[np.float64]:
     found = features @ vectorizer.transform([text]).T
     return np.asarray(found.toarray().ravel(), np.float64)

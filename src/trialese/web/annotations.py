@@ -1,15 +1,8 @@
-"""What annotators answered, in one SQLite file: a log to which events are only ever added.
+"""The log of annotators' answers in one SQLite file, and the labelled table made of it.
 
-Each answer is a transaction of its own, on disk before it is acknowledged (write-ahead log,
-synchronous FULL). An undo is an event too: nothing is ever changed or deleted, and triggers
-refuse it to everybody else.
-
-
-How far annotators agree: Cohen's kappa of two, Krippendorff's alpha of any number.
-
-Cohen 1960, "A coefficient of agreement for nominal scales"; Krippendorff 2011, "Computing
-Krippendorff's alpha-reliability". Both are 1 for perfect agreement and 0 for what chance would
-bring; None where they are undefined, because everybody always gave the same answer.
+Events are only ever added. Each answer is a transaction of its own, on disk before it is
+acknowledged (write-ahead log, synchronous FULL). An undo is an event too: nothing is ever changed
+or deleted, and triggers refuse it to everybody else.
 """
 
 from __future__ import annotations
@@ -19,12 +12,9 @@ import hashlib
 import io
 import sqlite3
 import threading
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,20 +22,8 @@ import msgspec
 
 from trialese.corpus.dedup import normalise
 from trialese.errors import ArtifactError
-from trialese.tasks.agreement import cohen_kappa
 
-__all__ = [
-    "Agreement",
-    "AnswerLog",
-    "Event",
-    "LabelAgreement",
-    "Member",
-    "agree",
-    "as_tsv",
-    "cohen_kappa",
-    "key_of",
-    "krippendorff_alpha",
-]
+__all__ = ["AnswerLog", "Event", "Member", "as_tsv", "key_of"]
 
 
 _VERSION = 1
@@ -257,82 +235,3 @@ def _event(row: Any) -> Event:
 
 def _encode(value: Any) -> str:
     return msgspec.json.encode(value).decode()
-
-
-Answers = Mapping[str, Mapping[str, frozenset[str]]]
-"""Annotator -> text -> the labels given to it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelAgreement:
-    """One label: given or not given, by two annotators or more."""
-
-    label: str
-    given: int
-    """How often it was given, over all annotators and shared texts."""
-    kappa: float | None
-    """Of two annotators; None with more."""
-    alpha: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
-    """Agreement on the texts that two annotators or more have answered."""
-
-    annotators: tuple[str, ...]
-    texts: int
-    same: int
-    """Texts with the very same set of labels from everybody."""
-    alpha: float | None
-    """Over whole label sets: two sets agree only if they are equal."""
-    labels: tuple[LabelAgreement, ...]
-
-
-def agree(answers: Answers, labels: Sequence[str]) -> Agreement:
-    """Agreement over the texts that at least two annotators have answered."""
-    names = sorted(answers)
-    told: dict[str, dict[str, frozenset[str]]] = {}
-    for name in names:
-        for text, given in answers[name].items():
-            told.setdefault(text, {})[name] = given
-    shared = {text: by for text, by in sorted(told.items()) if len(by) > 1}
-    present = tuple(name for name in names if any(name in by for by in shared.values()))
-    rows = []
-    for label in labels:
-        units = [[label in given for given in by.values()] for by in shared.values()]
-        both = None
-        if len(present) == 2:
-            both = cohen_kappa([unit[0] for unit in units], [unit[1] for unit in units])
-        rows.append(
-            LabelAgreement(
-                label=label,
-                given=sum(map(sum, units)),
-                kappa=both,
-                alpha=krippendorff_alpha(units),
-            )
-        )
-    return Agreement(
-        annotators=present,
-        texts=len(shared),
-        same=sum(len(set(by.values())) == 1 for by in shared.values()),
-        alpha=krippendorff_alpha(list(by.values()) for by in shared.values()),
-        labels=tuple(rows),
-    )
-
-
-def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
-    """Krippendorff's alpha for nominal values: a list of answers for each text, one or more.
-
-    Texts with a single answer count for nothing.
-    """
-    values: Counter[Hashable] = Counter()
-    disagreement = 0.0
-    for unit in units:
-        if len(unit) < 2:
-            continue
-        values.update(unit)
-        unequal = sum(a != b for a, b in combinations(unit, 2))
-        disagreement += 2 * unequal / (len(unit) - 1)
-    total = sum(values.values())
-    chance = total**2 - sum(count**2 for count in values.values())
-    return None if not chance else 1 - (total - 1) * disagreement / chance

@@ -1,8 +1,4 @@
-"""`/healthz`, `/readyz`, `/metrics` and `/version`: for whoever watches the server.
-
-The application: routes put together; everything they share is handed to them.
-
-Run the application until it is told to stop."""
+"""The application and the server that runs it; routes about health: `/healthz` to `/version`."""
 
 from __future__ import annotations
 
@@ -23,29 +19,29 @@ from trialese.web.engine import Engine
 from trialese.web.jobs import JobRunner, JobState, JobStore, job_routes
 from trialese.web.models import Served
 from trialese.web.page import page_routes
-from trialese.web.schemas import Failure, State, Version, handle_failures
+from trialese.web.schemas import Failure, ServerState, ServerVersion, handle_failures
 from trialese.web.scoring import predict_routes
-from trialese.web.security import LOOPBACK, METRICS_TYPE, Guard, Measures
+from trialese.web.security import LOOPBACK, METRICS_TYPE, SecurityMiddleware, ServerMetrics
 
 __all__ = ["create_app", "health_routes", "serve"]
 
 
 def health_routes(
-    served: Served, engine: Engine, measures: Measures, store: JobStore | None
+    served: Served, engine: Engine, metrics: ServerMetrics, store: JobStore | None
 ) -> APIRouter:
-    """Routes that tell how the server is."""
+    """Routes about the state of the server: health, readiness, metrics, version."""
     routes = APIRouter(tags=["health"])
 
     @routes.get("/healthz")
-    async def healthz() -> State:
+    async def healthz() -> ServerState:
         """The process answers."""
-        return State(status="ok")
+        return ServerState(status="ok")
 
     @routes.get("/readyz", responses={503: {"model": Failure}})
-    async def readyz() -> State:
+    async def readyz() -> ServerState:
         """Every model is loaded; else 503."""
         served.refuse_unless_ready()
-        return State(status="ready")
+        return ServerState(status="ready")
 
     @routes.get(
         "/metrics",
@@ -55,18 +51,18 @@ def health_routes(
             401: {"model": Failure},
         },
     )
-    async def metrics() -> Response:
+    async def metrics_text() -> Response:
         """Counters in the text format of Prometheus."""
-        measures.waiting.set(engine.waiting)
+        metrics.waiting.set(engine.waiting)
         counts = store.counts() if store is not None else {}
         for state in get_args(JobState):
-            measures.jobs.labels(state).set(counts.get(state, 0))
-        return Response(measures.as_text(), media_type=METRICS_TYPE)
+            metrics.jobs.labels(state).set(counts.get(state, 0))
+        return Response(metrics.as_text(), media_type=METRICS_TYPE)
 
     @routes.get("/version", responses={401: {"model": Failure}})
-    async def version() -> Version:
+    async def version() -> ServerVersion:
         """Of trialese."""
-        return Version(version=__version__)
+        return ServerVersion(version=__version__)
 
     return routes
 
@@ -84,11 +80,11 @@ def create_app(
     """The application over `served`, whose models load in the background once it starts.
 
     Until they are loaded `/readyz` and what needs them answer 503. If they cannot be, `on_failure`
-    is told; without it the error comes up when the application ends. With a `token`, requests
-    must carry it (`Authorization: Bearer ...`).
+    gets the error; without it the error is raised when the application ends. With a `token`,
+    requests must carry it (`Authorization: Bearer ...`).
     """
-    measures = Measures()
-    engine = Engine(settings, on_batch=measures.saw_batch)
+    metrics = ServerMetrics()
+    engine = Engine(settings, on_batch=metrics.count_batch)
     store = JobStore(served.jobs) if served.jobs is not None else None
     runner = JobRunner(store, served, engine) if store is not None else None
 
@@ -122,9 +118,9 @@ def create_app(
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(Guard, settings=settings, token=token, measures=measures)
+    app.add_middleware(SecurityMiddleware, settings=settings, token=token, metrics=metrics)
     handle_failures(app)
-    app.include_router(health_routes(served, engine, measures, store))
+    app.include_router(health_routes(served, engine, metrics, store))
     app.include_router(predict_routes(served, engine, settings))
     if store is not None and runner is not None:
         app.include_router(job_routes(served, store, runner, settings))

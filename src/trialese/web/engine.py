@@ -1,11 +1,9 @@
-"""One thread that computes, and the texts that wait for it: many requests share a batch.
+"""The engine: one thread that computes, and a queue of texts in which many requests share a batch.
 
 While one batch is computed the next one gathers, so nothing ever waits for a batch to fill. A
 request too large for one batch goes on after those that came meanwhile, so that a short one never
 waits for the whole of a long one.
-
-
-Work for a client that waits: given up when its time is over or the client has gone."""
+"""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ __all__ = ["Engine", "answer_in_time"]
 
 
 T = TypeVar("T")
-_Told = Callable[[int, float], None]
+_OnBatch = Callable[[int, float], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -69,14 +67,14 @@ class _Asked:
 class Engine:
     """The only way to a model: tokenizers and processor cores take one caller at a time.
 
-    Enter it (`async with`) before use. `on_batch` is told the texts and the seconds of each batch.
+    Enter it (`async with`) before use. `on_batch(texts, seconds)` is called after each batch.
     """
 
     def __init__(
-        self, settings: ServeSettings, *, on_batch: _Told = lambda texts, seconds: None
+        self, settings: ServeSettings, *, on_batch: _OnBatch = lambda texts, seconds: None
     ) -> None:
         self._settings = settings
-        self._told = on_batch
+        self._on_batch = on_batch
         self._urgent: deque[_Asked] = deque()
         self._patient: deque[_Asked] = deque()
         self._side_jobs = 0
@@ -172,7 +170,7 @@ class Engine:
             texts = sum(len(rows) for _, rows in batch)
             seconds = time.perf_counter() - started
             self._seconds_per_text += 0.1 * (seconds / texts - self._seconds_per_text)
-            self._told(texts, seconds)
+            self._on_batch(texts, seconds)
 
     async def _compute_one_by_one(
         self, batch: Sequence[tuple[_Asked, Sequence[int]]], error: Exception

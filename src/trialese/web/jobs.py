@@ -1,13 +1,10 @@
-"""Files to be labelled, and how far each is, in one folder: SQLite for the state, a folder a job.
+"""Jobs: files to be labelled, their states in one folder, the thread that works on them, routes.
 
-`FOLDER/ID/upload/NAME` is what was sent, `FOLDER/ID/labels.FORMAT` what came of it. A job exists
-once its row is committed, which is after its upload is whole on disk; whatever has no row is the
-rest of an interrupted upload and goes when the folder is opened again.
-
-
-The one thread that works on jobs, one after the other, behind every request that waits.
-
-`/v1/jobs`: files to be labelled, larger than a request may be."""
+SQLite holds the states, and each job has a folder: `FOLDER/ID/upload/NAME` is the uploaded file,
+`FOLDER/ID/labels.FORMAT` its labels. A job exists once its row is committed, which is after its
+upload is whole on disk; folders without a row are rests of interrupted uploads and go when the
+folder is opened again.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from fastapi import APIRouter, Form, Response, UploadFile
 from fastapi.responses import FileResponse
-from pydantic import StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from trialese.artifacts import locked
 from trialese.errors import ArtifactError, TrialeseError
@@ -40,15 +37,27 @@ from trialese.tasks.predict import Share, predict_file
 from trialese.tasks.scorer import Preprocessing
 from trialese.web.engine import Engine
 from trialese.web.models import Served, ServedModel
-from trialese.web.schemas import JobCard, JobFormat, Jobs, Refusal, failures
+from trialese.web.schemas import Refusal, failures
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Job", "JobRunner", "JobState", "JobStore", "file_name", "job_routes"]
+__all__ = [
+    "FileJob",
+    "FileJobs",
+    "JobFormat",
+    "JobRunner",
+    "JobState",
+    "JobStore",
+    "file_name",
+    "job_routes",
+]
 
 
+logger = logging.getLogger(__name__)
+
+JobFormat = Literal["csv", "tsv", "jsonl", "parquet"]
 JobState = Literal["waiting", "running", "done", "failed"]
 _DATABASE = "jobs.sqlite"
 _SCHEMA = """
@@ -70,28 +79,30 @@ CREATE TABLE IF NOT EXISTS jobs (
 """
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class FileJob(BaseModel):
     """One uploaded file and the state of its labels."""
 
     id: str
-    created: str
-    """ISO 8601, UTC."""
-    name: str
-    """Of the uploaded file, made harmless."""
+    name: str = Field(description="Of the uploaded file, made harmless.")
     bytes: int
     model: str
-    digest: str
-    """Of the model when the file came."""
-    format: str
+    digest: str = Field(description="Of the model when the file came.")
+    format: JobFormat
     state: JobState
-    records: int = 0
-    """Done so far."""
-    texts: int = 0
-    left_out: dict[str, int] = {}
-    """Records that hold no text for the task, by reason."""
-    message: str = ""
-    """Why it failed."""
+    records: int = Field(default=0, description="Done so far.")
+    texts: int = Field(default=0, description="That got labels; known when done.")
+    left_out: dict[str, int] = Field(
+        default={}, description="Records without a text for the task, by reason."
+    )
+    message: str = Field(default="", description="Why it failed.")
+    created: str = Field(description="ISO 8601, UTC.")
     finished: str | None = None
+
+
+class FileJobs(BaseModel):
+    """All jobs, the newest first."""
+
+    jobs: list[FileJob]
 
 
 class JobStore:
@@ -135,9 +146,11 @@ class JobStore:
         upload.parent.mkdir(parents=True)
         return job_id, upload
 
-    def add(self, job_id: str, *, upload: Path, model: str, digest: str, format_: str) -> Job:
+    def add(
+        self, job_id: str, *, upload: Path, model: str, digest: str, format_: JobFormat
+    ) -> FileJob:
         """The job, committed: it survives whatever comes now."""
-        job = Job(
+        job = FileJob(
             id=job_id,
             created=_now(),
             name=upload.name,
@@ -147,21 +160,21 @@ class JobStore:
             format=format_,
             state="waiting",
         )
-        row = msgspec.structs.asdict(job) | {"left_out": "{}"}
+        row = job.model_dump() | {"left_out": "{}"}
         marks = ", ".join(f":{name}" for name in row)
         with self._lock:
             self._base.execute(f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", row)
         return job
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[FileJob]:
         """All jobs, the newest first."""
         return self._select("ORDER BY created DESC, id")
 
-    def job(self, job_id: str) -> Job | None:
+    def job(self, job_id: str) -> FileJob | None:
         """One of them."""
         return next(iter(self._select("WHERE id = ?", job_id)), None)
 
-    def next_job(self) -> Job | None:
+    def next_job(self) -> FileJob | None:
         """The job to work on: one that was interrupted, else the oldest that waits."""
         where = "WHERE state IN ('running', 'waiting') ORDER BY state, created, rowid LIMIT 1"
         return next(iter(self._select(where)), None)
@@ -192,19 +205,19 @@ class JobStore:
         """Delete what was sent and what came of it."""
         shutil.rmtree(self.folder / job_id, ignore_errors=True)
 
-    def upload_of(self, job: Job) -> Path:
+    def upload_of(self, job: FileJob) -> Path:
         """What was sent."""
         return self.folder / job.id / "upload" / job.name
 
-    def labels_of(self, job: Job) -> Path:
+    def labels_of(self, job: FileJob) -> Path:
         """Where its labels go."""
         return self.folder / job.id / f"labels.{job.format}"
 
-    def _select(self, rest: str, *values: Any) -> list[Job]:
+    def _select(self, rest: str, *values: Any) -> list[FileJob]:
         with self._lock:
             rows = self._base.execute(f"SELECT * FROM jobs {rest}", values).fetchall()
         return [
-            msgspec.convert(dict(row) | {"left_out": msgspec.json.decode(row["left_out"])}, Job)
+            FileJob.model_validate(dict(row) | {"left_out": msgspec.json.decode(row["left_out"])})
             for row in rows
         ]
 
@@ -224,8 +237,6 @@ def file_name(name: str) -> str:
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
-
-logger = logging.getLogger(__name__)
 
 WINDOW_RECORDS = 256
 """So much work at most is done again after a crash."""
@@ -290,7 +301,7 @@ class JobRunner:
             if job.id in self._removed:
                 self._store.delete_files(job.id)
 
-    def _do(self, job: Job) -> None:
+    def _do(self, job: FileJob) -> None:
         model = self._served.models.get(job.model)
         if model is None or model.scorer.digest != job.digest:
             self._fail(job, f"the model {job.model!r} is no longer served; send the file again")
@@ -314,7 +325,7 @@ class JobRunner:
             left_out=about.left_out,
         )
 
-    def _noting(self, job: Job) -> Progress:
+    def _noting(self, job: FileJob) -> Progress:
         noted = 0.0
 
         def note(_: str, done: int, total: int | None, /) -> None:
@@ -326,11 +337,11 @@ class JobRunner:
 
         return note
 
-    def _stop_if_asked(self, job: Job) -> None:
+    def _stop_if_asked(self, job: FileJob) -> None:
         if self._stopping.is_set() or job.id in self._removed:
             raise _StopError
 
-    def _fail(self, job: Job, message: str) -> None:
+    def _fail(self, job: FileJob, message: str) -> None:
         self._store.change(job.id, state="failed", message=" ".join(message.split()))
 
 
@@ -383,7 +394,7 @@ def job_routes(
     """Routes over the jobs of `store`, which `runner` works on."""
     routes = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=failures(401, 404, 422))
 
-    def found(job_id: str) -> Job:
+    def existing(job_id: str) -> FileJob:
         job = store.job(job_id)
         if job is None:
             raise Refusal(404, f"no job {job_id} here", code="unknown_job")
@@ -395,7 +406,7 @@ def job_routes(
         response: Response,
         model: Annotated[str, Form(description="Without it, the first.")] = "",
         format: Annotated[JobFormat, Form(description="Of the result.")] = "csv",  # noqa: A002
-    ) -> JobCard:
+    ) -> FileJob:
         """A file of any kind that `trialese predict` knows: text lines, tables with a text column,
         JSON lines, Parquet, registry records; bare, gzip, zstd or zip. Its labels are computed
         after everything else, and can be had once the state is `done`.
@@ -421,17 +432,17 @@ def job_routes(
         )
         runner.wake()
         response.headers["Location"] = f"/v1/jobs/{job.id}"
-        return _card(job)
+        return job
 
     @routes.get("")
-    async def jobs() -> Jobs:
+    async def jobs() -> FileJobs:
         """All jobs, the newest first."""
-        return Jobs(jobs=[_card(job) for job in store.jobs()])
+        return FileJobs(jobs=store.jobs())
 
     @routes.get("/{job_id}")
-    async def job(job_id: JobId) -> JobCard:
+    async def job(job_id: JobId) -> FileJob:
         """How far a job is."""
-        return _card(found(job_id))
+        return existing(job_id)
 
     @routes.get(
         "/{job_id}/result",
@@ -443,7 +454,7 @@ def job_routes(
     )
     async def result(job_id: JobId) -> FileResponse:
         """The labels, once the job is done."""
-        job = found(job_id)
+        job = existing(job_id)
         if job.state != "done":
             reason = f": {job.message}" if job.message else ""
             raise Refusal(409, f"the job is {job.state}{reason}", code="not_done")
@@ -457,13 +468,9 @@ def job_routes(
     @routes.delete("/{job_id}", status_code=204)
     async def delete(job_id: JobId) -> None:
         """Stop the job if it runs, and delete its files."""
-        runner.remove(found(job_id).id)
+        runner.remove(existing(job_id).id)
 
     return routes
-
-
-def _card(job: Job) -> JobCard:
-    return JobCard.model_validate(job, from_attributes=True)
 
 
 def _keep(file: UploadFile, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a server holds: classifiers by name, a snapshot to look trials up in, a verdict to show."""
+"""Everything that a server serves: classifiers by name, a snapshot, a verdict, folders to write."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trialese.collect.snapshot import open_snapshot
 from trialese.errors import ArtifactError
 from trialese.records import Snapshot
+from trialese.tasks.predict import load_scorer
 from trialese.tasks.scorer import model_folder, named_results, read_description
 from trialese.verdict.report import load_verdicts
 from trialese.web.schemas import ModelCard, Prediction, Refusal
@@ -31,7 +32,7 @@ class ServedModel:
     scorer: Scorer
 
     def card(self) -> ModelCard:
-        """What clients are told of it."""
+        """The model as the API describes it."""
         task, cuts = self.scorer.task, self.scorer.thresholds
         values = (0.5,) * len(task.labels) if cuts is None else cuts.values
         return ModelCard(
@@ -108,8 +109,6 @@ class Served:
         """
         if self.ready:
             return
-        from trialese.tasks.predict import load_scorer
-
         loaded = [(folder, load_scorer(folder)) for folder in self.folders]
         tasks = [scorer.task.name for _, scorer in loaded]
         models: dict[str, ServedModel] = {}
@@ -131,7 +130,7 @@ def open_served(
     labels: Path | None = None,
     jobs: Path | None = None,
 ) -> Served:
-    """What is in these folders, looked at but not yet loaded.
+    """The contents of these folders, checked but not yet loaded.
 
     Raises:
         ArtifactError: a folder does not hold what it should.

@@ -1,27 +1,51 @@
-"""The page: its files as they lie in `static/`, and what it needs to know first."""
+"""The page and the routes that it needs: its files, the snapshot's trials, the labelling queue."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
+from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Request
+import msgspec
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import Response
 
 from trialese import __version__
 from trialese.collect.source import ATTRIBUTION
+from trialese.errors import ArtifactError, RegistryError
 from trialese.settings import CollectSettings, ServeSettings
-from trialese.web.labelling import labelling_routes
-from trialese.web.models import Served
-from trialese.web.schemas import PageFacts, Refusal, SnapshotFacts
-from trialese.web.state import Desk, Score
-from trialese.web.trials import trials_routes
+from trialese.tasks.agreement import AnnotatorAgreement, annotator_agreement
+from trialese.tasks.formats import text_of_trial
+from trialese.tasks.task import check_example
+from trialese.web.active_learning import Item, Queue
+from trialese.web.annotations import AnswerLog, as_tsv
+from trialese.web.models import Served, ServedModel
+from trialese.web.schemas import (
+    Annotator,
+    Answer,
+    NctNumber,
+    NearestAnswer,
+    NearestRequest,
+    PageFacts,
+    QueueAnswer,
+    QueueItem,
+    Refusal,
+    SnapshotFacts,
+    TrialAnswer,
+    TrialsAnswer,
+    Undo,
+    Undone,
+    failures,
+)
+from trialese.web.search_index import MOST_SKIPPED, SearchIndex
+from trialese.web.search_index import Query as Search
+from trialese.web.state import PageState, Score
 
-__all__ = ["page_routes"]
+__all__ = ["labelling_routes", "page_routes", "trials_routes"]
 
 _KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -31,6 +55,9 @@ _KINDS = {
 }
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'"
 _LOOKUP = CollectSettings(source="registry", retries=1, timeout_seconds=10, pause_seconds=0.5)
+_Word = Annotated[str | None, Query(max_length=100)]
+_Year = Annotated[int | None, Query(ge=1900, le=9999)]
+_SHOWN_DUPLICATES = 20
 
 
 def page_routes(served: Served, settings: ServeSettings, score: Score) -> APIRouter:
@@ -39,13 +66,13 @@ def page_routes(served: Served, settings: ServeSettings, score: Score) -> APIRou
     Raises:
         ArtifactError: the file of answers cannot be used.
     """
-    desk = Desk(served, score, registry=_LOOKUP if settings.live else None)
+    state = PageState(served, score, registry=_LOOKUP if settings.live else None)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        desk.reader.start()
+        state.scoring.start()
         yield
-        await asyncio.to_thread(desk.close)  # the engine still works: the reader may wait for it
+        await asyncio.to_thread(state.close)  # the engine still works: the reader may wait for it
 
     routes = APIRouter(lifespan=life)
     assets = _assets()
@@ -69,34 +96,34 @@ def page_routes(served: Served, settings: ServeSettings, score: Score) -> APIRou
         return PageFacts(
             version=__version__,
             ready=served.ready,
-            snapshot=_snapshot_facts(desk),
+            snapshot=_snapshot_facts(state),
             verdict=report if served.verdict is not None else None,
-            labelling=desk.log is not None,
-            live=desk.live,
+            labelling=state.log is not None,
+            live=state.live,
         )
 
-    routes.include_router(trials_routes(desk))
-    routes.include_router(labelling_routes(desk))
+    routes.include_router(trials_routes(state))
+    routes.include_router(labelling_routes(state))
     return routes
 
 
-def _snapshot_facts(desk: Desk) -> SnapshotFacts | None:
-    if desk.served.snapshot is None:
+def _snapshot_facts(state: PageState) -> SnapshotFacts | None:
+    if state.served.snapshot is None:
         return None
-    shelf, notes = desk.reader.shelf, desk.served.snapshot.manifest.notes
-    trials = int(desk.served.snapshot.manifest.counts["trials"])
+    index, notes = state.scoring.index, state.served.snapshot.manifest.notes
+    trials = int(state.served.snapshot.manifest.counts["trials"])
     read = {}
-    if shelf is not None:
-        for name, model in desk.served.models.items():
-            read[name] = shelf.read_until(model.scorer.digest) / max(1, shelf.trials)
+    if index is not None:
+        for name, model in state.served.models.items():
+            read[name] = index.scored_until(model.scorer.digest) / max(1, index.trials)
     return SnapshotFacts(
         trials=trials,
         data_timestamp=notes.get("data_timestamp"),
         synthetic=bool(notes.get("synthetic")),
         attribution=notes.get("attribution") or ATTRIBUTION,
-        indexed=shelf is not None,
+        indexed=index is not None,
         read=read,
-        failure=desk.reader.failure,
+        failure=state.scoring.failure,
     )
 
 
@@ -125,3 +152,218 @@ def _asset(name: str, assets: dict[str, tuple[bytes, str]], request: Request) ->
 
 def _report_headers() -> dict[str, str]:
     return {"Content-Security-Policy": _REPORT_POLICY, "Cache-Control": "no-store"}
+
+
+def trials_routes(state: PageState) -> APIRouter:
+    """Routes over the snapshot and the labelled texts."""
+    routes = APIRouter(
+        prefix="/v1", tags=["trials"], responses=failures(400, 401, 404, 413, 422, 429, 502, 503)
+    )
+
+    @routes.get("/trials")
+    def trials(
+        words: Annotated[str, Query(max_length=500)] = "",
+        phase: _Word = None,
+        sex: _Word = None,
+        status: _Word = None,
+        label: _Word = None,
+        year_from: _Year = None,
+        year_to: _Year = None,
+        model: str = "",
+        most: Annotated[int, Query(ge=1, le=100)] = 20,
+        skip: Annotated[int, Query(ge=0, le=MOST_SKIPPED)] = 0,
+    ) -> TrialsAnswer:
+        """Trials that hold all the words and pass every filter, with counts for charts.
+
+        `label` is one that the model predicts; empty, texts to which it gives none.
+        """
+        index = _index_of(state)
+        search = Search(
+            words=words,
+            phase=phase,
+            sex=sex,
+            status=status,
+            year_from=year_from,
+            year_to=year_to,
+            label=label,
+            model=state.served.model_named(model).scorer.digest,
+        )
+        return TrialsAnswer(
+            counts=index.counts(search), trials=index.search(search, most=most, skip=skip)
+        )
+
+    @routes.get("/trials/{nct_id}")
+    def trial(nct_id: NctNumber, model: str = "") -> TrialAnswer:
+        """One trial, from the snapshot or, where that is allowed, from the registry."""
+        how = state.served.model_named(model).scorer.preprocessing
+        try:
+            found = state.trial(nct_id)
+        except RegistryError as error:
+            raise Refusal(502, str(error), code="registry_unreachable") from error
+        if found is None:
+            where = "not in the snapshot" if state.served.snapshot else "no snapshot was given"
+            cure = "nor does the registry know it"
+            if not state.live:
+                cure = "start with --live to have the registry asked"
+            raise Refusal(404, f"{nct_id}: {where}; {cure}")
+        record, found_in = found
+        return TrialAnswer(
+            nct_id=record.nct_id,
+            found_in=found_in,  # type: ignore[arg-type]
+            text=text_of_trial(record, how),
+            trial=msgspec.to_builtins(record),
+        )
+
+    @routes.post("/nearest")
+    def nearest(asked: NearestRequest) -> NearestAnswer:
+        """The labelled texts nearest to a text, with their labels and where they come from."""
+        model = state.served.model_named(asked.model)
+        neighbours, missing = state.nearest(model, asked.text, asked.most)
+        return NearestAnswer(neighbours=neighbours, missing=missing)
+
+    return routes
+
+
+def _index_of(state: PageState) -> SearchIndex:
+    if state.served.snapshot is None:
+        raise Refusal(404, "no snapshot was given to search (--snapshot)")
+    if state.scoring.index is None:
+        why = state.scoring.failure or "the search index is being made; ask again"
+        raise Refusal(503, why, retry_seconds=2)
+    return state.scoring.index
+
+
+def labelling_routes(state: PageState) -> APIRouter:
+    """Routes over the queue of each model."""
+    routes = APIRouter(
+        prefix="/v1/queue",
+        tags=["labelling"],
+        responses=failures(400, 401, 404, 413, 422, 429, 503),
+    )
+
+    @routes.get("")
+    def queue(
+        annotator: Annotated[Annotator, Query()],
+        model: str = "",
+        most: Annotated[int, Query(ge=1, le=20)] = 5,
+    ) -> QueueAnswer:
+        """The texts that the annotator should label next, the one worth most first."""
+        asked, log, texts = _opened(state, model)
+        if texts is None:  # soon
+            return QueueAnswer(items=[], clusters=0, texts=0, answered={}, served=0)
+        standing = log.standing(asked.scorer.task.name)
+        answers = [
+            event for held in standing.values() for event in held.values() if event.kind == "answer"
+        ]
+        counts = dict.fromkeys(standing, 0)
+        for event in answers:
+            counts[event.annotator] += 1
+        return QueueAnswer(
+            items=[_shown(item, asked) for item in texts.next(standing, annotator, most)],
+            clusters=len(texts),
+            texts=texts.texts,
+            answered=counts,
+            served=len({member.id for event in answers for member in event.members}),
+        )
+
+    @routes.post("/answers")
+    def answer(given: Answer) -> QueueItem:
+        """Keep an answer; it is on disk when this returns. Answering again replaces it."""
+        asked, log, texts = _opened(state, given.model)
+        item = texts.item(given.key) if texts else None
+        if item is None:
+            raise Refusal(404, "this text is no longer in the queue; ask for the next ones")
+        task = asked.scorer.task
+        labels = None
+        if given.labels is not None:
+            labels = [label for label in task.labels if label in given.labels]
+            check_example(task, given.labels, "the answer")
+        with _kept():
+            log.record(task.name, given.annotator, item.members, labels, key=item.key)
+        return _shown(item, asked)
+
+    @routes.post("/undo")
+    def undo(whose: Undo) -> Undone:
+        """Undo the annotator's latest answer or skip; the text comes back."""
+        asked, log, texts = _opened(state, whose.model)
+        with _kept():
+            event = log.undo(asked.scorer.task.name, whose.annotator)
+        item = texts.item(event.key) if event and texts else None
+        if event is None:
+            return Undone(undone=False, item=None)
+        shown = _shown(item, asked) if item else None
+        return Undone(undone=True, item=shown, labels=list(event.labels))
+
+    @routes.get("/agreement")
+    def agreement(model: str = "") -> AnnotatorAgreement:
+        """How far annotators agree on the texts that two or more of them have answered."""
+        asked, log, _ = _opened(state, model)
+        task = asked.scorer.task
+        answers = {
+            name: {k: frozenset(e.labels) for k, e in held.items() if e.kind == "answer"}
+            for name, held in log.standing(task.name).items()
+        }
+        return annotator_agreement(answers, task.labels)
+
+    @routes.get(
+        "/labelled.tsv",
+        response_class=Response,
+        responses={200: {"content": {"text/tab-separated-values": {}}}},
+    )
+    def labelled(
+        model: str = "", annotator: Annotated[Annotator | None, Query()] = None
+    ) -> Response:
+        """A table that `trialese finetune` takes: `tasks.stop_reasons.labelled = "labelled.tsv"`.
+
+        Of one annotator all answers; else those that nobody contradicts (X-Disputed tells how
+        many clusters were left out).
+        """
+        asked, log, _ = _opened(state, model)
+        text, rows, disputed = as_tsv(log.standing(asked.scorer.task.name), annotator)
+        headers = {
+            "Content-Disposition": 'attachment; filename="labelled.tsv"',
+            "X-Rows": str(rows),
+            "X-Disputed": str(disputed),
+        }
+        return Response(text, media_type="text/tab-separated-values", headers=headers)
+
+    return routes
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """Whoever answers must know when the disk refused."""
+    try:
+        yield
+    except ArtifactError as error:
+        raise Refusal(503, str(error), code="not_kept") from error
+
+
+def _opened(state: PageState, name: str) -> tuple[ServedModel, AnswerLog, Queue | None]:
+    """The model, the log, and the queue once the model has read something."""
+    model = state.served.model_named(name)
+    if state.log is None:
+        raise Refusal(404, "no file to keep answers in; start with --labels FILE.sqlite")
+    if state.served.snapshot is None:
+        raise Refusal(404, "no snapshot was given to take texts from (--snapshot)")
+    if state.scoring.index is None and state.scoring.failure:
+        raise Refusal(503, state.scoring.failure)
+    return model, state.log, state.queue(model)
+
+
+def _shown(item: Item, model: ServedModel) -> QueueItem:
+    return QueueItem(
+        key=item.key,
+        nct_id=item.members[0].id,
+        text=item.text,
+        texts=len(item.members),
+        duplicates=[member.id for member in item.members[1 : 1 + _SHOWN_DUPLICATES]],
+        scores={
+            label: round(score, 6)
+            for label, score in zip(model.scorer.task.labels, item.scores, strict=True)
+        },
+        second=item.second,
+        uncertainty=round(item.uncertainty, 4),
+        novelty=round(item.novelty, 4),
+        worth=round(item.worth, 4),
+    )

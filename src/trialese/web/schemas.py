@@ -1,8 +1,4 @@
-"""What went wrong, as one JSON shape: `{"error": code, "message": line, "details": [...]}`.
-
-What goes over the wire, with examples: the source of the OpenAPI document.
-
-What the page asks for and gets beyond `/v1/predict`, with examples."""
+"""Requests, answers and errors of the API with examples: the source of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -17,18 +13,17 @@ from starlette.exceptions import HTTPException
 
 from trialese.errors import RecordError
 from trialese.web.active_learning import Neighbour
-from trialese.web.search_index import Counts, Found
+from trialese.web.search_index import Counts, SearchHit
 
 __all__ = [
     "Annotator",
     "Answer",
+    "ExplainAnswer",
     "ExplainRequest",
-    "Explanation",
+    "ExplainedSpan",
     "Failure",
-    "JobCard",
-    "JobFormat",
-    "Jobs",
     "ModelCard",
+    "ModelName",
     "Models",
     "NctNumber",
     "NearestAnswer",
@@ -40,14 +35,13 @@ __all__ = [
     "QueueAnswer",
     "QueueItem",
     "Refusal",
+    "ServerState",
+    "ServerVersion",
     "SnapshotFacts",
-    "Span",
-    "State",
     "TrialAnswer",
     "TrialsAnswer",
     "Undo",
     "Undone",
-    "Version",
     "as_response",
     "failures",
     "handle_failures",
@@ -137,7 +131,12 @@ def _answer(
 
 
 Text = Annotated[str, Field(pattern=r"\S", description="Any text but blanks.")]
-NctId = Annotated[str, Field(pattern=r"^NCT[0-9]{8}$")]
+ModelName = Annotated[str, Field(description="Name of a served model; without it, the first.")]
+NctNumber = Annotated[str, Field(pattern=r"^NCT[0-9]{8}$", examples=["NCT90000001"])]
+Annotator = Annotated[
+    str,
+    Field(pattern=r"^[\w.@+-]([\w .@+-]{0,62}[\w.@+-])?$", examples=["ann"], description="A name."),
+]
 _STUDY: dict[str, Any] = {
     "protocolSection": {
         "identificationModule": {"nctId": "NCT90000001", "briefTitle": "Drug A in asthma"},
@@ -146,11 +145,7 @@ _STUDY: dict[str, Any] = {
 }
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class PredictRequest(_Request):
+class PredictRequest(BaseModel):
     """Texts, or trials, or NCT ids: one of the three."""
 
     model_config = ConfigDict(
@@ -164,14 +159,14 @@ class PredictRequest(_Request):
             ],
         },
     )
-    model: str = Field(default="", description="Name of a served model; without it, the first.")
+    model: ModelName = ""
     texts: list[Text] = Field(default=[], min_length=1)
     trials: list[dict[str, Any]] = Field(
         default=[],
         min_length=1,
         description="Studies as version 2 of the registry's API gives them.",
     )
-    nct_ids: list[NctId] = Field(
+    nct_ids: list[NctNumber] = Field(
         default=[], min_length=1, description="Looked up in the snapshot that the server was given."
     )
 
@@ -196,7 +191,7 @@ class Prediction(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """What a served model is."""
+    """A served model: its task, labels and thresholds."""
 
     model: str
     digest: str
@@ -224,21 +219,21 @@ class PredictAnswer(ModelCard):
     predictions: list[Prediction]
 
 
-class ExplainRequest(_Request):
+class ExplainRequest(BaseModel):
     """One text, and which label of it to explain."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"examples": [{"text": "Slow accrual and lack of funding"}]},
     )
-    model: str = Field(default="", description="Name of a served model; without it, the first.")
+    model: ModelName = ""
     text: Text
     label: str | None = Field(
         default=None, description="Without it, the label with the highest probability."
     )
 
 
-class Span(BaseModel):
+class ExplainedSpan(BaseModel):
     """Characters `start` to `end` (counted in code points) of the text that was read."""
 
     start: int
@@ -246,50 +241,23 @@ class Span(BaseModel):
     weight: float = Field(description="Share of the label's log-odds; negative: spoke against it.")
 
 
-class Explanation(BaseModel):
+class ExplainAnswer(BaseModel):
     """A span a word, in the order of the text."""
 
     text: str = Field(description="As the model reads it, which spans count in.")
     label: str
     probability: float
-    spans: list[Span]
+    spans: list[ExplainedSpan]
 
 
-JobFormat = Literal["csv", "tsv", "jsonl", "parquet"]
-
-
-class JobCard(BaseModel):
-    """One uploaded file and how far its labels are."""
-
-    id: str
-    name: str = Field(description="Of the uploaded file, made harmless.")
-    bytes: int
-    model: str
-    digest: str = Field(description="Of the model when the file came.")
-    format: JobFormat
-    state: Literal["waiting", "running", "done", "failed"]
-    records: int = Field(description="Done so far.")
-    texts: int = Field(description="That got labels; told when done.")
-    left_out: dict[str, int] = Field(description="Records without a text for the task, by reason.")
-    message: str = Field(description="Why it failed.")
-    created: str
-    finished: str | None
-
-
-class Jobs(BaseModel):
-    """All jobs, the newest first."""
-
-    jobs: list[JobCard]
-
-
-class State(BaseModel):
-    """How the server is."""
+class ServerState(BaseModel):
+    """The state of the server."""
 
     status: Literal["ok", "ready"]
 
 
-class Version(BaseModel):
-    """Which trialese answers."""
+class ServerVersion(BaseModel):
+    """The version of trialese that answers."""
 
     version: str
 
@@ -307,14 +275,6 @@ def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Failure} for status in statuses}
 
 
-NctNumber = Annotated[str, Field(pattern=r"^NCT[0-9]{8}$", examples=["NCT90000001"])]
-Annotator = Annotated[
-    str,
-    Field(pattern=r"^[\w.@+-]([\w .@+-]{0,62}[\w.@+-])?$", examples=["ann"], description="A name."),
-]
-ModelName = Annotated[str, Field(description="Name of a served model; without it, the first.")]
-
-
 class SnapshotFacts(BaseModel):
     """The snapshot that is searched, and how far its models have read it."""
 
@@ -328,7 +288,7 @@ class SnapshotFacts(BaseModel):
 
 
 class PageFacts(BaseModel):
-    """What the page needs to know first."""
+    """What is served beside the models: read by the page before anything else."""
 
     version: str
     ready: bool = Field(description="Whether the models are loaded.")
@@ -351,17 +311,17 @@ class TrialsAnswer(BaseModel):
     """A page of a search, and counts over all of it."""
 
     counts: Counts
-    trials: list[Found]
+    trials: list[SearchHit]
 
 
 class NearestRequest(BaseModel):
-    """A text."""
+    """A text to find similar labelled texts of."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"text": "Slow accrual"}]}
     )
     model: ModelName = ""
-    text: str = Field(pattern=r"\S")
+    text: Text
     most: int = Field(5, ge=1, le=20)
 
 
@@ -381,7 +341,9 @@ class QueueItem(BaseModel):
     texts: int = Field(description="Duplicates that the answer serves, this one included.")
     duplicates: list[str] = Field(description="NCT ids of some of them.")
     scores: dict[str, float] = Field(description="What the model predicts: look after answering.")
-    second: bool = Field(description="Somebody else has labelled it: this measures agreement.")
+    second: bool = Field(
+        description="Somebody else has labelled it: this answer measures agreement."
+    )
     uncertainty: float
     novelty: float
     worth: float

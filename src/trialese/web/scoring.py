@@ -17,8 +17,8 @@ from trialese.tasks.formats import text_of_trial
 from trialese.web.engine import Engine, answer_in_time
 from trialese.web.models import Served, ServedModel
 from trialese.web.schemas import (
+    ExplainAnswer,
     ExplainRequest,
-    Explanation,
     Models,
     PredictAnswer,
     Prediction,
@@ -59,7 +59,7 @@ def predict_routes(served: Served, engine: Engine, settings: ServeSettings) -> A
         return PredictAnswer(**dict(model.card()), predictions=predictions)
 
     @routes.post("/explain")
-    async def explain(asked: ExplainRequest, request: Request) -> Explanation:
+    async def explain(asked: ExplainRequest, request: Request) -> ExplainAnswer:
         """The words that carried a label, with weights; seconds of work for a long text."""
         model = served.model_named(asked.model)
         labels = model.scorer.task.labels
@@ -72,16 +72,16 @@ def predict_routes(served: Served, engine: Engine, settings: ServeSettings) -> A
     return routes
 
 
-def _explained(model: ServedModel, asked: ExplainRequest) -> Explanation:
+def _explained(model: ServedModel, asked: ExplainRequest) -> ExplainAnswer:
     from trialese.tasks.explain import explain as explain_text  # loads torch
 
     if model.scorer.preprocessing.clean(asked.text).strip():
         found = explain_text(model.scorer, asked.text, asked.label)
-        return Explanation.model_validate(found, from_attributes=True)
+        return ExplainAnswer.model_validate(found, from_attributes=True)
     # nothing but what cleaning takes away, such as control characters: no word carried anything
     scores = dict(zip(model.scorer.task.labels, model.scorer.predict([asked.text])[0], strict=True))
     label = asked.label or max(scores, key=scores.__getitem__)
-    return Explanation(text="", label=label, probability=scores[label], spans=[])
+    return ExplainAnswer(text="", label=label, probability=scores[label], spans=[])
 
 
 async def _predicted(

@@ -1,12 +1,9 @@
-"""What is searched for, and the SQL that it means.
-
-A snapshot as an SQLite file that can be searched: built once, kept beside the snapshot.
+"""The search index of a snapshot: an SQLite file with words, filters, counts and model scores.
 
 Words of all texts stand in a full-text index (FTS5, without the texts themselves: those are
-read from the snapshot when a trial is opened); what is filtered and counted by, in columns.
-
-
-A snapshot to look things up in: search, filters, counts for charts, and what models read."""
+read from the snapshot when a trial is opened); filters and counts use columns. Built once and
+kept beside the snapshot.
+"""
 
 from __future__ import annotations
 
@@ -39,20 +36,20 @@ if TYPE_CHECKING:
 __all__ = [
     "WORD_COLUMNS",
     "Counts",
-    "Found",
     "Query",
-    "Reading",
-    "Shelf",
+    "ScoredText",
+    "SearchHit",
+    "SearchIndex",
     "all_of",
+    "build_index",
     "conditions_of",
-    "make_shelf",
     "match_of",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What is searched for; every filter that is given must hold."""
+    """A search; every filter that is given must hold."""
 
     words: str = ""
     phase: str | None = None
@@ -158,7 +155,7 @@ CREATE INDEX newest ON trials (posted DESC, nct_id DESC);
 """
 
 
-def make_shelf(snapshot: Snapshot, *, progress: Progress = silent) -> Path:
+def build_index(snapshot: Snapshot, *, progress: Progress = silent) -> Path:
     """The index file of the snapshot: the one already beside it, or a new one.
 
     Where nothing can be written beside the snapshot, it goes to the system's temporary folder.
@@ -276,8 +273,8 @@ _HAS_WORDS = "trials.place IN (SELECT rowid FROM words WHERE words MATCH :match)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """One line of a result."""
+class SearchHit:
+    """One trial of a search result."""
 
     nct_id: str
     title: str
@@ -305,25 +302,25 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What a model read of one trial, and the probability that it gave to each label."""
+class ScoredText:
+    """The text of one trial that a model scored, and the probability of each label."""
 
     nct_id: str
     text: str
     scores: tuple[float, ...]
 
 
-class Shelf:
+class SearchIndex:
     """The index of one snapshot. Each thread has a connection of its own."""
 
     def __init__(self, snapshot: Snapshot, path: Path | None = None) -> None:
         """Raises ArtifactError when the index is not there and cannot be made."""
         self.snapshot = snapshot
-        self._path = path or make_shelf(snapshot)
+        self._path = path or build_index(snapshot)
         self._held = threading.local()
         self._opened: list[sqlite3.Connection] = []
         with self._written() as base:
-            base.execute("PRAGMA journal_mode = WAL")  # readers go on while readings are added
+            base.execute("PRAGMA journal_mode = WAL")  # readers go on while scores are added
         self.trials: int = self._base().execute("SELECT count(*) FROM trials").fetchone()[0]
         self._counts = lru_cache(_CACHED_COUNTS)(self._count)
 
@@ -345,7 +342,7 @@ class Shelf:
         )
         return str(found[0]) if found else None
 
-    def search(self, query: Query, *, most: int = 20, skip: int = 0) -> list[Found]:
+    def search(self, query: Query, *, most: int = 20, skip: int = 0) -> list[SearchHit]:
         """Trials that match: best first if there are words, else those posted last."""
         match = match_of(query.words)
         where, values = conditions_of(query)
@@ -361,22 +358,22 @@ class Shelf:
             "LIMIT :most OFFSET :skip",
             {**values, "match": match, "most": most, "skip": min(skip, MOST_SKIPPED)},
         )
-        return [self._found(row, query.model) for row in rows.fetchall()]
+        return [self._hit(row, query.model) for row in rows.fetchall()]
 
     def counts(self, query: Query) -> Counts:
         """Counts for the query; see `Counts`. Remembered until a model has read more."""
-        return self._counts(query, self.read(query.model)) if query.model else self._counts(query)
+        return self._counts(query, self.count_scored(query.model) if query.model else 0)
 
-    def add_readings(
+    def add_scores(
         self,
         model: str,
-        readings: Sequence[tuple[str, str, NDArray[np.float64], Sequence[str]]],
+        scored: Sequence[tuple[str, str, NDArray[np.float64], Sequence[str]]],
         *,
         until: int,
     ) -> None:
         """Keep (nct_id, text, scores, predicted labels); `until` trials are done with then."""
         with self._written() as base:
-            for nct_id, text, scores, labels in readings:
+            for nct_id, text, scores, labels in scored:
                 (place,) = base.execute(
                     "SELECT place FROM trials WHERE nct_id = ?", (nct_id,)
                 ).fetchone()
@@ -390,15 +387,18 @@ class Shelf:
                 )
             base.execute("INSERT OR REPLACE INTO read_until VALUES (?, ?)", (model, until))
 
-    def read_until(self, model: str) -> int:
+    def scored_until(self, model: str) -> int:
         """So many trials, in the snapshot's order, the model is done with."""
         found = self._base().execute("SELECT place FROM read_until WHERE model = ?", (model,))
         row = found.fetchone()
         return int(row[0]) if row else 0
 
-    def readings(self, model: str, *, most: int) -> Iterator[Reading]:
-        """What the model has read, in the snapshot's order; of more than `most`, evenly spread."""
-        held = self.read(model)
+    def scored_texts(self, model: str, *, most: int) -> Iterator[ScoredText]:
+        """The texts that the model has scored, in the snapshot's order.
+
+        Of more than `most`, so many, evenly spread.
+        """
+        held = self.count_scored(model)
         step = max(1, -(-held // most))
         rows = self._base().execute(
             "SELECT nct_id, text, scores FROM readings JOIN trials USING (place) WHERE model = ?",
@@ -406,12 +406,12 @@ class Shelf:
         )
         for number, (nct_id, text, scores) in enumerate(rows):
             if number % step == 0:
-                yield Reading(
+                yield ScoredText(
                     nct_id=nct_id, text=text, scores=tuple(np.frombuffer(scores, "<f4").tolist())
                 )
 
-    def read(self, model: str) -> int:
-        """How many texts the model has read."""
+    def count_scored(self, model: str) -> int:
+        """How many texts the model has scored."""
         found = self._base().execute("SELECT count(*) FROM readings WHERE model = ?", (model,))
         return int(found.fetchone()[0])
 
@@ -471,15 +471,15 @@ class Shelf:
         )
         return dict(rows.fetchall())
 
-    def _found(self, row: sqlite3.Row, model: str) -> Found:
+    def _hit(self, row: sqlite3.Row, model: str) -> SearchHit:
         labels = None
         if model:
-            told = self._base().execute(
+            predicted = self._base().execute(
                 "SELECT label FROM predicted WHERE model = ? AND place = ?", (model, row["place"])
             )
-            names = [name for (name,) in told]
+            names = [name for (name,) in predicted]
             labels = tuple(name for name in names if name) if names else None
-        return Found(
+        return SearchHit(
             **{
                 name: row[name]
                 for name in ("nct_id", "title", "conditions", "sponsor", "reason", "year", "sex",

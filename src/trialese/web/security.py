@@ -1,6 +1,4 @@
-"""What `/metrics` tells: requests, batches and what waits, in the text format of Prometheus.
-
-What every request passes: who may ask, how much may be sent, what the answer forbids a browser.
+"""Middleware that every request passes (access, limits, headers of answers), and the metrics.
 
 Plain ASGI, because it must see bodies as they arrive and answers as they leave.
 """
@@ -20,7 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from trialese.settings import ServeSettings
 from trialese.web.schemas import Refusal, as_response
 
-__all__ = ["LOOPBACK", "METRICS_TYPE", "OPEN_PATHS", "UPLOAD_PATH", "Guard", "Measures"]
+__all__ = [
+    "LOOPBACK",
+    "METRICS_TYPE",
+    "OPEN_PATHS",
+    "UPLOAD_PATH",
+    "SecurityMiddleware",
+    "ServerMetrics",
+]
 
 
 METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -28,7 +33,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-class Measures:
+class ServerMetrics:
     """Counters of one application; no two share any."""
 
     def __init__(self) -> None:
@@ -67,12 +72,12 @@ class Measures:
         )
         self.jobs = Gauge("trialese_jobs", "Jobs by state.", ("state",), registry=self._registry)
 
-    def saw_request(self, method: str, route: str, status: int, seconds: float) -> None:
+    def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answer; `route` is the pattern, never the path, so that series stay few."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def saw_batch(self, texts: int, seconds: float) -> None:
+    def count_batch(self, texts: int, seconds: float) -> None:
         """Count one batch."""
         self._texts.observe(texts)
         self._batch_seconds.observe(seconds)
@@ -103,16 +108,16 @@ _HEADERS = {
 """Set unless a route sets its own."""
 
 
-class Guard:
+class SecurityMiddleware:
     """Wraps an application; refuses before it is reached, counts after it has answered."""
 
     def __init__(
-        self, app: ASGIApp, *, settings: ServeSettings, token: str | None, measures: Measures
+        self, app: ASGIApp, *, settings: ServeSettings, token: str | None, metrics: ServerMetrics
     ) -> None:
         self.app = app
         self._settings = settings
         self._token = None if token is None else f"Bearer {token}".encode()
-        self._measures = measures
+        self._metrics = metrics
         self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,7 +136,7 @@ class Guard:
             await send(message)
 
         self._under_way += 1
-        self._measures.under_way.set(self._under_way)
+        self._metrics.under_way.set(self._under_way)
         try:
             self._check(scope)
             await self.app(scope, self._limited(scope, receive), answer)
@@ -139,10 +144,10 @@ class Guard:
             await as_response(refusal)(scope, receive, answer)
         finally:
             self._under_way -= 1
-            self._measures.under_way.set(self._under_way)
+            self._metrics.under_way.set(self._under_way)
             route = getattr(scope.get("route"), "path", "unknown")
             seconds = time.perf_counter() - started
-            self._measures.saw_request(scope["method"], route, status or 500, seconds)
+            self._metrics.count_request(scope["method"], route, status or 500, seconds)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

@@ -1,15 +1,12 @@
-"""What a server does in the background: index the snapshot, then let every model read it.
+"""State behind the page: scores of the snapshot in the background, answers, queues, examples.
 
-A model reads a few trials and rests as long as that took, so that requests find a processor. What
-has been read is kept in the index; the next start goes on where this one ended.
-
-
-What stands behind the page: the reader, the log of answers, queues and labelled examples."""
+Each model scores a few trials and rests as long as that took, so that requests find a processor.
+Scores are kept in the search index; the next start goes on where this one ended.
+"""
 
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from trialese.artifacts import MANIFEST_NAME, read_manifest
 from trialese.collect.api import fetch_trial
 from trialese.collect.snapshot import find_trials, read_trials
 from trialese.errors import TrialeseError
-from trialese.records import Trial
+from trialese.records import Snapshot, Trial
 from trialese.settings import (
     CollectSettings,
     DeclaredTaskSettings,
@@ -35,34 +34,30 @@ from trialese.tasks.folds import build_examples
 from trialese.tasks.formats import text_of_trial
 from trialese.web.active_learning import MOST_TEXTS, Labelled, Neighbour, Neighbours, Queue
 from trialese.web.annotations import AnswerLog
-from trialese.web.search_index import Shelf
+from trialese.web.search_index import SearchIndex
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from trialese.records import Snapshot, Trial
     from trialese.web.models import Served, ServedModel
 
-__all__ = ["Desk", "Reader", "Score", "labelled_examples"]
-
+__all__ = ["PageState", "Score", "SnapshotScoring", "labelled_examples"]
 
 logger = logging.getLogger(__name__)
 
 _TEXTS = 16
 _TRIALS = 500
+_COMPARED_CHARACTERS = 5_000
 
 Score = Callable[["ServedModel", Sequence[str]], "NDArray[np.float64]"]
 """Probabilities (texts, labels) from a model, computed when nobody else waits for it."""
 
 
-class Reader:
-    """Indexes and reads in a thread of its own, between `start` and `stop`."""
+class SnapshotScoring:
+    """Indexes the snapshot and scores it with every model, in a thread between start and stop."""
 
     def __init__(self, served: Served, score: Score) -> None:
-        self.shelf: Shelf | None = None
+        self.index: SearchIndex | None = None
         self.failure: str = ""
-        """Why there is no index, or why reading ended."""
+        """Why there is no index, or why scoring ended."""
         self._served = served
         self._score = score
         self._stopping = threading.Event()
@@ -72,7 +67,7 @@ class Reader:
         """Begin, if there is a snapshot."""
         if self._served.snapshot is not None:
             self._stopping.clear()
-            self._thread = threading.Thread(target=self._work, name="reader", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
@@ -80,61 +75,55 @@ class Reader:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
-        if self.shelf is not None:
-            self.shelf.close()
+        if self.index is not None:
+            self.index.close()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         assert self._served.snapshot is not None
         try:
-            self.shelf = Shelf(self._served.snapshot)
+            self.index = SearchIndex(self._served.snapshot)
             while not self._served.ready:
                 if self._stopping.wait(0.05):
                     return
             for model in list(self._served.models.values()):
-                self._read(self.shelf, model)
-        except (TrialeseError, sqlite3.Error) as error:
-            self.failure = f"{self._served.snapshot.path}: reading it for search ended: {error}"
-            logger.error("%s", self.failure)
+                self._score_snapshot(self.index, model)
+        except Exception as error:  # whatever it is, clients must learn why there is no search
+            self.failure = f"{self._served.snapshot.path}: indexing it for search ended: {error}"
+            known = isinstance(error, TrialeseError | OSError)
+            logger.error("%s", self.failure, exc_info=None if known else error)
 
-    def _read(self, shelf: Shelf, model: ServedModel) -> None:
-        """Let the model read what it has not yet read, and note what it predicts."""
+    def _score_snapshot(self, index: SearchIndex, model: ServedModel) -> None:
+        """Score the trials that the model has not scored yet, and keep labels and scores."""
         scorer = model.scorer
-        until = shelf.read_until(scorer.digest)
-        trials = islice(read_trials(shelf.snapshot), until, None)
+        until = index.scored_until(scorer.digest)
+        trials = islice(read_trials(index.snapshot), until, None)
         while chunk := list(islice(trials, _TRIALS)):
             texts = [(trial, text_of_trial(trial, scorer.preprocessing)) for trial in chunk]
-            readable = [(trial, text) for trial, text in texts if text]
-            for start in range(0, len(readable), _TEXTS):
+            with_text = [(trial, text) for trial, text in texts if text]
+            for start in range(0, len(with_text), _TEXTS):
                 if self._stopping.is_set():
                     return
                 begun = time.perf_counter()
-                self._keep(shelf, model, readable[start : start + _TEXTS], until)
+                self._keep(index, model, with_text[start : start + _TEXTS], until)
                 self._stopping.wait(time.perf_counter() - begun)
             until += len(chunk)
-            shelf.add_readings(scorer.digest, [], until=until)
+            index.add_scores(scorer.digest, [], until=until)
 
     def _keep(
-        self, shelf: Shelf, model: ServedModel, part: list[tuple[Trial, str]], until: int
+        self, index: SearchIndex, model: ServedModel, part: list[tuple[Trial, str]], until: int
     ) -> None:
         texts = [text for _, text in part]
         scores = self._score(model, texts)
-        shelf.add_readings(
-            model.scorer.digest,
-            [
-                (trial.nct_id, text, scores[row], told.labels)
-                for row, ((trial, text), told) in enumerate(
-                    zip(part, model.predictions(texts, scores), strict=True)
-                )
-            ],
-            until=until,
-        )
+        predictions = model.predictions(texts, scores)
+        scored = [
+            (trial.nct_id, text, scores[row], prediction.labels)
+            for row, ((trial, text), prediction) in enumerate(zip(part, predictions, strict=True))
+        ]
+        index.add_scores(model.scorer.digest, scored, until=until)
 
 
-_COMPARED_CHARACTERS = 5_000
-
-
-class Desk:
-    """Made once a server. What takes long is made on first use and kept."""
+class PageState:
+    """Made once a server. Queues and examples are made on first use and kept."""
 
     def __init__(
         self, served: Served, score: Score, *, registry: CollectSettings | None = None
@@ -145,7 +134,7 @@ class Desk:
             ArtifactError: the file of answers cannot be used.
         """
         self.served = served
-        self.reader = Reader(served, score)
+        self.scoring = SnapshotScoring(served, score)
         self._registry = registry
         self._asking = threading.Lock()
         self.log = None if served.labels is None else AnswerLog(served.labels)
@@ -154,8 +143,8 @@ class Desk:
         self._queues: dict[str, tuple[int, Queue]] = {}
 
     def close(self) -> None:
-        """Stop reading and close every file."""
-        self.reader.stop()
+        """Stop scoring and close every file."""
+        self.scoring.stop()
         if self.log is not None:
             self.log.close()
 
@@ -165,17 +154,17 @@ class Desk:
         return self._registry is not None
 
     def trial(self, nct_id: str) -> tuple[Trial, str] | None:
-        """The trial of that number or alias, and where it was found: snapshot or registry.
+        """The trial of that number or alias, and its source: snapshot or registry.
 
         Raises:
             RegistryError: the registry cannot be reached.
         """
         if self.served.snapshot is not None:
-            shelf = self.reader.shelf
-            own = (shelf.nct_id(nct_id) if shelf else None) or nct_id
-            found = find_trials(self.served.snapshot, [own]).get(own)
-            if found is not None:
-                return found, "snapshot"
+            index = self.scoring.index
+            own = (index.nct_id(nct_id) if index else None) or nct_id
+            held = find_trials(self.served.snapshot, [own]).get(own)
+            if held is not None:
+                return held, "snapshot"
         if self._registry is not None:
             with self._asking:  # one polite request at a time, whoever asks
                 fetched = fetch_trial(nct_id, self._registry)
@@ -187,34 +176,34 @@ class Desk:
         """Labelled examples near a text, answers of annotators among them; why none, if none."""
         with self._lock:
             if model.name not in self._neighbours:
-                found, why = self._examples(model)
-                self._neighbours[model.name] = (Neighbours(found), why)
+                examples, why = self._examples(model)
+                self._neighbours[model.name] = (Neighbours(examples), why)
             known, why = self._neighbours[model.name]
         compared = text[:_COMPARED_CHARACTERS]
         return known.nearest(compared, most, also=self._answered(model)), why
 
     def queue(self, model: ServedModel) -> Queue | None:
-        """The queue of what the model has read so far; None while it has read nothing.
+        """The queue of the texts that the model has scored so far; None while there is none.
 
-        Made anew when the model has read a quarter more.
+        Made anew when the model has scored a quarter more.
         """
-        shelf, log = self.reader.shelf, self.log
-        if shelf is None or log is None:
+        index, log = self.scoring.index, self.log
+        if index is None or log is None:
             return None
         digest = model.scorer.digest
         with self._lock:
-            read = shelf.read(digest)
+            scored = index.count_scored(digest)
             made_of, queue = self._queues.get(digest, (0, None))
-            done = shelf.read_until(digest) >= shelf.trials
-            if read > made_of * 1.25 or (done and read > made_of):
+            done = index.scored_until(digest) >= index.trials
+            if scored > made_of * 1.25 or (done and scored > made_of):
                 cuts = model.scorer.thresholds
                 queue = Queue(
                     model.scorer.task,
-                    shelf.readings(digest, most=MOST_TEXTS),
+                    index.scored_texts(digest, most=MOST_TEXTS),
                     None if cuts is None else cuts.values,
                     log.events(),
                 )
-                self._queues[digest] = (read, queue)
+                self._queues[digest] = (scored, queue)
         return queue
 
     def _answered(self, model: ServedModel) -> list[Labelled]:
@@ -241,7 +230,7 @@ class Desk:
 
 
 def labelled_examples(folder: Path, snapshot: Snapshot | None) -> list[Labelled]:
-    """What the classifier in `folder` was fitted and judged on, as far as it is still there.
+    """The examples that the classifier in `folder` was fitted and judged on, if still there.
 
     Raises:
         TrialeseError: the folder does not say, or the labelled file or the snapshot is missing.

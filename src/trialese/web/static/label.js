@@ -27,7 +27,7 @@ export function startLabel(state_) {
 
 /** Called whenever the tab is opened or the model changes. */
 export function openLabel() {
-  if ($("desk").hidden) $("annotator").focus({ preventScroll: true });
+  if ($("labelling").hidden) $("annotator").focus({ preventScroll: true });
   else begin();
 }
 
@@ -36,7 +36,7 @@ async function begin() {
     fail("label-error");
     await next();
     $("who").hidden = true;
-    $("desk").hidden = false;
+    $("labelling").hidden = false;
     $("card").focus();
   } catch (error) {
     fail("label-error", error);
@@ -133,7 +133,7 @@ async function undo() {
 
 /** A key pressed while the tab is open; true if it was one of its own. */
 export function labelKey(key) {
-  if ($("desk").hidden) return false;
+  if ($("labelling").hidden) return false;
   const place = KEYS.indexOf(key);
   const label = place >= 0 ? state.model.labels[place] : undefined;
   const act = { n: several() && none, x: skip, z: undo, Enter: several() && keep }[key];

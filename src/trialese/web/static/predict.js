@@ -128,10 +128,10 @@ async function nearest(mine, model, text) {
   let parts;
   try {
     const told = await ask("/v1/nearest", { body: { model: model.model, text } });
-    parts = [el("ul.near", {}, told.neighbours.map(({ example, likeness }) => el("li", {},
+    parts = [el("ul.near", {}, told.neighbours.map(({ example, similarity }) => el("li", {},
       el("p", { dir: "auto" }, shortened(example.text)),
       el("div.line", {}, el("span.tag", {}, "labelled"), chips(example.labels, { human: true, small: true }),
-        el("span.soft", {}, `${example.source}, ${example.id} · likeness ${likeness.toFixed(2)}`)))))];
+        el("span.soft", {}, `${example.source}, ${example.id} · similarity ${similarity.toFixed(2)}`)))))];
     if (!told.neighbours.length) parts = [el("p.soft", {}, told.missing || "No labelled text shares anything with this one.")];
     else parts.push(el("p.soft", {}, "Labels by people or by the registry, whichever split the text was in. Near means that pieces of words are shared (TF-IDF), not that the model thinks so."));
   } catch (error) {
