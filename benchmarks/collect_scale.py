@@ -36,6 +36,7 @@ OURS = """
 import json, os, resource, sys, time
 from pathlib import Path
 from trialese.collect.collection import collect_snapshot
+from trialese.parallel import count_cores
 from trialese.settings import CollectSettings
 start = time.perf_counter()
 snapshot = collect_snapshot(
@@ -52,7 +53,7 @@ print(json.dumps({
     "trials": snapshot.manifest.counts["trials"],
     "rejects": snapshot.manifest.counts["rejects"],
     "own_bytes": own, "worker_bytes": worker,
-    "peak_bytes": own + worker * (os.cpu_count() if worker else 0),
+    "peak_bytes": own + worker * (count_cores() if worker else 0),
 }))
 """
 

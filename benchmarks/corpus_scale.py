@@ -32,6 +32,7 @@ import json, os, resource, sys, time
 from pathlib import Path
 from trialese.collect.snapshot import open_snapshot
 from trialese.corpus.assemble import build_corpus
+from trialese.parallel import count_cores
 from trialese.pretrain.adapt import tokenise_corpus
 from trialese.settings import BackboneSettings, BlockSettings, CorpusSettings
 folder = Path(sys.argv[1])
@@ -50,7 +51,7 @@ print(json.dumps({
     "documents": counts["documents"], "characters": counts["characters"],
     "clusters_of_several": counts["clusters_of_several"],
     "tokens": json.loads((folder / "blocks" / "manifest.json").read_text())["counts"]["tokens"],
-    "peak_bytes": own + worker * len(os.sched_getaffinity(0)),
+    "peak_bytes": own + worker * count_cores(),
 }))
 """
 

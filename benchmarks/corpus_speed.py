@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -19,6 +18,8 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from trialese.parallel import count_cores
 
 BLOCK_TOKENS = 128
 
@@ -43,7 +44,7 @@ def measure(path: Path | None, sample: int, repeats: int, folder: Path) -> dict[
 
     corpus = open_corpus(path) if path else make_corpus(sample, folder)
     tokenizer = load_tokenizer(BackboneSettings())
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores()
     ways: dict[str, Callable[[Path], int]] = {
         "trialese across": lambda out: ours(corpus, tokenizer, "across", out),
         "trialese within": lambda out: ours(corpus, tokenizer, "within", out),

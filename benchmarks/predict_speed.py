@@ -17,7 +17,6 @@ import argparse
 import csv
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from trialese.parallel import count_cores
 
 SHAPES = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12},
@@ -153,7 +154,7 @@ def measure(
         figure["texts_with_equal_labels"] = round(sum(equal) / len(equal), 4)
     return {
         "shape": shape, "kind": kind, "texts": len(texts), "repeats": given.repeats,
-        "cores": len(os.sched_getaffinity(0)), "clock": given.clock, "figures": figures,
+        "cores": count_cores(), "clock": given.clock, "figures": figures,
     }  # fmt: skip
 
 

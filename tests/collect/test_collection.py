@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from trialese.collect import collection, workers
+from trialese.collect import collection
 from trialese.collect.collection import SAMPLE_BYTES, collect_snapshot, estimate_collection
 from trialese.collect.snapshot import read_rejects
-from trialese.collect.workers import Done, Job, run_jobs, serve
-from trialese.collect.zip_files import Chunk, safe_entries, split_entries
+from trialese.collect.zip_files import safe_entries, split_entries
 from trialese.errors import ArtifactError, RecordError
 from trialese.settings import CollectSettings, SampleSettings
 
@@ -76,7 +71,7 @@ def test_several_processes_make_the_same_bytes_as_one(archive, tmp_path, monkeyp
     settings = CollectSettings(source="files", paths=(str(archive),))
     one = collect_snapshot(settings, tmp_path / "one")
     monkeypatch.setattr(collection, "PARALLEL_ENTRIES", 1)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(collection, "count_cores", lambda: 2)
     monkeypatch.setattr("trialese.collect.zip_files.CHUNK_ENTRIES", 25)
     several = collect_snapshot(settings, tmp_path / "several")
     assert several.manifest == one.manifest
@@ -86,27 +81,15 @@ def test_several_processes_make_the_same_bytes_as_one(archive, tmp_path, monkeyp
         assert (several.path / name).read_bytes() == (one.path / name).read_bytes()
 
 
-def test_jobs_are_lines_of_json(archive, tmp_path):
-    (tmp_path / "runs").mkdir()
-    job = Job(Chunk(str(archive), safe_entries(archive)), str(tmp_path / "runs"), "a")
-    answers = io.BytesIO()
-    serve(io.BytesIO(msgspec.json.encode(job) + b"\n"), answers)
-    done = msgspec.json.decode(answers.getvalue(), type=Done)
-    assert done.tally.records == 61
-    assert done.tally.formats == {"v2": 60}
-    assert [(tmp_path / "runs" / name).is_file() for name in done.runs] == [True]
-
-
 def test_a_worker_that_dies_is_one_line(archive, tmp_path, monkeypatch):
-    def start():
-        command = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    monkeypatch.setattr(workers, "_start", start)
-    job = Job(Chunk(str(archive), safe_entries(archive)), str(tmp_path), "a")
-    with pytest.raises(ArtifactError, match="a worker process died") as caught:
-        list(run_jobs([job], processes=2))
+    monkeypatch.setattr(collection, "PARALLEL_ENTRIES", 1)
+    monkeypatch.setattr(collection, "count_cores", lambda: 2)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    settings = CollectSettings(source="files", paths=(str(archive),))
+    with pytest.raises(ArtifactError, match="a worker process ended early") as caught:
+        collect_snapshot(settings, tmp_path / "snapshot")
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "snapshot").exists()
 
 
 def test_chunks_hold_every_entry_once(archive, monkeypatch):

@@ -1,12 +1,8 @@
-"""What a collection asks the registry for, as parameters of /studies.
-
-ClinicalTrials.gov API v2 over HTTP: one polite request at a time, retried until it is whole.
+"""The client of ClinicalTrials.gov API v2: queries, polite requests, retries and downloads.
 
 Facts from the registry's OpenAPI description (clinicaltrials.gov/data-api/api): errors 400 and
 404 are text/plain; no rate limit is published, so one request a second is kept to.
-
-
-collect.fetching."""
+"""
 
 from __future__ import annotations
 
@@ -20,6 +16,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import requests
 
+from trialese.collect.parse import parse_trial
+from trialese.collect.source import RawStudy
 from trialese.errors import RegistryError
 from trialese.records import Trial
 from trialese.settings import CollectSettings
@@ -371,9 +369,6 @@ def fetch_trial(nct_id: str, settings: CollectSettings) -> Trial | None:
         RegistryError: the registry cannot be reached.
         RecordError: it answers something that is no study.
     """
-    from trialese.collect.parse import parse_trial
-    from trialese.collect.source import RawStudy
-
     whole = query_of(settings)
     query = {name: whole[name] for name in ("format", "fields")}
     data = RegistryClient(settings).study(nct_id, query)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,19 +18,17 @@ from trialese.artifacts import (
     work_folder,
     write_artifact,
 )
-from trialese.collect.api import query_of
+from trialese.collect.api import RegistryClient, query_of
+from trialese.collect.crawl import RegistrySource, WholeRegistrySource
 from trialese.collect.diff import read_earlier, read_ids
 from trialese.collect.files import FilesSource, is_zip, read_stream
 from trialese.collect.merge import RunWriter, Tally, TrialMerger, take_in
-from trialese.collect.snapshot import (
-    REJECTS_NAME,
-    TRIALS_NAME,
-    open_snapshot,
-)
+from trialese.collect.sample import SampleSource
+from trialese.collect.snapshot import REJECTS_NAME, TRIALS_NAME, open_snapshot
 from trialese.collect.source import RawStudy, Reject, Source
-from trialese.collect.workers import Job, run_jobs
 from trialese.collect.zip_files import Chunk, read_chunk, safe_entries
 from trialese.errors import RecipeError, RecordError
+from trialese.parallel import count_cores, map_in_processes
 from trialese.progress import Progress, silent
 from trialese.records import Snapshot
 from trialese.settings import CollectSettings
@@ -60,16 +58,10 @@ def open_source(
         return FilesSource(settings.paths, progress=progress)
     if settings.source == "registry":
         if settings.whole:
-            from trialese.collect.crawl import WholeRegistrySource
-
             if work is None:
                 raise RecipeError("collect.whole: a download needs a folder; collect a snapshot")
             return WholeRegistrySource(settings, work=work, progress=progress)
-        from trialese.collect.crawl import RegistrySource
-
         return RegistrySource(settings, work=work, progress=progress)
-    from trialese.collect.sample import SampleSource
-
     return SampleSource(settings.sample)
 
 
@@ -153,6 +145,23 @@ def collect_snapshot(
     return open_snapshot(path)
 
 
+class _Done(NamedTuple):
+    """What became of a chunk: its counts, the runs written, and the aliases in it."""
+
+    tally: Tally
+    runs: list[str]
+    renamed: dict[str, str]
+
+
+def _take_in_chunk(job: tuple[Chunk, Path, str]) -> _Done:
+    """Read a chunk into sorted runs in the folder, under names with the prefix; any process may."""
+    chunk, folder, prefix = job
+    runs = RunWriter(folder, prefix)
+    tally = take_in(read_chunk(chunk, read_stream), runs)
+    runs.flush()
+    return _Done(tally, runs.runs, runs.renamed)
+
+
 def _take_in_all(source: Source, merger: TrialMerger, folder: Path, progress: Progress) -> Tally:
     """The tally of all records of the source, whose runs go to the merger.
 
@@ -166,13 +175,13 @@ def _take_in_all(source: Source, merger: TrialMerger, folder: Path, progress: Pr
             chunks.append(part)
         else:
             streams.append(part)
-    processes = os.cpu_count() or 1
+    processes = count_cores()
     if processes == 1 or sum(len(chunk.entries) for chunk in chunks) < PARALLEL_ENTRIES:
         streams = [*(read_chunk(chunk, read_stream) for chunk in chunks), *streams]
         chunks = []
-    jobs = [Job(chunk, str(folder), f"chunk{number:05d}") for number, chunk in enumerate(chunks)]
+    jobs = [(chunk, folder, f"chunk{number:05d}") for number, chunk in enumerate(chunks)]
     total = sum(len(chunk.entries) for chunk in chunks)
-    for done in run_jobs(jobs, processes=processes):
+    for done in map_in_processes(_take_in_chunk, jobs, processes=processes):
         tally.add(done.tally)
         merger.adopt(done.runs, done.renamed)
         progress("records", tally.records, total)
@@ -218,8 +227,6 @@ def estimate_collection(settings: CollectSettings) -> Estimate:
         return Estimate(studies=studies, json_bytes=studies * SAMPLE_BYTES)
     if settings.source == "files":
         return _of_files(FilesSource(settings.paths).paths)
-    from trialese.collect.api import RegistryClient
-
     client = RegistryClient(settings)
     size = client.size()
     if settings.whole:

@@ -1,4 +1,4 @@
-"""All pages of a query, exactly once: kept on disk, resumed, checked, started over if moved.
+"""The live registry as a source: the pages of a query, or the whole registry as one zip.
 
 A crawl downloads to the end before anything is parsed. Every page is on disk before the next is
 asked for, so a crawl that is interrupted anywhere goes on where it was and ends in the same
@@ -7,11 +7,9 @@ token came twice, and the distinct studies are as many as the registry said. If 
 order among studies of one day may change from page to page), what came stays and the registry is
 read once more; if the data moved, all begins anew.
 
-
-The whole registry as one zip, downloaded once, continued if it breaks off, and checked.
-
-The address is undocumented (the website's "download all" uses it), so whoever asks for the whole
-registry gets it year by year and page by page where the zip cannot be had.
+The whole registry comes as one zip, continued if it breaks off, and checked. Its address is
+undocumented (the website's "download all" uses it): where it cannot be had, the registry is read
+year by year and page by page.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""What a synthetic study is about, and how its texts tell it.
-
-The synthetic source: made-up studies in the shape of API v2, marked as such.
+"""The synthetic source: made-up studies in the shape of API v2, marked as such.
 
 Study i is a pure function of (seed, i), so any number streams without being held. Each carries
 `"synthetic": true`, the organisation "trialese synthetic sample" and an NCT number in the range

@@ -1,13 +1,9 @@
 """The vocabulary of the synthetic source. Nothing here describes a real trial.
 
 Drug names after `NEW_FROM` are invented words, so that a model adapted to newer studies has
-something to learn that no earlier text holds.
-
-
-Why synthetic trials stopped: phrasings by label, in the proportions of real stop reasons.
-
-The labels are those of Open Targets (Razuvayevskaya et al. 2024); `REASONS` carries how often
-each occurs among 3,372 human-labelled texts. The phrasings are trialese's own.
+something to learn that no earlier text holds. `REASONS` gives phrasings of why trials stopped by
+the labels of Open Targets (Razuvayevskaya et al. 2024), each as frequent as among 3,372
+human-labelled texts; the phrasings are trialese's own.
 """
 
 from __future__ import annotations

@@ -1,28 +1,18 @@
-"""Building of a corpus: trials are rendered, filtered, clustered, split and written.
+"""Trials in, corpus out: render, filter, fingerprint, cluster, split and write.
 
-Trials come one by one and their texts wait in an unnamed file, so memory holds fingerprints and
-ids only. What is written is sorted by id: neither the order of the input nor the number of
-workers leaves a trace. A document that is not kept becomes a `Drop` with its reason.
-
-What can be done to one trial without knowing the others is done by several processes, started as
-`python -m trialese.corpus.assemble` and spoken to through pipes, in MessagePack. Unlike
-`multiprocessing`, that asks nothing of the script that calls us (no `if __name__ == "__main__"`),
-and passes no pickles. Results come back in the order of the trials.
+Each trial is prepared without knowing the others, in this process or in several; the texts then
+wait in an unnamed file until all have come, so memory holds fingerprints and ids only. What is
+written is sorted by id: neither the order of the input nor the number of processes changes a byte.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import string
-import subprocess
-import sys
 import tempfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -51,7 +41,7 @@ from trialese.corpus.store import (
     write_documents,
     write_drops,
 )
-from trialese.errors import ArtifactError
+from trialese.parallel import count_cores, map_in_processes
 from trialese.progress import Progress, silent
 from trialese.records import Corpus, Document, Drop, Snapshot, Trial
 from trialese.settings import CorpusSettings, DedupSettings, FilterSettings
@@ -167,96 +157,29 @@ def prepare_trials(
     if workers <= 1:
         yield from map(Preparer(settings), trials)
         return
-    rest = iter(trials)
-    with ExitStack() as stack:
-        team = [stack.enter_context(_Worker(settings)) for _ in range(workers)]
-        pool = stack.enter_context(ThreadPoolExecutor(workers))
-        waiting: deque[tuple[_Worker, Future[list[Prepared]]]] = deque()
-
-        def give(worker: _Worker) -> None:
-            if chunk := list(islice(rest, _CHUNK_TRIALS)):
-                waiting.append((worker, pool.submit(worker.prepare, chunk)))
-
-        # One chunk a worker at a time: memory stays bounded, and no pipe can fill both ways.
-        for worker in team:
-            give(worker)
-        while waiting:
-            worker, future = waiting.popleft()
-            result = future.result()
-            give(worker)  # it works on while we yield
-            yield from result
+    chunks = _chunks(trials)
+    for prepared in map_in_processes(_ChunkPreparer(settings), chunks, processes=workers):
+        yield from prepared
 
 
-class _Worker:
-    """A child process that prepares chunks of trials; it ends when its input does."""
+class _ChunkPreparer:
+    """Prepares several trials at once; pickled as its settings."""
 
     def __init__(self, settings: CorpusSettings) -> None:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "trialese.corpus.assemble"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._input, self._output = self._process.stdin, self._process.stdout
-        with suppress(BrokenPipeError):  # a worker dead so soon is told by `prepare`
-            _send(self._input, msgspec.msgpack.encode(settings))
+        self._settings = settings
+        self._prepare = Preparer(settings)
 
-    def __enter__(self) -> _Worker:
-        return self
+    def __reduce__(self) -> tuple[type[_ChunkPreparer], tuple[CorpusSettings]]:
+        return _ChunkPreparer, (self._settings,)
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self._process.kill()
-        with suppress(BrokenPipeError):
-            self._input.close()
-        self._output.close()
-        self._process.wait()
-
-    def prepare(self, trials: list[Trial]) -> list[Prepared]:
-        try:
-            _send(self._input, msgspec.msgpack.encode(trials))
-            answer = _receive(self._output)
-        except BrokenPipeError:
-            answer = None
-        if answer is None:
-            raise ArtifactError(
-                f"corpus: a worker process ended early (exit {self._process.wait()}); "
-                "free some memory, or use one worker"
-            )
-        return msgspec.msgpack.decode(answer, type=list[Prepared])
+    def __call__(self, trials: list[Trial]) -> list[Prepared]:
+        return list(map(self._prepare, trials))
 
 
-def _send(file: IO[bytes], data: bytes) -> None:
-    file.write(len(data).to_bytes(8, "little"))
-    file.write(data)
-    file.flush()
-
-
-def _receive(file: IO[bytes]) -> bytes | None:
-    """The next message, or None at the end."""
-    head = file.read(8)
-    size = int.from_bytes(head, "little")
-    data = file.read(size) if len(head) == 8 else b""
-    return data if len(head) == 8 and len(data) == size else None
-
-
-def _serve(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Answer chunks of trials until the input ends."""
-    first = _receive(source)
-    if first is None:
-        return
-    prepare = Preparer(msgspec.msgpack.decode(first, type=CorpusSettings))
-    while (data := _receive(source)) is not None:
-        trials = msgspec.msgpack.decode(data, type=list[Trial])
-        _send(sink, msgspec.msgpack.encode([prepare(trial) for trial in trials]))
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; we end with our input
-    _serve(sys.stdin.buffer, sys.stdout.buffer)
+def _chunks(trials: Iterable[Trial]) -> Iterator[list[Trial]]:
+    rest = iter(trials)
+    while chunk := list(islice(rest, _CHUNK_TRIALS)):
+        yield chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,7 +362,7 @@ def build_corpus(
     """
     trials = int(snapshot.manifest.counts.get("trials", 0))
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if trials >= _MANY_TRIALS else 1
+        workers = count_cores() if trials >= _MANY_TRIALS else 1
     return assemble_corpus(
         read_trials(snapshot),
         settings,

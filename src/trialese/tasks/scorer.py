@@ -14,7 +14,6 @@ A classifier that `trialese export` wrote, run by ONNX Runtime; torch is not nee
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from trialese.artifacts import MANIFEST_NAME, digest_of_folder, read_manifest
 from trialese.errors import ArtifactError
+from trialese.parallel import count_cores
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
 from trialese.tasks.stop_reasons import STOP_REASONS
@@ -387,7 +387,7 @@ class OnnxScorer:
         known = read_description(folder)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads or count_cores()
         try:
             session = onnxruntime.InferenceSession(
                 str(folder / ONNX_NAME), options, providers=["CPUExecutionProvider"]
