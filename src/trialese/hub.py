@@ -1,15 +1,19 @@
-"""Where a backbone's files stand: a local folder, the hub, or the installed MiniLM package.
+"""The local files of a backbone or of a hub data set, by name and commit.
 
-Labelled data sets of the Hugging Face hub, by id and commit, through its own cache."""
+A backbone is a folder, a model of the Hugging Face hub, or the installed MiniLM package. What
+the hub holds is fetched through huggingface_hub's own cache, which honours HF_HUB_OFFLINE.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
-from trialese.artifacts import digest_of, digest_of_file
+from trialese.artifacts import digest_of_file, digest_of_folder
 from trialese.errors import ArtifactError, RecordError
 from trialese.settings import BackboneSettings
 
@@ -45,7 +49,7 @@ class BackboneFiles:
         files = [self.folder / "config.json", self.weights]
         if self.weights.suffix == ".json":
             files += sorted(self.folder.glob("*.safetensors"))
-        return digest_of({file.name: digest_of_file(file) for file in files})
+        return digest_of_folder(self.folder, files)
 
 
 def locate_backbone(settings: BackboneSettings) -> BackboneFiles:
@@ -108,9 +112,39 @@ def _installed_minilm() -> tuple[Path, str]:
 
 
 def _from_hub(name: str, revision: str | None, *, weights: bool = True) -> tuple[Path, str]:
-    """Snapshot folder and commit of a hub id; a branch or tag is resolved to its commit.
+    """Snapshot folder and commit of a model; a branch or tag is resolved to its commit."""
+    shown = f"{name}@{revision}" if revision else name
+    patterns = [*_HUB_FILES, *(("*.safetensors", "*.index.json") if weights else ())]
+    try:
+        folder = _fetch(name, revision, patterns, kind="model", needs_weights=weights)
+    except LookupError as error:
+        raise ArtifactError(
+            f"pretrain.backbone: {shown} is neither a folder nor on the hub; "
+            "check the name and the revision"
+        ) from error
+    except ConnectionError as error:
+        raise ArtifactError(
+            f"pretrain.backbone: cannot fetch {shown} (no hub connection and not in the cache); "
+            "connect, or set pretrain.backbone.name to a local folder or to minilm"
+        ) from error
+    if not _COMMIT.fullmatch(folder.name):
+        raise ArtifactError(f"pretrain.backbone: {shown} did not resolve to a commit; pin one")
+    return folder, folder.name
 
-    huggingface_hub itself honours HF_HUB_OFFLINE and its cache.
+
+def _fetch(
+    name: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    *,
+    kind: Literal["model", "dataset"],
+    needs_weights: bool = False,
+) -> Path:
+    """Snapshot folder of a model or data set; what the cache has is not asked for again offline.
+
+    Raises:
+        LookupError: the hub has no such repository or revision.
+        ConnectionError: no connection, and not in the cache.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
@@ -119,33 +153,27 @@ def _from_hub(name: str, revision: str | None, *, weights: bool = True) -> tuple
         RevisionNotFoundError,
     )
 
-    patterns = [*_HUB_FILES, *(("*.safetensors", "*.index.json") if weights else ())]
-    shown = f"{name}@{revision}" if revision else name
+    unknown = (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
+    wanted = list(patterns)
     try:
         try:
-            info = HfApi().model_info(name, revision=revision)
-        except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
+            info = HfApi().repo_info(name, revision=revision, repo_type=kind)
+        except unknown:
             raise
         except Exception:  # offline mode, or whatever the hub's transport raises: try the cache
-            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-            return folder, folder.name
-        names = {file.rfilename for file in info.siblings or ()}
-        if weights and not any(file.endswith(".safetensors") for file in names):
-            patterns.append("pytorch_model.bin")
-        folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=patterns))
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise ArtifactError(
-            f"pretrain.backbone: {shown} is neither a folder nor on the hub; "
-            "check the name and the revision"
-        ) from error
+            return Path(
+                snapshot_download(name, revision=revision, repo_type=kind, local_files_only=True)
+            )
+        names = {file.rfilename for file in getattr(info, "siblings", None) or ()}
+        if needs_weights and not any(file.endswith(".safetensors") for file in names):
+            wanted.append("pytorch_model.bin")
+        return Path(
+            snapshot_download(name, revision=info.sha, repo_type=kind, allow_patterns=wanted)
+        )
+    except unknown as error:
+        raise LookupError(name) from error
     except Exception as error:  # the transport's errors share no parent with the hub's own
-        raise ArtifactError(
-            f"pretrain.backbone: cannot fetch {shown} (no hub connection and not in the cache); "
-            "connect, or set pretrain.backbone.name to a local folder or to minilm"
-        ) from error
-    if not _COMMIT.fullmatch(folder.name):
-        raise ArtifactError(f"pretrain.backbone: {shown} did not resolve to a commit; pin one")
-    return folder, folder.name
+        raise ConnectionError(name) from error
 
 
 _TABLES = ("*.tsv", "*.csv", "*.jsonl", "*.json", "*.parquet")
@@ -176,20 +204,13 @@ def locate_labelled(labelled: str) -> Path:
             f"{labelled}: {revision!r} is no commit; write the 40 digits that the hub shows under "
             "'Files and versions', so that the same rows are read tomorrow"
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
     try:
-        return Path(
-            snapshot_download(
-                name, repo_type="dataset", revision=revision, allow_patterns=list(_TABLES)
-            )
-        )
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        return _fetch(name, revision, _TABLES, kind="dataset")
+    except LookupError as error:
         raise RecordError(
             f"{labelled}: the hub has no such data set or commit; check both"
         ) from error
-    except Exception as error:  # the transport's errors share no parent with the hub's own
+    except ConnectionError as error:
         raise RecordError(
             f"{labelled}: cannot be fetched (no hub connection and not in the cache); connect, or "
             "give a local file"

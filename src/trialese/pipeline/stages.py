@@ -21,6 +21,7 @@ from trialese.artifacts import (
     as_settings,
     digest_of,
     digest_of_file,
+    digest_of_folder,
     is_complete,
     read_manifest,
     write_bytes,
@@ -54,8 +55,7 @@ def digest_of_input(path: Path) -> str:
         RecordError: nothing there.
     """
     if path.is_dir():
-        members = sorted(member for member in path.rglob("*") if member.is_file())
-        return digest_of({str(m.relative_to(path)): digest_of_file(m) for m in members})
+        return digest_of_folder(path, (file for file in path.rglob("*") if file.is_file()))
     if not path.is_file():
         raise RecordError(f"{path}: no such input file; check the path in the recipe")
     return digest_of_file(path)
