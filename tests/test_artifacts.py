@@ -40,11 +40,7 @@ def write(path: Path, text: str = "one", **arguments: object) -> None:
 
 
 def leftovers(path: Path) -> list[str]:
-    return sorted(
-        each.name
-        for each in path.parent.iterdir()
-        if each.name not in (path.name, f".{path.name}.lock")
-    )
+    return sorted(each.name for each in path.parent.iterdir() if each.name != path.name)
 
 
 def test_what_was_written_reads_back(tmp_path: Path) -> None:
@@ -288,3 +284,257 @@ def test_write_bytes_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_work_folder_is_a_hidden_sibling(tmp_path: Path) -> None:
     assert work_folder(tmp_path / "adapter") == tmp_path / ".adapter.work"
     assert artifacts.MANIFEST_NAME == "manifest.json"
+
+
+def test_no_lock_file_stays_and_a_lock_that_was_removed_is_no_lock(tmp_path: Path) -> None:
+    path = tmp_path / "corpus"
+    with artifacts.locked(path):
+        assert (tmp_path / ".corpus.lock").exists()
+        with pytest.raises(ArtifactError, match="another trialese"), artifacts.locked(path):
+            pass
+        (tmp_path / ".corpus.lock").unlink()  # as the holder does when it ends
+        with artifacts.locked(path):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+_CONTENDER = """
+import sys, time
+from pathlib import Path
+from trialese import artifacts
+from trialese.errors import ArtifactError
+folder, until, held = Path(sys.argv[1]), time.monotonic() + 2, 0
+while time.monotonic() < until:
+    try:
+        with artifacts.locked(folder / "corpus"):
+            (folder / "inside").touch(exist_ok=False)
+            (folder / "inside").unlink()
+            held += 1
+    except ArtifactError:
+        pass
+print(held)
+"""
+
+
+def test_of_many_processes_one_holds_a_lock_whose_file_comes_and_goes(tmp_path: Path) -> None:
+    contenders = [
+        subprocess.Popen(
+            [sys.executable, "-c", _CONTENDER, str(tmp_path)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    said = [contender.communicate(timeout=60) for contender in contenders]
+    assert all(error == "" for _, error in said), said
+    assert sum(int(held) for held, _ in said) > 100
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_libraries_get_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with write_artifact(tmp_path / "model", kind="model") as draft:
+            (draft.folder / "inner").mkdir()
+            for name in ("model.safetensors", "inner/other.safetensors"):
+                (draft.folder / name).touch()
+                (draft.folder / name).chmod(0o600)
+            (draft.folder / "config.json").touch()
+    finally:
+        os.umask(before)
+    files = [file for file in (tmp_path / "model").rglob("*") if file.is_file()]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o640}
+    assert len(files) == 4
+
+
+def test_a_link_stays_a_link_and_can_be_replaced_again_and_again(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "runs" / "corpus"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "disk" / "corpus")
+    for text in ("one", "two", "three"):
+        write(link, text)
+        assert link.is_symlink()
+        assert (tmp_path / "disk" / "corpus" / "data.txt").read_text(encoding="utf-8") == text
+    assert leftovers(link) == []
+    assert leftovers(tmp_path / "disk" / "corpus") == []
+    link.unlink()
+    link.symlink_to(link)
+    with pytest.raises(ArtifactError, match=r"cannot be (written|read)|cannot write"):
+        write(link)
+
+
+_READER = """
+import sys, time
+from pathlib import Path
+from trialese.artifacts import is_complete, read_manifest
+path, until, read = Path(sys.argv[1]), time.monotonic() + 4, 0
+while time.monotonic() < until:
+    read_manifest(path, kind="corpus")
+    assert is_complete(path) or is_complete(path) or is_complete(path)
+    read += 1
+print(read)
+"""
+
+
+def test_readers_never_break_a_replacement_nor_miss_what_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "corpus"
+    write(path)
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _READER, str(path)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    replaced = 0
+    while any(reader.poll() is None for reader in readers):
+        write(path, str(replaced))
+        replaced += 1
+    for reader in readers:
+        out, error = reader.communicate(timeout=60)
+        assert reader.returncode == 0, error[-2000:]
+        assert int(out) > 0
+    assert replaced > 20
+    assert leftovers(path) == []
+
+
+def test_only_the_same_kind_is_replaced_and_never_an_input(tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    with write_artifact(snapshot, kind="snapshot") as draft:
+        (draft.folder / "trials.parquet").write_bytes(b"trials")
+    digest = read_manifest(snapshot).digest
+    with pytest.raises(ArtifactError, match="snapshot: is a snapshot; choose another"):
+        write(snapshot)
+    with (
+        pytest.raises(ArtifactError, match="is what the command reads"),
+        write_artifact(snapshot, kind="snapshot", inputs={"snapshot": digest}),
+    ):
+        pass
+    with pytest.raises(ArtifactError, match="lies within the artifact"):
+        write(snapshot / "corpus")
+    verify_files(snapshot)
+    assert read_manifest(snapshot).digest == digest
+    with artifacts.replacing_anything():
+        write(snapshot)
+    assert read_manifest(snapshot).kind == "corpus"
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "chapter.txt").touch()
+    with artifacts.replacing_anything(True):
+        write(foreign)
+    with pytest.raises(ArtifactError, match="is a corpus"), write_artifact(foreign, kind="model"):
+        pass
+
+
+def test_a_result_replaces_only_an_earlier_one(tmp_path: Path) -> None:
+    def ours(begins: bytes) -> bool:
+        return begins.startswith(b"id\t")
+
+    file = tmp_path / "deep" / "out.tsv"
+    for text in (b"id\tone", b"id\ttwo"):
+        artifacts.write_result(file, text, ours=ours)
+    assert file.read_bytes() == b"id\ttwo"
+    with pytest.raises(ArtifactError, match="this is what the command reads"):
+        artifacts.write_result(file, b"id\tx", ours=ours, inputs=[file])
+    file.write_bytes(b"a,table,of,mine")
+    with pytest.raises(ArtifactError, match="a file of another kind stands there"):
+        artifacts.write_result(file, b"id\tx", ours=ours)
+    with pytest.raises(ArtifactError, match="this is a folder; name a file"):
+        artifacts.write_result(file.parent, b"id\tx", ours=ours)
+    with artifacts.replacing_anything():
+        artifacts.write_result(file, b"id\tx", ours=ours)
+    assert file.read_bytes() == b"id\tx"
+
+
+def test_names_and_places_that_cannot_be_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("n" * 250)
+    for text in ("one", "two"):
+        write(long, text)
+    verify_files(long)
+    assert leftovers(long) == []
+    inner = tmp_path / "here"
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+    for path in (Path(), Path(".."), Path("../here"), Path("/")):
+        with pytest.raises(ArtifactError, match="the working folder, or one above it"):
+            write(path)
+    for path in (tmp_path / ("n" * 300), Path("/proc/x"), Path("/proc/x/y"), tmp_path / "a\0b"):
+        with pytest.raises(ArtifactError, match=r"cannot (write|be written)"):
+            write(path)
+        with pytest.raises(ArtifactError, match=r"cannot be read|no such folder|no path"):
+            read_manifest(path)
+        assert not is_complete(path)
+    monkeypatch.chdir(long)
+    assert read_manifest(Path()).kind == "corpus"
+
+
+def test_what_stands_there_instead_of_an_artifact_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "run" / "sex" / "base")
+    write(tmp_path / "run" / "corpus")
+    with pytest.raises(ArtifactError, match=r"holds artifacts .* give one of them: corpus, sex/ba"):
+        read_manifest(tmp_path / "run")
+    with pytest.raises(ArtifactError, match=r"part of an artifact; give the whole one, .*corpus$"):
+        read_manifest(tmp_path / "run" / "corpus" / "inner")
+    with pytest.raises(ArtifactError, match="this is a file"):
+        read_manifest(tmp_path / "run" / "corpus" / "data.txt")
+
+
+def test_flipped_bits_are_found_on_request_and_looked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "corpus"
+    write(path, "one")
+    assert is_complete(path, verify=True)
+    read: list[Path] = []
+    digest_of_file = artifacts.digest_of_file
+
+    def counted(file: Path) -> str:
+        read.append(file)
+        return digest_of_file(file)
+
+    monkeypatch.setattr(artifacts, "digest_of_file", counted)
+    read_manifest(path, verify=True)
+    assert read == []  # the same files as a moment ago
+    (path / "data.txt").write_text("onf", encoding="utf-8")
+    assert is_complete(path)
+    assert not is_complete(path, verify=True)
+    with pytest.raises(ArtifactError, match="altered since it was written"):
+        read_manifest(path, verify=True)
+    assert read
+    (path / "data.txt").write_text("one", encoding="utf-8")
+    manifest = path / MANIFEST_NAME
+    whole = manifest.read_bytes()
+    forged = json.loads(whole)
+    forged["files"]["data.txt"] = forged["files"]["inner/more.txt"]
+    (path / "data.txt").write_text("more", encoding="utf-8")
+    manifest.write_text(json.dumps(forged), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"manifest.json: altered"):
+        verify_files(path)
+    forged["files"] = {"../../../../../../../../dev/zero": "0" * 64}
+    manifest.write_text(json.dumps(forged), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="outside its folder"):
+        verify_files(path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        Exception("Error while serializing: I/O error: Disk quota exceeded (os error 122)"),
+        OSError(36, "File name too long"),
+    ],
+)
+def test_a_full_disk_is_one_line_whatever_the_library_calls_it(
+    tmp_path: Path, error: Exception
+) -> None:
+    with pytest.raises(ArtifactError, match="cannot write"):  # noqa: SIM117
+        with write_artifact(tmp_path / "model", kind="model"):
+            raise error
+    with (
+        pytest.raises(RuntimeError, match="a bug"),
+        write_artifact(tmp_path / "model", kind="model"),
+    ):
+        raise RuntimeError("a bug (error 28)")
+    assert list(tmp_path.iterdir()) == []

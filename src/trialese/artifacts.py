@@ -492,6 +492,8 @@ def _destination(path: Path) -> Path:
         ArtifactError: no name for something new, such as the working folder or one above it.
     """
     try:
+        if "\0" in str(path):
+            raise ValueError("no name holds a NUL character")
         target = _followed(path)
         if target.is_dir() and Path.cwd().is_relative_to(target.resolve()):
             raise ArtifactError(
@@ -499,7 +501,7 @@ def _destination(path: Path) -> Path:
             )
     except OSError as error:
         raise _unwritable(path, error) from error
-    except (ValueError, RuntimeError) as error:  # a NUL in it; links that go round
+    except (ValueError, RuntimeError) as error:  # links that go round
         raise ArtifactError(f"{str(path)!r}: cannot be written ({error})") from error
     return target
 
@@ -568,6 +570,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         held.acquire()
     except filelock.Timeout as error:
+        if not lock.exists():  # some file systems refuse a new file by saying that it is not there
+            raise OSError(errno.ENOENT, "no file can be made here", str(lock)) from error
         raise ArtifactError(
             f"{path}: another trialese is writing it; wait for that one or stop it"
         ) from error

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from trialese.collect.parse import parse_trial
-from trialese.collect.sample import ORGANISATION, SampleSource, sample_study
-from trialese.collect.sample_words import CONDITIONS, NEW_DRUGS, NEW_FROM, REASONS
+from trialese.collect.sample import _WORDS, ORGANISATION, REASONS, SampleSource, sample_study
 from trialese.errors import RecipeError
 from trialese.settings import SampleSettings
 
@@ -58,10 +57,10 @@ def test_dates_stay_in_their_window(trials):
 
 def test_new_drugs_appear_only_in_new_trials(trials):
     def tells_of_new(trial):
-        return any(drug in trial.brief_summary.lower() for drug in NEW_DRUGS)
+        return any(drug in trial.brief_summary.lower() for drug in _WORDS.new_drugs)
 
-    new = [trial for trial in trials if trial.first_posted >= NEW_FROM]
-    old = [trial for trial in trials if trial.first_posted < NEW_FROM]
+    new = [trial for trial in trials if trial.first_posted >= _WORDS.new_from]
+    old = [trial for trial in trials if trial.first_posted < _WORDS.new_from]
     assert 0.2 < len(new) / len(trials) < 0.4
     assert not any(tells_of_new(trial) for trial in old)
     assert sum(tells_of_new(trial) for trial in new) > len(new) / 2
@@ -98,7 +97,7 @@ def test_sex_agrees_with_the_criteria_but_not_always(trials):
         women
     )
     assert not any("pregnan" in trial.eligibility_criteria.lower() for trial in men)
-    one_sex = {condition.name for condition in CONDITIONS if condition.sex != "ALL"}
+    one_sex = {condition.name for condition in _WORDS.conditions if condition.sex != "ALL"}
     assert any(trial.conditions[0] in one_sex and trial.sex == "All" for trial in trials)
     assert any(trial.sex is None for trial in trials)
 

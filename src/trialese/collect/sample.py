@@ -1,8 +1,9 @@
 """The synthetic source: made-up studies in the shape of API v2, marked as such.
 
-Study i is a pure function of (seed, i), so any number streams without being held. Each carries
-`"synthetic": true`, the organisation "trialese synthetic sample" and an NCT number in the range
-NCT90000000-NCT99999999, which the registry is decades from reaching.
+Their vocabulary stands in `sample.toml`. Study i is a pure function of (seed, i), so any number
+streams without being held. Each carries `"synthetic": true`, the organisation "trialese synthetic
+sample" and an NCT number in the range NCT90000000-NCT99999999, which the registry is decades from
+reaching.
 """
 
 from __future__ import annotations
@@ -10,33 +11,25 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from trialese.collect.sample_words import (
-    CONDITIONS,
-    DRUGS,
-    EXCLUSIONS,
-    FEMALE_EXCLUSIONS,
-    FEMALE_INCLUSIONS,
-    GENERAL_INCLUSIONS,
-    MALE_INCLUSIONS,
-    NEW_DRUGS,
-    NEW_FROM,
-    SITES,
-    SPONSORS,
-    Condition,
-    stop_reason,
-)
+import msgspec
+
 from trialese.collect.source import RawStudy, Reject, SourceFacts
 from trialese.errors import RecipeError
 from trialese.settings import SampleSettings
 
 __all__ = [
     "ORGANISATION",
+    "REASONS",
+    "Condition",
     "Plan",
+    "Reason",
     "SampleSource",
     "make_plan",
     "sample_study",
+    "stop_reason",
     "tell_criteria",
     "tell_details",
     "tell_summary",
@@ -44,12 +37,58 @@ __all__ = [
 ]
 
 
+class Condition(NamedTuple):
+    """A condition, the sex that it admits, and what its studies measure."""
+
+    name: str
+    people: str
+    area: str
+    endpoint: str
+    sex: str
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Phrasings of one stop reason, and how often it occurs among real ones."""
+
+    weight: int
+    texts: tuple[str, ...]
+
+
+class _Words(msgspec.Struct, frozen=True):
+    new_from: str
+    drugs: tuple[str, ...]
+    new_drugs: tuple[str, ...]
+    sponsors: tuple[str, ...]
+    sites: tuple[tuple[str, str], ...]
+    general_inclusions: tuple[str, ...]
+    female_inclusions: tuple[str, ...]
+    male_inclusions: tuple[str, ...]
+    female_exclusions: tuple[str, ...]
+    exclusions: tuple[str, ...]
+    reason_openings: tuple[str, ...]
+    reason_endings: tuple[str, ...]
+    reason_joints: tuple[str, ...]
+    conditions: tuple[Condition, ...]
+    new_conditions: tuple[Condition, ...]
+    reasons: dict[str, Reason]
+
+
+_WORDS = msgspec.toml.decode(
+    Path(__file__).with_name("sample.toml").read_text(encoding="utf-8"), type=_Words
+)
+_NEW_DAY = date.fromisoformat(_WORDS.new_from)
+REASONS = _WORDS.reasons  # by label of Open Targets
+_LABELS = tuple(REASONS)
+_WEIGHTS = tuple(reason.weight for reason in REASONS.values())
+_COVID = _LABELS.index("Covid19")
+_WEIGHTS_BEFORE_COVID = tuple(
+    0 if index == _COVID else weight for index, weight in enumerate(_WEIGHTS)
+)
+_SEVERAL_SHARE = 0.12
+
 NEW_SHARE = 0.75
-_NEW_DAY = date.fromisoformat(NEW_FROM)
 _PHASES = (("PHASE1",), ("PHASE2",), ("PHASE2",), ("PHASE3",), ("PHASE4",), ("NA",),
            ("PHASE1", "PHASE2"), ("PHASE2", "PHASE3"))  # fmt: skip
-_OLD_CONDITIONS = tuple(condition for condition in CONDITIONS if not condition.new)
-_NEW_CONDITIONS = tuple(condition for condition in CONDITIONS if condition.new)
 
 
 class Plan(NamedTuple):
@@ -81,10 +120,10 @@ def make_plan(settings: SampleSettings, rng: random.Random) -> Plan:
     return Plan(
         posted=posted,
         condition=rng.choice(
-            _NEW_CONDITIONS if is_new and rng.random() < 0.25 else _OLD_CONDITIONS
+            _WORDS.new_conditions if is_new and rng.random() < 0.25 else _WORDS.conditions
         ),
-        drug=rng.choice(NEW_DRUGS if is_new and rng.random() < NEW_SHARE else DRUGS),
-        control=rng.choice(("placebo", "standard of care", "usual care", rng.choice(DRUGS))),
+        drug=rng.choice(_WORDS.new_drugs if is_new and rng.random() < NEW_SHARE else _WORDS.drugs),
+        control=rng.choice(("placebo", "standard of care", "usual care", rng.choice(_WORDS.drugs))),
         interventional=rng.random() < 0.85,
         phases=rng.choice(_PHASES),
         arms=rng.choice((1, 2, 2, 3)),
@@ -167,15 +206,15 @@ def tell_criteria(rng: random.Random, condition: Condition, drug: str, cue: str)
         "share": rng.choice((75, 80, 90)), "hba1c": rng.choice(("9.5", "10.0", "10.5")),
         "low": rng.choice((18, 21, 40, 50)), "high": rng.choice((65, 75, 80)),
     }  # fmt: skip
-    inclusions = rng.sample(GENERAL_INCLUSIONS, rng.randint(3, 6))
-    exclusions = rng.sample(EXCLUSIONS, rng.randint(3, 7))
+    inclusions = rng.sample(_WORDS.general_inclusions, rng.randint(3, 6))
+    exclusions = rng.sample(_WORDS.exclusions, rng.randint(3, 7))
     if cue != "ALL":
-        cues = FEMALE_INCLUSIONS if cue == "FEMALE" else MALE_INCLUSIONS
+        cues = _WORDS.female_inclusions if cue == "FEMALE" else _WORDS.male_inclusions
         inclusions[rng.randrange(2) : 0] = rng.sample(cues, rng.randint(1, 2))
     elif rng.random() < 0.5:
         inclusions.insert(0, "Men and women aged {low} to {high} years")
     if cue != "MALE" and rng.random() < 0.65:
-        exclusions.append(rng.choice(FEMALE_EXCLUSIONS))
+        exclusions.append(rng.choice(_WORDS.female_exclusions))
     bullet = rng.choice(("* {}", "* {}", "{number}\\. {}", "- {}"))
     return "\n\n".join(
         f"{head}:\n\n"
@@ -270,7 +309,7 @@ def _told(settings: SampleSettings, rng: random.Random) -> dict[str, Any]:
     protocol = {
         "identificationModule": identity,
         "statusModule": status,
-        "sponsorCollaboratorsModule": {"leadSponsor": {"name": rng.choice(SPONSORS)}},
+        "sponsorCollaboratorsModule": {"leadSponsor": {"name": rng.choice(_WORDS.sponsors)}},
         "descriptionModule": description,
         "conditionsModule": conditions,
         "designModule": _design(rng, plan),
@@ -359,5 +398,30 @@ def _locations(rng: random.Random) -> list[dict[str, str]]:
             "city": city,
             "country": country,
         }
-        for city, country in rng.choices(SITES, k=sites)
+        for city, country in rng.choices(_WORDS.sites, k=sites)
     ]
+
+
+def stop_reason(
+    rng: random.Random, *, stopped_year: int, people: str, drug: str
+) -> tuple[str, tuple[str, ...]]:
+    """A text that says why a study stopped, and the labels that it means, sorted.
+
+    Covid19 occurs only for studies that stopped in 2020 or later.
+    """
+    weights = _WEIGHTS if stopped_year >= 2020 else _WEIGHTS_BEFORE_COVID
+    labels = rng.choices(_LABELS, weights, k=2 if rng.random() < _SEVERAL_SHARE else 1)
+    labels = list(dict.fromkeys(labels))
+    parts = [rng.choice(REASONS[label].texts) for label in labels]
+    opening = rng.choice(_WORDS.reason_openings)
+    joined = rng.choice(_WORDS.reason_joints).join(
+        part
+        if place == 0 and not opening
+        else part[:1].lower() + part[1:]
+        if not part.startswith(("COVID", "PI ", "IRB", "FDA", "{"))
+        else part
+        for place, part in enumerate(parts)
+    )
+    slots = {"n": rng.randint(1, 60), "m": rng.randint(61, 400), "people": people, "drug": drug}
+    text = (opening + joined + rng.choice(_WORDS.reason_endings)).format(**slots)
+    return text, tuple(sorted(labels))

@@ -1,0 +1,56 @@
+"""`docs/architecture.md` tells the files and the walk of a trial as the package has them."""
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PACKAGE = ROOT / "src" / "trialese"
+_NAMED = re.compile(r"`((?:[a-z_0-9]+\.)+[A-Za-z_0-9]+)`")
+
+
+@pytest.fixture(scope="module")
+def tree() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tree", ROOT / "docs" / "tree.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tree_is_the_package(tree: ModuleType) -> None:
+    differences = tree.differences()
+    assert not differences, "\n".join(["run `python docs/tree.py`:", *differences])
+
+
+def test_a_line_that_is_not_true_is_found(tree: ModuleType, monkeypatch, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.replace("errors.py", "mistakes.py"), encoding="utf-8")
+    monkeypatch.setattr(tree, "PAGE", page)
+    assert any("mistakes.py" in line for line in tree.differences())
+    tree.rewrite()
+    assert page.read_text(encoding="utf-8") == PAGE
+
+
+def defined(module: Path) -> set[str]:
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {node.name for node in tree.body if isinstance(node, kinds)}
+
+
+@pytest.mark.parametrize("name", sorted(set(_NAMED.findall(PAGE.partition("## The files")[0]))))
+def test_every_name_on_the_walk_exists(name: str) -> None:
+    if name.endswith((".py", ".json", ".parquet")):
+        return
+    whole = PACKAGE / (name.replace(".", "/") + ".py")
+    module, _, member = name.rpartition(".")
+    within = PACKAGE / (module.replace(".", "/") + ".py")
+    assert whole.is_file() or (within.is_file() and member in defined(within)), (
+        f"docs/architecture.md tells of {name}, which is not in the package"
+    )
