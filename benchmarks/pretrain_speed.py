@@ -23,7 +23,6 @@ import argparse
 import json
 import logging
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -41,7 +40,7 @@ from transformers.utils import logging as transformers_logging
 
 from trialese.pipeline.plan import Shape, flops_per_token
 from trialese.pretrain.compute import choose_compute, cpu_has_bf16, keep_freed_memory
-from trialese.pretrain.data import Phase, Plan, ready_batches
+from trialese.pretrain.data import Phase, PhasePlan, ready_batches
 from trialese.pretrain.lora import attach_lora
 from trialese.pretrain.masking import Vocabulary
 from trialese.pretrain.train import Step
@@ -117,7 +116,7 @@ def ours(arguments: argparse.Namespace, **changes: Any) -> Run:
     ordinary = np.arange(min(1000, shape.vocab_size // 2), shape.vocab_size)
     vocabulary = Vocabulary(MASK_ID, 0, ordinary, np.zeros(shape.vocab_size, bool))
     made = Phase(
-        name="adapt", plan=Plan(phase, len(blocks.ids), 0, 0.0, seed=0), blocks=blocks,
+        name="adapt", plan=PhasePlan(phase, len(blocks.ids), 0, 0.0, seed=0), blocks=blocks,
         old_blocks=None, vocabulary=vocabulary, masking=MaskingSettings(ratio=arguments.ratio),
         compute=compute,
         dropout=settings.backbone_dropout, compile=settings.compile,
@@ -250,6 +249,21 @@ def peak_bytes(name: str, argv: list[str]) -> int:
     return int(done.stdout.strip().splitlines()[-1])
 
 
+def peak_of_this_process() -> int:
+    """Peak resident bytes since this program began.
+
+    Linux: VmHWM, since ru_maxrss survives exec and so holds the parent's peak as well.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -300,7 +314,7 @@ def main() -> None:
         if device.type == "cuda":
             print(torch.cuda.max_memory_allocated())
         else:
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            print(peak_of_this_process())
         return
     if device.type == "cpu":
         keep_freed_memory()  # for every variant alike: the allocator is no difference between them

@@ -27,7 +27,7 @@ import torch
 from trialese.corpus.blocks import open_blocks
 from trialese.pretrain.backbone import load_masked_lm, read_tokenizer
 from trialese.pretrain.compute import choose_compute
-from trialese.pretrain.data import Phase, Plan
+from trialese.pretrain.data import Phase, PhasePlan
 from trialese.pretrain.encoder import MaskedEncoder
 from trialese.pretrain.heldout import (
     HeldoutScore,
@@ -113,7 +113,7 @@ def run(
             trained = attach_lora(model, settings.lora, train_head=head, seed=settings.seed)
         phase = Phase(
             name="adapt",
-            plan=Plan(
+            plan=PhasePlan(
                 phase=settings.adapt_phase,
                 blocks=len(blocks.ids),
                 old_blocks=len(old.ids),

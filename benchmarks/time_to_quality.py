@@ -34,7 +34,7 @@ from transformers.utils import logging as transformers_logging
 from trialese.corpus.blocks import open_blocks
 from trialese.pretrain.backbone import load_masked_lm, read_tokenizer
 from trialese.pretrain.compute import choose_compute, keep_freed_memory
-from trialese.pretrain.data import Phase, Plan, make_ready
+from trialese.pretrain.data import Phase, PhasePlan, make_ready
 from trialese.pretrain.encoder import MaskedEncoder
 from trialese.pretrain.heldout import (
     HeldoutScore,
@@ -96,7 +96,7 @@ def train_ours(
     model.requires_grad_(False)
     wrapped = attach_lora(model, settings.lora, train_head=True, seed=settings.seed)
     new, old = blocks
-    plan = Plan(
+    plan = PhasePlan(
         settings.adapt_phase, len(new.ids), len(old.ids) if old else 0,
         settings.replay_share if old else 0.0, settings.seed,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from trialese.corpus.packing import pack_blocks
 from trialese.errors import RecipeError
 from trialese.pretrain.backbone import load_tokenizer
 from trialese.pretrain.compute import choose_compute
-from trialese.pretrain.data import OLD_OFFSET, Phase, Plan, learning_rate, ready_batches
+from trialese.pretrain.data import OLD_OFFSET, Phase, PhasePlan, learning_rate, ready_batches
 from trialese.pretrain.masking import Vocabulary
 from trialese.records import Document
 from trialese.settings import (
@@ -29,9 +29,9 @@ from trialese.settings import (
 )
 
 
-def plan(blocks: int = 50, old: int = 0, replay: float = 0.0, **phase: object) -> Plan:
+def plan(blocks: int = 50, old: int = 0, replay: float = 0.0, **phase: object) -> PhasePlan:
     """A plan over so many blocks."""
-    return Plan(PhaseSettings(**phase), blocks, old, replay, seed=3)
+    return PhasePlan(PhaseSettings(**phase), blocks, old, replay, seed=3)
 
 
 @given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 3), st.integers(0, 100))
@@ -62,7 +62,7 @@ def test_a_resumed_plan_goes_on_where_it_stopped(after):
 def test_epochs_differ_in_order_and_seeds_too():
     made = plan(60)
     assert (made.order(0) != made.order(1)).any()
-    assert (made.order(0) != Plan(made.phase, 60, 0, 0.0, seed=4).order(0)).any()
+    assert (made.order(0) != PhasePlan(made.phase, 60, 0, 0.0, seed=4).order(0)).any()
 
 
 def test_linear_falls_as_transformers_does():
@@ -115,7 +115,9 @@ def phase(tiny_backbone: Path, tmp_path: Path):
         blocks = pack_blocks(documents, tokenizer.backend_tokenizer, settings, folder)
         return Phase(
             name="adapt",
-            plan=Plan(PhaseSettings(epochs=3, batch_blocks=3), len(blocks.ids), 0, 0.0, seed=1),
+            plan=PhasePlan(
+                PhaseSettings(epochs=3, batch_blocks=3), len(blocks.ids), 0, 0.0, seed=1
+            ),
             blocks=blocks,
             old_blocks=None,
             vocabulary=Vocabulary.of(tokenizer),

@@ -13,15 +13,15 @@ from torch import nn
 from torch.nn import functional
 
 from trialese.pretrain.backbone import load_masked_lm
-from trialese.pretrain.encoder import (
+from trialese.pretrain.encoder import MaskedEncoder
+from trialese.pretrain.lora import (
     FrozenWeight,
     LinearGroup,
-    MaskedEncoder,
     apply_frozen,
+    attach_lora,
     no_dropout,
     seeded_dropout,
 )
-from trialese.pretrain.lora import attach_lora
 from trialese.settings import LoraSettings
 
 

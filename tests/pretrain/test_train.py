@@ -22,7 +22,7 @@ from trialese.corpus.blocks import open_blocks
 from trialese.errors import ArtifactError, RecipeError
 from trialese.pretrain.backbone import load_backbone
 from trialese.pretrain.compute import choose_compute
-from trialese.pretrain.data import Phase, Plan
+from trialese.pretrain.data import Phase, PhasePlan
 from trialese.pretrain.heldout import fix_masks
 from trialese.pretrain.lora import attach_lora
 from trialese.pretrain.masking import Vocabulary, mask_blocks
@@ -143,7 +143,7 @@ def make(tiny_backbone: Path, toy_blocks: Path) -> Make:
         assert blocks and old and tune
         vocabulary = Vocabulary.of(backbone.tokenizer)
         options = {"steps": 9, "batch_blocks": 8, "lr": 1e-2} | phase
-        plan = Plan(PhaseSettings(**options), len(blocks.ids), len(old.ids), 0.1, seed=5)
+        plan = PhasePlan(PhaseSettings(**options), len(blocks.ids), len(old.ids), 0.1, seed=5)
         return model, Phase(
             name="adapt",
             plan=plan,

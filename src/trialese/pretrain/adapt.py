@@ -1,6 +1,4 @@
-"""What both stages share: blocks, work folder, phases, measurements, files at the end.
-
-The two stages: a base that can be compared with fairly, and the adapter for new trials."""
+"""The two stages of pretraining: a base to compare with, and the adapter for new trials."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 from msgspec import to_builtins
 from torch import nn
-from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from trialese.artifacts import (
     Draft,
@@ -31,7 +29,6 @@ from trialese.artifacts import (
 from trialese.corpus.blocks import open_blocks
 from trialese.corpus.packing import build_blocks
 from trialese.errors import ArtifactError, RecipeError
-from trialese.pretrain import compute as machine
 from trialese.pretrain.backbone import (
     load_backbone,
     load_masked_lm,
@@ -40,8 +37,14 @@ from trialese.pretrain.backbone import (
     read_tokenizer,
     tokenizer_digest,
 )
-from trialese.pretrain.compute import Compute, choose_compute
-from trialese.pretrain.data import Phase, Plan
+from trialese.pretrain.compute import (
+    Compute,
+    choose_compute,
+    join_workers,
+    rank,
+    wait_for_all,
+)
+from trialese.pretrain.data import Phase, PhasePlan
 from trialese.pretrain.encoder import MaskedEncoder
 from trialese.pretrain.heldout import (
     HeldoutScore,
@@ -63,10 +66,10 @@ from trialese.records import Adapter, Corpus, Manifest, Split, TokenBlocks
 from trialese.settings import BackboneSettings, BlockSettings, PhaseSettings, PretrainSettings
 
 __all__ = [
-    "Session",
-    "begin_session",
+    "TrainingRun",
+    "begin_run",
     "build_base",
-    "finish_session",
+    "finish_run",
     "save_model",
     "tokenise_corpus",
     "train_adapter",
@@ -80,8 +83,8 @@ _HEADLESS_NOTE = "the checkpoint has no masked-LM head: a new one, decoder tied,
 
 
 @dataclass(slots=True)
-class Session:
-    """What both stages share while they train."""
+class TrainingRun:
+    """What both stages share: blocks, work folder, rows of metrics."""
 
     blocks: Path
     settings: PretrainSettings
@@ -153,7 +156,7 @@ class Session:
     ) -> None:
         """Run one phase of the loop and keep its rows."""
         settings = self.settings
-        plan = Plan(
+        plan = PhasePlan(
             phase=phase,
             blocks=len(blocks.ids),
             old_blocks=len(old.ids) if old else 0,
@@ -188,13 +191,13 @@ class Session:
         return int(self.rows[-1]["tokens"]) if self.rows else 0
 
 
-def _heldout_every_steps(settings: PretrainSettings, plan: Plan) -> int:
+def _heldout_every_steps(settings: PretrainSettings, plan: PhasePlan) -> int:
     if settings.heldout.every_epochs is None:
         return settings.heldout.every_steps
     return settings.heldout.every_epochs * plan.steps_per_epoch
 
 
-def begin_session(
+def begin_run(
     path: Path,
     *,
     kind: str,
@@ -203,16 +206,16 @@ def begin_session(
     tokenizer: PreTrainedTokenizerFast,
     made_from: Mapping[str, dict[str, Any]],
     progress: Progress,
-) -> Session:
-    """A session whose work folder was begun with these settings and inputs (`made_from`)."""
+) -> TrainingRun:
+    """A run whose work folder was begun with these settings and inputs (`made_from`)."""
     key = artifact_key(kind, **made_from)
     folder = work_folder(path)
-    if machine.rank() == 0:
+    if rank() == 0:
         open_work(folder, key, made_from)
-    machine.wait_for_all()
+    wait_for_all()
     vocabulary, compute = Vocabulary.of(tokenizer), choose_compute(settings)
     logger.info("computing on %s in %s", compute.device, compute.dtype)
-    return Session(blocks, settings, vocabulary, compute, folder, [], progress)
+    return TrainingRun(blocks, settings, vocabulary, compute, folder, [], progress)
 
 
 @contextmanager
@@ -223,17 +226,17 @@ def write_together(
 
     On leaving, the artifact is in place for every process.
     """
-    with machine.join_workers(settings):
-        if machine.rank() == 0:
+    with join_workers(settings):
+        if rank() == 0:
             with write_artifact(path, kind=kind, **made_from) as draft:
                 yield draft
         else:
             with TemporaryDirectory() as aside:
                 yield Draft(Path(aside))
-        machine.wait_for_all()
+        wait_for_all()
 
 
-def save_model(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write model and tokenizer so that the Auto classes load them."""
     model.to("cpu").eval().requires_grad_(True)
     with quiet_transformers():
@@ -241,7 +244,7 @@ def save_model(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, folde
     tokenizer.save_pretrained(folder)
 
 
-def finish_session(run: Session, draft: Draft, title: str, *, new_head: bool) -> None:
+def finish_run(run: TrainingRun, draft: Draft, title: str, *, new_head: bool) -> None:
     """Write rows, picture, events and masks; counts and notes for the manifest."""
     for row in run.rows:
         row["new_head"] = new_head
@@ -316,7 +319,7 @@ def build_base(
     adapts = backbone.new_head or settings.base == "always"
     made_from = {"settings": section, "inputs": inputs}
     with write_together(path, settings, kind="model", made_from=made_from) as draft:
-        run = begin_session(
+        run = begin_run(
             path,
             kind="model",
             blocks=blocks,
@@ -325,7 +328,7 @@ def build_base(
             made_from=made_from,
             progress=progress,
         )
-        model: BertForMaskedLM = backbone.model
+        model: Any = backbone.model
         run.check_length(model.config.max_position_embeddings)
         if adapts:
             model = _adapt_to_old(run, model, new_head=backbone.new_head)
@@ -339,7 +342,7 @@ def build_base(
             "new_head": backbone.new_head,
             "adapted_to_old": adapts,
         }
-        finish_session(run, draft, f"base: {backbone.name}", new_head=backbone.new_head)
+        finish_run(run, draft, f"base: {backbone.name}", new_head=backbone.new_head)
     shutil.rmtree(run.work, ignore_errors=True)
     return Adapter(path, read_manifest(path))
 
@@ -379,7 +382,7 @@ def train_adapter(
     section = as_settings(settings)
     made_from = {"settings": section, "inputs": inputs}
     with write_together(path, settings, kind="adapter", made_from=made_from) as draft:
-        run = begin_session(
+        run = begin_run(
             path,
             kind="adapter",
             blocks=blocks,
@@ -414,14 +417,12 @@ def train_adapter(
             "training_blocks": new.digest,
             "top1_gain": run.gains(before, after),
         }
-        finish_session(
-            run, draft, f"adapter on {made_base.notes.get('backbone')}", new_head=new_head
-        )
+        finish_run(run, draft, f"adapter on {made_base.notes.get('backbone')}", new_head=new_head)
     shutil.rmtree(run.work, ignore_errors=True)
     return Adapter(path, read_manifest(path))
 
 
-def _adapt_to_old(run: Session, model: BertForMaskedLM, *, new_head: bool) -> BertForMaskedLM:
+def _adapt_to_old(run: TrainingRun, model: Any, *, new_head: bool) -> Any:
     settings = run.settings
     old = run.find("old", "train")
     if old is None:
@@ -449,7 +450,7 @@ def _adapt_to_old(run: Session, model: BertForMaskedLM, *, new_head: bool) -> Be
 
 
 def _save_stable_model(
-    run: Session, trained: Any, tokenizer: PreTrainedTokenizerFast, folder: Path
+    run: TrainingRun, trained: Any, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> None:
     """Write the merged model of before a `wsd` schedule's decay, if that was kept."""
     found = read_checkpoint(stable_file(run.work / "adapt.safetensors"))
@@ -464,7 +465,7 @@ def _save_stable_model(
     save_model(merged, tokenizer, folder / _STABLE)
 
 
-def _prepare(model: BertForMaskedLM, settings: PretrainSettings, *, train_head: bool) -> Any:
+def _prepare(model: Any, settings: PretrainSettings, *, train_head: bool) -> Any:
     """The model with what the method trains requiring a gradient, and nothing else."""
     if settings.method == "full":
         return model.requires_grad_(True)

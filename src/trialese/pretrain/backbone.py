@@ -1,14 +1,16 @@
-"""A pinned checkpoint and its tokenizer, as a BERT masked-language model."""
+"""A pinned checkpoint, its tokenizer, and the description of the encoder family it belongs to."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
@@ -18,16 +20,162 @@ from trialese.hub import BackboneFiles, locate_backbone
 from trialese.settings import BackboneSettings
 
 __all__ = [
+    "FAMILIES",
     "Backbone",
+    "Family",
+    "family_of",
     "load_backbone",
     "load_masked_lm",
     "load_tokenizer",
+    "part_of",
     "quiet_transformers",
     "read_tokenizer",
     "tokenizer_digest",
+    "unwrapped",
 ]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Where the parts of an encoder family stand, and in what its layers differ from BERT's.
+
+    Names are dotted paths as in `part_of`. One description serves training, measuring, fitting a
+    classifier, predicting and exporting (see `encoder.Encoder`).
+    """
+
+    body: str = "bert"
+    """From a model with a head."""
+    embeddings: str = "embeddings"
+    """From the body, as are `layers`, `final_norm` and `rotary`."""
+    words: str = "word_embeddings"
+    """From the embeddings, as are `token_types`, `places` and `embedding_norm`."""
+    token_types: str | None = "token_type_embeddings"
+    places: str | None = "position_embeddings"
+    embedding_norm: str = "LayerNorm"
+    first_place: int = 0
+    """The row of `places` that a text's first token reads."""
+    layers: str = "encoder.layer"
+    projections: tuple[str, ...] = (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+    )
+    """From a layer, as all that follows; one name: a single layer makes all three."""
+    attention_out: str = "attention.output.dense"
+    attention_norm: str = "attention.output.LayerNorm"
+    intermediate: str = "intermediate.dense"
+    activation: str = "intermediate.intermediate_act_fn"
+    gated: bool = False
+    """The intermediate layer makes two halves: activation(first) x second (GeGLU)."""
+    out: str = "output.dense"
+    out_norm: str = "output.LayerNorm"
+    pre_norm: bool = False
+    """Norms stand before attention and feed-forward, and not after them."""
+    final_norm: str | None = None
+    rotary: str | None = None
+    """Positions turn queries and keys (RoPE); each layer names its kind in `attention_type`."""
+    relative_bias: str | None = None
+    """The part of the body whose `compute_position_bias` is added to attention scores."""
+    transform: tuple[str, ...] = ("cls.predictions.transform",)
+    """Modules of the masked-LM head before the decoder, in order; "gelu" is that function."""
+    head: tuple[str, ...] = ("transform",)
+    """Endings of the names of what a new head trains and an adapter carries, decoder excepted."""
+    decoder: str = "cls.predictions.decoder"
+    pooler: str | None = "bert.pooler"
+    """Makes one state of a text's first for a classifier, where the body has such a part."""
+    pooled_dense: str | None = "bert.pooler.dense"
+    """The new linear layer between the first token's state and the labels."""
+    labels: str = "classifier"
+    """The linear layer that scores the labels."""
+
+    def classify(self, model: Any, states: Tensor) -> Tensor:
+        """Scores (texts, labels) of first states (texts, 1, hidden), by the model's own modules."""
+        if self.pooler is not None:
+            scores: Tensor = model.classifier(model.dropout(part_of(model, self.pooler)(states)))
+        elif hasattr(model, "head"):
+            scores = model.classifier(model.drop(model.head(states[:, 0])))
+        else:
+            scores = model.classifier(states)
+        return scores
+
+
+_ROBERTA = Family(
+    body="roberta",
+    first_place=2,
+    transform=("lm_head.dense", "gelu", "lm_head.layer_norm"),
+    head=("lm_head.dense", "lm_head.layer_norm"),
+    decoder="lm_head.decoder",
+    pooler=None,
+    pooled_dense="classifier.dense",
+    labels="classifier.out_proj",
+)
+
+FAMILIES = {
+    "bert": Family(),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "mpnet": replace(
+        _ROBERTA,
+        body="mpnet",
+        token_types=None,
+        projections=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        attention_out="attention.attn.o",
+        attention_norm="attention.LayerNorm",
+        relative_bias="encoder",
+    ),
+    "modernbert": Family(
+        body="model",
+        words="tok_embeddings",
+        token_types=None,
+        places=None,
+        embedding_norm="norm",
+        layers="layers",
+        projections=("attn.Wqkv",),
+        attention_out="attn.Wo",
+        attention_norm="attn_norm",
+        intermediate="mlp.Wi",
+        activation="mlp.act",
+        gated=True,
+        out="mlp.Wo",
+        out_norm="mlp_norm",
+        pre_norm=True,
+        final_norm="final_norm",
+        rotary="rotary_emb",
+        transform=("head",),
+        head=("head",),
+        decoder="decoder",
+        pooler=None,
+        pooled_dense=None,
+    ),
+}
+"""By transformers' `model_type`."""
+
+
+def family_of(model: Any) -> Family | None:
+    """The description of the model's family; None if it has none, or is a decoder."""
+    config = unwrapped(model).config
+    if getattr(config, "is_decoder", False):
+        return None
+    known = FAMILIES.get(config.model_type)
+    if known is None or known.places is None or known.first_place == 0:
+        return known
+    # RoBERTa counts places from behind the padding id; MPNet's is 1 whatever the config says
+    padding = 1 if config.model_type == "mpnet" else config.pad_token_id
+    return replace(known, first_place=padding + 1)
+
+
+def part_of(module: Any, path: str) -> Any:
+    """The part at a dotted path, such as "encoder.layer"."""
+    return functools.reduce(getattr, path.split("."), module)
+
+
+def unwrapped(model: Any) -> Any:
+    """transformers' own model, without peft's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
 
 HEAD_PREFIX = "cls.predictions."
 

@@ -1,12 +1,9 @@
-"""Where and in which number format a run computes.
+"""Where a run computes: device, number format, memory, interruption, several processes.
 
-Stopping on SIGINT between steps, so that what was done is kept.
-
-Several processes, one model each: PyTorch Distributed, data-parallel, no scheduler of our own.
-
-Every process draws the same global batch and masks (pure functions of seed and step) and takes
-every n-th block of it; gradients are summed, having been divided by the masked tokens of the
-whole batch. Outside `torchrun` each function is that of one process.
+Several processes hold one model each (PyTorch Distributed, data-parallel). Every one draws the
+same global batch and masks (pure functions of seed and step) and takes every n-th block of it;
+gradients are summed, having been divided by the masked tokens of the whole batch. Outside
+`torchrun` each function is that of one process.
 """
 
 from __future__ import annotations
@@ -26,12 +23,13 @@ from torch import Tensor
 
 from trialese.errors import RecipeError
 from trialese.pretrain.masking import MaskedBlocks
-from trialese.settings import PretrainSettings
+from trialese.settings import Precision, PretrainSettings
 
 __all__ = [
     "Compute",
     "any_of",
     "choose_compute",
+    "computes_in_bf16",
     "cpu_has_bf16",
     "join_workers",
     "keep_freed_memory",
@@ -67,9 +65,7 @@ def choose_compute(settings: PretrainSettings) -> Compute:
         raise RecipeError("pretrain.device: cuda, but torch sees no GPU; set it to auto or cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    bf16 = settings.precision == "bf16"
-    if settings.precision == "auto":
-        bf16 = torch.cuda.is_bf16_supported() if name == "cuda" else cpu_has_bf16()
+    bf16 = computes_in_bf16(settings.precision, name)
     dtype = torch.bfloat16 if bf16 else torch.float32
     # oneDNN packs bf16 weights only for AVX-512 (avx512bw, vl and dq)
     can_pack = name == "cpu" and (not bf16 or torch.cpu._is_avx512_supported())
@@ -106,6 +102,13 @@ def keep_freed_memory() -> bool:
     asked = ((mmap_threshold, 2**30), (trim_threshold, 2**31 - 1), (top_pad, 2**28))
     answers = [mallopt(parameter, value) == 1 for parameter, value in asked]
     return all(answers)  # every one is asked, whatever the first answers
+
+
+def computes_in_bf16(precision: Precision, device: str) -> bool:
+    """Whether products are in bf16 on the device, "cpu" or "cuda"; `auto`: if it has them."""
+    if precision != "auto":
+        return precision == "bf16"
+    return bool(torch.cuda.is_bf16_supported()) if device == "cuda" else cpu_has_bf16()
 
 
 def cpu_has_bf16() -> bool:

@@ -1,6 +1,4 @@
-"""How long a phase is, which blocks each step sees, and at which learning rate.
-
-What the loop is given, and its batches made ready one ahead of the step that needs them."""
+"""The data of a training phase: its length, order of blocks, learning rates and ready batches."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trialese.errors import RecipeError
-from trialese.pretrain import compute as machine
-from trialese.pretrain.compute import Compute
+from trialese.pretrain.compute import Compute, own_share
 from trialese.pretrain.heldout import HeldoutSet
 from trialese.pretrain.masking import MaskedBlocks, Vocabulary, mask_blocks
 from trialese.records import TokenBlocks
@@ -29,11 +26,12 @@ __all__ = [
     "OLD_OFFSET",
     "Batch",
     "Phase",
-    "Plan",
+    "PhasePlan",
     "ReadyBatch",
     "learning_rate",
     "make_ready",
     "ready_batches",
+    "scheduled_rate",
 ]
 
 
@@ -52,7 +50,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PhasePlan:
     """Order and length of a phase: every block once an epoch, plus some replayed old ones.
 
     A pure function of its fields: a resumed run asks for the steps from where it stopped.
@@ -106,7 +104,7 @@ class Plan:
         """Steps before the decay of a `wsd` schedule that does not restart; else None."""
         if self.phase.schedule != "wsd" or self.steps_per_cycle < self.steps:
             return None
-        return self.steps - _decay_steps(self.steps, self.phase)
+        return self.steps - _decay_steps(self.steps, self.phase.decay_share)
 
     def begins_cycle(self, step: int) -> bool:
         """Whether the optimiser begins anew before `step` (from 1)."""
@@ -138,28 +136,48 @@ class Plan:
 
 
 def learning_rate(position: int, length: int, phase: PhaseSettings) -> float:
+    """`scheduled_rate` as the phase's settings have it."""
+    return scheduled_rate(
+        position,
+        length,
+        lr=phase.lr,
+        schedule=phase.schedule,
+        warmup_share=phase.warmup_share,
+        decay_share=phase.decay_share,
+    )
+
+
+def scheduled_rate(
+    position: int,
+    length: int,
+    *,
+    lr: float = 1.0,
+    schedule: Literal["linear", "constant", "wsd"] = "linear",
+    warmup_share: float,
+    decay_share: float = 0.2,
+) -> float:
     """Learning rate at `position` (from 0) of a schedule of `length` steps.
 
     Linear warm-up from lr / warm-up steps to lr, then: `linear` falls to 0 at the end, `constant`
     stays, `wsd` stays and falls over the last `decay_share` as 1 - sqrt(progress) (Hägele et al.
     2024).
     """
-    warmup = round(phase.warmup_share * length)
+    warmup = round(warmup_share * length)
     if position < warmup:
-        return phase.lr * (position + 1) / warmup
-    match phase.schedule:
+        return lr * (position + 1) / warmup
+    match schedule:
         case "constant":
-            return phase.lr
+            return lr
         case "linear":
-            return phase.lr * (length - position) / max(1, length - warmup)
+            return lr * (length - position) / max(1, length - warmup)
         case "wsd":
-            decay = _decay_steps(length, phase)
+            decay = _decay_steps(length, decay_share)
             progress = (position - (length - decay)) / decay
-            return phase.lr * (1 - math.sqrt(progress) if progress > 0 else 1.0)
+            return lr * (1 - math.sqrt(progress) if progress > 0 else 1.0)
 
 
-def _decay_steps(length: int, phase: PhaseSettings) -> int:
-    return max(1, round(phase.decay_share * length))
+def _decay_steps(length: int, decay_share: float) -> int:
+    return max(1, round(decay_share * length))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +186,7 @@ class Phase:
 
     name: str
     """Shown in rows and progress: head, base or adapt."""
-    plan: Plan
+    plan: PhasePlan
     blocks: TokenBlocks
     old_blocks: TokenBlocks | None
     vocabulary: Vocabulary
@@ -218,7 +236,7 @@ def make_ready(phase: Phase, batch: Batch) -> ReadyBatch:
     size = phase.plan.phase.batch_blocks
     ids = [batch.block_ids[i : i + size] for i in range(0, len(batch.block_ids), size)]
     masked = [_mask(phase, part, batch.epoch) for part in ids]
-    shares = [machine.own_share(part) for part in masked]
+    shares = [own_share(part) for part in masked]
     pin = phase.compute.device.type == "cuda"
     return ReadyBatch(
         batch,

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from trialese.bootstrap import interval
 from trialese.corpus.render import render_document
@@ -295,7 +295,7 @@ class Staleness(msgspec.Struct, frozen=True):
 
 def load_reader(
     backbone: BackboneSettings, adapter: Path | None
-) -> tuple[BertForMaskedLM, PreTrainedTokenizerFast]:
+) -> tuple[Any, PreTrainedTokenizerFast]:
     """The masked-LM to be looked at, a peft adapter merged into it, and its tokenizer.
 
     Raises:
@@ -326,7 +326,7 @@ def read_training(corpus: Corpus) -> tuple[frozenset[str], str]:
 
 def measure_staleness(
     trials: Iterable[Trial],
-    model: BertForMaskedLM,
+    model: Any,
     tokenizer: PreTrainedTokenizerFast,
     *,
     trained_until: str,

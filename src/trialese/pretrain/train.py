@@ -1,12 +1,4 @@
-"""What a run resumes from: trained weights, optimiser, position and rows, in one safetensors file.
-
-Resuming is exact: the rest of the state (order, masks, dropout, learning rate) is a pure function
-of seed and step.
-
-
-One optimiser step of masked-language modelling, and one measurement.
-
-The only masked-language training loop: one CPU, one GPU or several processes.
+"""The masked-language training loop: steps, measurements, checkpoints; one process or several.
 
 Each step is a pure function of the weights, the optimiser's state and (seed, step), so that a
 run that was killed and resumed ends in the same bits (on CPU, with the same number of threads).
@@ -32,11 +24,18 @@ from torch import Tensor, nn
 
 from trialese.artifacts import write_bytes
 from trialese.errors import ArtifactError, RecipeError
-from trialese.pretrain import compute as machine
-from trialese.pretrain.compute import note_interrupts
+from trialese.pretrain.compute import (
+    any_of,
+    note_interrupts,
+    rank,
+    sum_gradients,
+    sum_of,
+    world_size,
+)
 from trialese.pretrain.data import Phase, ReadyBatch, ready_batches
-from trialese.pretrain.encoder import MaskedEncoder, no_dropout, seeded_dropout
+from trialese.pretrain.encoder import MaskedEncoder
 from trialese.pretrain.heldout import measure_all
+from trialese.pretrain.lora import no_dropout, seeded_dropout
 from trialese.progress import Progress, silent
 
 __all__ = [
@@ -222,13 +221,13 @@ class Step:
             loss = self._loss(**moved, drop=self._drop)
             (loss / ready.masked_tokens).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        machine.sum_gradients(list(self._named.values()))
+        sum_gradients(list(self._named.values()))
         if phase.plan.phase.gradient_clip > 0:
             nn.utils.clip_grad_norm_(self._named.values(), phase.plan.phase.gradient_clip)
         for group in self.optimiser.param_groups:
             group["lr"] = phase.plan.learning_rate(step)
         self.optimiser.step()
-        return machine.sum_of(total)
+        return sum_of(total)
 
     def measure(self, step: int, seen: int) -> list[dict[str, Any]]:
         """Rows of the held-out sets."""
@@ -252,7 +251,7 @@ class Step:
 
     def _dropout_seed(self, step: int, micro: int) -> int:
         sequence = np.random.SeedSequence(
-            (self._phase.plan.seed, step, micro, machine.rank(), len(self._phase.name))
+            (self._phase.plan.seed, step, micro, rank(), len(self._phase.name))
         )
         return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -324,8 +323,8 @@ def train(model: nn.Module, phase: Phase, *, progress: Progress = silent) -> lis
                 state.rows += step.measure(number, int(state.running["seen"]))
             # Asked once: a step that is stopped after is always saved. Several processes must
             # stop after the same step, and asking one another costs a wait, so they ask seldom.
-            asks = machine.world_size() == 1 or number % TRAIN_ROW_STEPS == 0
-            stop = asks and machine.any_of(interrupted(), compute.device)
+            asks = world_size() == 1 or number % TRAIN_ROW_STEPS == 0
+            stop = asks and any_of(interrupted(), compute.device)
             if number % phase.checkpoint_every_steps == 0 or last or stop:
                 state.running["loss"] = _checked(loss_sum, phase, number)
                 _save(phase, state, named, step.optimiser)
@@ -354,7 +353,7 @@ def _resume(phase: Phase, named: Mapping[str, Tensor]) -> Checkpoint:
 def _save(
     phase: Phase, state: Checkpoint, named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
 ) -> None:
-    if phase.checkpoint is None or machine.rank() != 0:
+    if phase.checkpoint is None or rank() != 0:
         return
     state.weights, state.optimiser = dict(named), dump_optimiser(optimiser, named)
     write_checkpoint(phase.checkpoint, state)
@@ -362,7 +361,7 @@ def _save(
 
 def _save_stable(phase: Phase, state: Checkpoint, named: Mapping[str, Tensor]) -> None:
     """Keep the weights from which a newer corpus may go on: the learning rate falls from here."""
-    if phase.checkpoint is not None and machine.rank() == 0:
+    if phase.checkpoint is not None and rank() == 0:
         write_checkpoint(stable_file(phase.checkpoint), Checkpoint(state.step, dict(named), {}))
 
 

@@ -1,12 +1,4 @@
-"""A BERT classifier's logits with the least work: for use, not for training.
-
-The same function of the same parameters as transformers' `BertForSequenceClassification` (held to
-it by the tests), over `pretrain.encoder`: one product for query, key and value, no dropout, and
-in the last layer queries, output and feed-forward for the first token only, which is all that
-the head reads.
-
-
-A fitted classifier: predict, save, load. A plain Hugging Face sequence-classification folder.
+"""A fitted classifier: predict, save, load. A plain Hugging Face sequence-classification folder.
 
 `AutoModelForSequenceClassification.from_pretrained(folder)` loads it, labels and problem type
 included. Beside the weights stand `thresholds.json` and `preprocessing.json`, so that what was
@@ -15,23 +7,22 @@ done to a text in training is done to it in use.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
 import transformers
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
 from trialese.errors import ArtifactError
+from trialese.pretrain.backbone import family_of, quiet_transformers
 from trialese.pretrain.compute import choose_compute
 from trialese.pretrain.encoder import Encoder
 from trialese.progress import Progress, silent
@@ -56,7 +47,6 @@ __all__ = [
     "Preprocessing",
     "fast_forward",
     "load_masked_lm",
-    "quiet_transformers",
 ]
 
 
@@ -65,7 +55,11 @@ _PACKED_ROWS = 512
 
 
 class FirstTokenLogits:
-    """`logits(inputs, attended)` of a BERT sequence classifier that no longer learns."""
+    """`logits(inputs, attended)` of a sequence classifier that no longer learns.
+
+    The one forward pass (`pretrain.encoder`), without dropout, whose last layer makes queries,
+    output and feed-forward for the first token only, which is all that the head reads.
+    """
 
     def __init__(
         self,
@@ -83,7 +77,7 @@ class FirstTokenLogits:
             plain=plain,
         )
         self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-        self._pooler, self._head = model.bert.pooler.dense, model.classifier
+        self._model = model
 
     def __call__(self, inputs: Tensor, attended: Tensor | None) -> Tensor:
         """(texts, labels) in fp32; `inputs` (texts, tokens), `attended` bool, or None if all are.
@@ -92,17 +86,17 @@ class FirstTokenLogits:
         """
         first = torch.zeros((inputs.shape[0], 1), dtype=torch.long, device=inputs.device)
         states = self._encoder.states(inputs, attended, first).float()  # (texts, hidden)
-        pooled = torch.tanh(F.linear(states, self._pooler.weight, self._pooler.bias))
-        return F.linear(pooled, self._head.weight, self._head.bias)
+        return self._encoder.family.classify(self._model, states[:, None])
 
 
 def fast_forward(model: Any, precision: Precision) -> FirstTokenLogits | None:
-    """The model's fast forward pass on the device that suits; None if it is no BERT.
+    """The model's fast forward pass on the device that suits; None if its family has no
+    description.
 
     Raises:
         RecipeError: a precision that the device does not have.
     """
-    if model.config.model_type != "bert" or model.config.is_decoder:
+    if family_of(model) is None or getattr(model.config, "classifier_pooling", "cls") != "cls":
         return None
     compute = choose_compute(PretrainSettings(precision=precision))
     model.to(compute.device)
@@ -264,18 +258,3 @@ def load_masked_lm(task: Task, folder: Path, **options: Any) -> tuple[Any, Any, 
         first = str(error).strip().splitlines()[0]
         raise ArtifactError(f"{folder}: cannot make a classifier of it ({first})") from error
     return model, tokenizer, sorted(loading["missing_keys"])
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' remarks about new heads, and its bars, off the terminal meanwhile."""
-    hub = transformers.utils.logging
-    level, bars = hub.get_verbosity(), hub.is_progress_bar_enabled()
-    hub.set_verbosity_error()
-    hub.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hub.set_verbosity(level)
-        if bars:
-            hub.enable_progress_bar()

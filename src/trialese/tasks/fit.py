@@ -1,22 +1,9 @@
-"""Losses over logits (texts, labels): one number a batch, the mean over its texts.
-
-Which weights learn, and how fast: adapters, frozen layers, AdamW groups, the schedule.
-
-A BERT classifier's logits with the least work: what cannot change them is left out.
-
-The same function of the same parameters as transformers' `BertForSequenceClassification` (held to
-it by the tests). Frozen lower layers never learn, so their states are computed once a text, not
-once an epoch; and since the head reads the first token alone, the last layer computes queries,
-output and feed-forward for that token only.
-
-
-The only fine-tuning loop: labelled texts in, a fitted Classifier out. Device-agnostic."""
+"""Fitting a classifier: losses, what learns and how fast, and the one loop over epochs."""
 
 from __future__ import annotations
 
 import logging
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from trialese.errors import ArtifactError, RecordError
+from trialese.pretrain.compute import computes_in_bf16
+from trialese.pretrain.data import scheduled_rate
+from trialese.pretrain.encoder import Encoder
+from trialese.pretrain.lora import attach_lora, no_dropout
 from trialese.progress import Progress, silent
 from trialese.records import Example, Task
 from trialese.settings import FinetuneSettings
@@ -116,24 +107,7 @@ def freeze_layers(model: Any, frozen_layers: int | None) -> None:
 
 def with_lora(model: Any, settings: FinetuneSettings) -> Any:
     """The model with adapters on the encoder; pooler and head learn whole."""
-    import peft
-
-    lora = settings.lora
-    targets: str | list[str] = list(lora.targets)
-    if lora.targets == ("all-linear",):
-        targets = r".*\.encoder\.layer\..*\.(query|key|value|dense)"
-    how = peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        modules_to_save=["pooler", "classifier"],
-        use_rslora=lora.rslora,
-        use_dora=lora.dora,
-    )
-    with warnings.catch_warnings():  # peft asks transformers for a property that was renamed
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        return peft.get_peft_model(model, how)
+    return attach_lora(model, settings.lora, saved=("pooler", "classifier"))
 
 
 def make_optimiser(model: Any, settings: FinetuneSettings) -> torch.optim.Optimizer:
@@ -162,43 +136,39 @@ def make_optimiser(model: Any, settings: FinetuneSettings) -> torch.optim.Optimi
 
 def linear_decay(steps: int, warmup_share: float) -> Callable[[int], float]:
     """The share of the full rate at each step: up in a straight line, then down to 0."""
-    warmup = max(1, round(steps * warmup_share))
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return max(0.0, (steps - step) / max(1, steps - warmup))
-
-    return factor
+    return lambda step: scheduled_rate(step, steps, warmup_share=warmup_share)
 
 
 class FirstTokenForward:
     """`logits(states(ids))` of a classifier whose embeddings and lowest layers do not learn.
 
-    It calls the model's own modules, LoRA's included: build it after attaching adapters. Frozen
-    layers run without dropout; between the others `dropout` is the module's own.
+    Frozen layers never learn, so their states are computed once a text, not once an epoch; and
+    since the head reads the first token alone, the last layer makes queries, output and
+    feed-forward for that token only. Build it after attaching adapters: the others' weights are
+    read as they are in each call. Frozen layers run without dropout; the others drop hidden
+    states as the configuration says, drawn from torch's own generator.
     """
 
-    def __init__(self, model: Any, frozen_layers: int) -> None:
-        self._bert, self._classifier, self._drop = model.bert, model.classifier, model.dropout
-        layers = list(model.bert.encoder.layer)
-        self._frozen, self._learning = layers[:frozen_layers], layers[frozen_layers:]
-        self._heads: int = model.config.num_attention_heads
+    def __init__(
+        self, model: Any, frozen_layers: int, *, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self._model, self._frozen = model, frozen_layers
+        self._encoder = Encoder(
+            model,
+            dtype=dtype,
+            dropout=model.config.hidden_dropout_prob,
+            attention_dropout=model.config.attention_probs_dropout_prob,
+            explicit_attention=False,
+        )
 
     def states(self, ids: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
         """What the frozen part makes of each text: (tokens, hidden) each, in the order of `ids`."""
         found: list[Tensor] = [torch.empty(0)] * len(ids)
-        embeddings = self._bert.embeddings
         with torch.inference_mode(False), torch.no_grad():
             for rows in length_sorted_batches([len(text) for text in ids], 64):
                 texts = [torch.tensor(ids[row], device=device) for row in rows]
                 block = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
-                bias = _bias(texts, block.shape[1])
-                x = embeddings.word_embeddings(block) + embeddings.token_type_embeddings.weight[0]
-                x = x + embeddings.position_embeddings.weight[: block.shape[1]]
-                x = embeddings.LayerNorm(x)
-                for layer in self._frozen:
-                    x = self._run(layer, x, x, bias, frozen=True)
+                x = self._encoder.lower(block, _attended(texts, block.shape[1]), self._frozen)
                 for place, row in enumerate(rows):
                     found[row] = x[place, : len(ids[row])].clone()
         return found
@@ -206,38 +176,21 @@ class FirstTokenForward:
     def logits(self, states: Sequence[Tensor]) -> Tensor:
         """Scores (texts, labels) of texts given as `states` made them."""
         x = torch.nn.utils.rnn.pad_sequence(list(states), batch_first=True)
-        bias = _bias(states, x.shape[1])
-        for place, layer in enumerate(self._learning):
-            last = place == len(self._learning) - 1
-            x = self._run(layer, x[:, :1] if last else x, x, bias)
-        return self._classifier(self._drop(self._bert.pooler(x)))  # type: ignore[no-any-return]
-
-    def _run(
-        self, layer: Any, wanted: Tensor, x: Tensor, bias: Tensor, *, frozen: bool = False
-    ) -> Tensor:
-        """One layer for the positions `wanted` of `x`, which attend to their whole text."""
-        attention, own = layer.attention.output, layer.attention.self
-        q, k, v = (
-            part.unflatten(-1, (self._heads, -1)).transpose(1, 2)  # (texts, heads, tokens, size)
-            for part in (own.query(wanted), own.key(x), own.value(x))
-        )
-        mixed = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, dropout_p=0.0 if frozen or not own.training else own.dropout.p
-        )
-        mixed = attention.dense(mixed.transpose(1, 2).flatten(2))
-        y = attention.LayerNorm((mixed if frozen else attention.dropout(mixed)) + wanted)
-        inner = layer.output.dense(layer.intermediate(y))
-        return layer.output.LayerNorm(  # type: ignore[no-any-return]
-            (inner if frozen else layer.output.dropout(inner)) + y
-        )
+        first = torch.zeros((len(x), 1), dtype=torch.long, device=x.device)
+        attended = _attended(states, x.shape[1])
+        drop = _torch_dropout if self._model.training else no_dropout
+        upper = self._encoder.upper(x, attended, first, self._frozen, drop)
+        return self._encoder.family.classify(self._model, upper[:, None])
 
 
-def _bias(texts: Sequence[Tensor], width: int) -> Tensor:
-    """(texts, 1, 1, tokens): 0 on tokens of the text, the lowest number on padding."""
+def _torch_dropout(x: Tensor, rate: float) -> Tensor:
+    return functional.dropout(x, rate) if rate else x
+
+
+def _attended(texts: Sequence[Tensor], width: int) -> Tensor:
+    """(texts, tokens): True on tokens of the text, False on padding."""
     lengths = torch.tensor([len(text) for text in texts], device=texts[0].device)
-    padding = torch.arange(width, device=lengths.device) >= lengths[:, None]
-    bias = torch.zeros(padding.shape, device=lengths.device)
-    return bias.masked_fill_(padding, torch.finfo(bias.dtype).min)[:, None, None, :]
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 logger = logging.getLogger(__name__)
@@ -360,8 +313,8 @@ def _train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, linear_decay(settings.epochs * steps_an_epoch, settings.warmup_share)
     )
-    bf16 = _use_bf16(settings.precision, device)
-    logits_of = _forward(classifier, ids, settings, device)
+    bf16 = computes_in_bf16(settings.precision, device.type)
+    logits_of = _forward(classifier, ids, settings, device, bf16=bf16)
     best: dict[str, torch.Tensor] | None = None
     best_score = -1.0
     averaged: dict[str, torch.Tensor] = {}
@@ -403,13 +356,16 @@ def _forward(
     ids: Sequence[Sequence[int]],
     settings: FinetuneSettings,
     device: torch.device,
+    *,
+    bf16: bool,
 ) -> Callable[[list[int]], torch.Tensor]:
     """A function from rows of `ids` to their logits (rows, labels), in training."""
     model = classifier.model
     if settings.frozen_layers is None:
         return lambda rows: model(**classifier.pad([ids[row] for row in rows], device)).logits
     whole = model.get_base_model() if settings.method == "lora" else model
-    forward = FirstTokenForward(whole, settings.frozen_layers)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    forward = FirstTokenForward(whole, settings.frozen_layers, dtype=dtype)
     if sum(map(len, ids)) * model.config.hidden_size * 4 > _MOST_STATE_BYTES:
         return lambda rows: forward.logits(forward.states([ids[row] for row in rows], device))
     states = forward.states(ids, device)
@@ -442,14 +398,6 @@ def _batches(
             batches.append([rows[place] for place in batch])
     for place in generator.permutation(len(batches)):
         yield batches[place]
-
-
-def _use_bf16(precision: str, device: torch.device) -> bool:
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())  # elsewhere it is emulated, and slower
 
 
 def _add(averaged: dict[str, torch.Tensor], model: Any, share: float) -> None:

@@ -53,7 +53,8 @@ def check_dropin(path: Path, *, texts: Sequence[str] = _PROBES) -> list[Audit]:
     """
     import transformers
 
-    from trialese.tasks.classifier import Classifier, quiet_transformers
+    from trialese.pretrain.backbone import quiet_transformers
+    from trialese.tasks.classifier import Classifier
 
     ours = Classifier.load(path)
     folder = path / "model" if (path / "model" / "config.json").is_file() else path

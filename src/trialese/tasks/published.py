@@ -38,11 +38,12 @@ from numpy.typing import NDArray
 from trialese.artifacts import digest_of, write_artifact
 from trialese.errors import RecipeError
 from trialese.predictions import save_predictions
+from trialese.pretrain.backbone import quiet_transformers
 from trialese.progress import Progress, silent
 from trialese.records import Example, Manifest, Snapshot, Split, Task
 from trialese.settings import TasksSettings
 from trialese.tasks.baselines import check_system, fit_baseline
-from trialese.tasks.classifier import Classifier, Preprocessing, load_masked_lm, quiet_transformers
+from trialese.tasks.classifier import Classifier, Preprocessing, load_masked_lm
 from trialese.tasks.finetune import digest_of_model
 from trialese.tasks.folds import ExampleSet, as_predictions, build_examples
 from trialese.tasks.task import encode_labels
