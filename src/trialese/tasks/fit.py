@@ -136,7 +136,8 @@ def make_optimiser(model: Any, settings: FinetuneSettings) -> torch.optim.Optimi
 
 def linear_decay(steps: int, warmup_share: float) -> Callable[[int], float]:
     """The share of the full rate at each step: up in a straight line, then down to 0."""
-    return lambda step: scheduled_rate(step, steps, warmup_share=warmup_share)
+    share = max(warmup_share, 1 / max(1, steps))  # at least one step of warm-up
+    return lambda step: scheduled_rate(step, steps, warmup_share=share)
 
 
 class FirstTokenForward:
