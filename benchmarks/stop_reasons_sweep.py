@@ -98,11 +98,11 @@ def assess(scores: np.ndarray, truth: np.ndarray) -> dict[str, object]:
 
 def fit(args: argparse.Namespace) -> None:
     from trialese.tasks.classifier import Preprocessing
-    from trialese.tasks.finetune import inner_rounds, score_held
+    from trialese.tasks.finetune import score_held
     from trialese.tasks.fit import fit_classifier
-    from trialese.tasks.folds import split_fold
-    from trialese.tasks.stop_reasons import sentence_examples
-    from trialese.tasks.task import encode_labels
+    from trialese.tasks.folds import inner_rounds, split_fold
+    from trialese.tasks.stop_reasons import STOP_REASON_SENTENCES
+    from trialese.tasks.task import encode_labels, sentence_examples
 
     examples = read_exported(args.examples)
     grid = json.loads(args.grid.read_text() if args.grid.exists() else str(args.grid))
@@ -129,7 +129,7 @@ def fit(args: argparse.Namespace) -> None:
             seed=defaults.split_seed,
         )
         train, tune = ([e for e in divided if e.split == split] for split in ("train", "tune"))
-        extra = sentence_examples(STOP_REASONS, examples, defaults.dedup, times=times)
+        extra = sentence_examples(STOP_REASON_SENTENCES, examples, defaults.dedup, times=times)
         rounds = inner_rounds(train, tune, inner_folds, fold=fold, seed=defaults.split_seed)
         rounds = rounds[: args.rounds]
         clean = Preprocessing(max_tokens=settings.max_tokens, cleaning="none")

@@ -10,7 +10,7 @@ Settings of the server: where it listens, what it takes at most, how long it wai
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -43,6 +43,7 @@ __all__ = [
     "SilverSettings",
     "SplitSettings",
     "StopReasonsSettings",
+    "TaskSettings",
     "TasksSettings",
     "VerdictSettings",
 ]
@@ -331,16 +332,22 @@ class SilverSettings(Section, frozen=True, kw_only=True):
     """Its rate meanwhile; None: `finetune.lr`, which the labelled texts have."""
 
 
-class StopReasonsSettings(Section, frozen=True, kw_only=True):
-    """Why a trial stopped."""
+class TaskSettings(Section, frozen=True, kw_only=True):
+    """What every task can be told, whoever defines it."""
+
+    undescribed: ClassVar[tuple[str, ...]] = ()
+    """Settings that came to this task later: left out of manifests while they have their default,
+    so that what was fitted before stays finished."""
 
     labelled: str | None = None
-    """Labelled file, or `owner/name@commit` on the hub, such as
-    `opentargets/clinical_trial_reason_to_stop`; None: the labels that synthetic trials carry."""
+    """Labelled file, or `owner/name@commit` on the hub; None: labels from the trials."""
     test_labelled: str | None = None
     """Labelled file whose texts are tested, and no others; needs run_folds = 1."""
-    dedup: DedupSettings = DedupSettings(shingle_words=1)
-    """Reasons have seven words: one that differs would hide a duplicate from longer shingles."""
+    test_from: IsoDate | None = None
+    """Test the clusters first posted on or after this date, and no others; needs run_folds = 1."""
+    max_trials: int | None = None
+    """At most so many trials, chosen by hash of their ids; None: all."""
+    dedup: DedupSettings = DedupSettings()
     folds: Folds = 5
     run_folds: Count | None = None
     """Evaluate only so many folds; None: all."""
@@ -352,8 +359,8 @@ class StopReasonsSettings(Section, frozen=True, kw_only=True):
     """0: fit on train; stop and choose cut-offs on tune. From 2 up: so many fits over both, each
     scoring the part that it has not seen (`tasks/finetune.py`), then averaged into one model."""
     sentences: int = 0
-    """So many times the hand-written sentences of each label (`tasks/stop_reasons.py`) stand among
-    the texts that every system, baselines too, is fitted on; no text to be scored is among them."""
+    """So many times the hand-written sentences of each label stand among the texts that every
+    system, baselines too, is fitted on; no text to be scored is among them."""
     silver: SilverSettings | None = None
     """Language models are fitted on these texts first, baselines on them and the labelled ones
     (`tasks/labelled.py`). The verdict says so: who gave the labels may have seen the test's."""
@@ -363,8 +370,23 @@ class StopReasonsSettings(Section, frozen=True, kw_only=True):
     finetune: FinetuneSettings = FinetuneSettings()
 
 
-class SexSettings(Section, frozen=True, kw_only=True):
-    """Who may enrol."""
+class StopReasonsSettings(TaskSettings, frozen=True, kw_only=True):
+    """Why a trial stopped; without `labelled`, by the labels that synthetic trials carry.
+
+    `labelled` is such as `opentargets/clinical_trial_reason_to_stop@COMMIT`; the sentences stand
+    in `tasks/stop_reasons.py`.
+    """
+
+    undescribed: ClassVar[tuple[str, ...]] = ("test_from", "max_trials")
+
+    dedup: DedupSettings = DedupSettings(shingle_words=1)
+    """Reasons have seven words: one that differs would hide a duplicate from longer shingles."""
+
+
+class SexSettings(TaskSettings, frozen=True, kw_only=True):
+    """Who may enrol; `labelled` is such as `Kira-Asimov/gender_clinical_trial@COMMIT`."""
+
+    undescribed: ClassVar[tuple[str, ...]] = ("sentences", "silver")
 
     missing: Literal["drop", "label"] = "drop"
     """Trials without the field: dropped (and counted), or given the label "None"."""
@@ -377,28 +399,22 @@ class SexSettings(Section, frozen=True, kw_only=True):
     without_sex_words: bool = False
     """Leave out every sentence that says women, men, pregnant, ...: what then remains is inference
     from the disease. For the input ablation."""
-    labelled: str | None = None
-    """Labelled file, or `owner/name@commit` on the hub, such as
-    `Kira-Asimov/gender_clinical_trial`; None: labels from the trials."""
-    test_labelled: str | None = None
-    """Labelled file whose texts are tested, and no others; needs run_folds = 1."""
-    test_from: IsoDate | None = None
-    """Test the clusters first posted on or after this date, and no others; needs run_folds = 1."""
-    max_trials: int | None = None
-    """At most so many trials, chosen by hash of their ids; None: all."""
-    dedup: DedupSettings = DedupSettings()
-    folds: Folds = 5
     run_folds: Count | None = 1
-    first_fold: int = 0
-    tune_share: Share = 0.15
-    inner_folds: int = 0
-    split_seed: int = 7
-    seeds: tuple[int, ...] = (1,)
     finetune: FinetuneSettings = FinetuneSettings(epochs=3, patience=1)
 
 
-class DeclaredTaskSettings(Section, frozen=True, kw_only=True):
+class DeclaredTaskSettings(TaskSettings, frozen=True, kw_only=True):
     """A task of your own, from a field of the trials or from a labelled file."""
+
+    undescribed: ClassVar[tuple[str, ...]] = (
+        "max_trials",
+        "sentences",
+        "silver",
+        "keywords",
+        "label_sentences",
+        "groups",
+        "label_descriptions",
+    )
 
     name: str
     labels: tuple[str, ...]
@@ -406,12 +422,6 @@ class DeclaredTaskSettings(Section, frozen=True, kw_only=True):
     description: str = ""
     field: str | None = None
     """The field of `Trial` that holds the label; withheld from the text. True is "Yes"."""
-    labelled: str | None = None
-    """Labelled file, or `owner/name@commit` on the hub."""
-    test_labelled: str | None = None
-    """Labelled file whose texts are tested, and no others; needs run_folds = 1."""
-    test_from: IsoDate | None = None
-    """Test the clusters first posted on or after this date, and no others; needs run_folds = 1."""
     fields: tuple[str, ...] = (
         "brief_title",
         "official_title",
@@ -421,15 +431,14 @@ class DeclaredTaskSettings(Section, frozen=True, kw_only=True):
     """What of a trial is read."""
     withhold: tuple[str, ...] = ()
     """Further fields that give the answer away."""
-    dedup: DedupSettings = DedupSettings()
-    folds: Folds = 5
-    run_folds: Count | None = None
-    first_fold: int = 0
-    tune_share: Share = 0.15
-    inner_folds: int = 0
-    split_seed: int = 7
-    seeds: tuple[int, ...] = (1,)
-    finetune: FinetuneSettings = FinetuneSettings()
+    keywords: dict[str, tuple[str, ...]] = {}
+    """Label -> lower-case words of the baseline `keywords`; {}: the words of each label's name."""
+    label_sentences: dict[str, tuple[str, ...]] = {}
+    """Label -> sentences that say it, to be learnt `sentences` times."""
+    groups: dict[str, str] = {}
+    """Label -> a coarser group, by which the verdict scores too; all labels or none."""
+    label_descriptions: dict[str, str] = {}
+    """Label -> what it means, for people who read or give labels."""
 
 
 class TasksSettings(Section, frozen=True, kw_only=True):

@@ -11,8 +11,8 @@ from trialese.errors import RecipeError, RecordError
 from trialese.predictions import check_predictions
 from trialese.records import Example, Predictions, Task
 from trialese.tasks.baselines import blend_predictions, fit_baseline
-from trialese.tasks.sex import SEX
-from trialese.tasks.stop_reasons import STOP_REASONS
+from trialese.tasks.sex import SEX, SEX_WORDS
+from trialese.tasks.stop_reasons import STOP_REASON_WORDS, STOP_REASONS
 from trialese.tasks.task import encode_labels
 
 
@@ -37,7 +37,9 @@ def test_prior_gives_the_training_shares() -> None:
 
 def test_keywords_follow_laplace_within_the_keyword_cell() -> None:
     rows = stop_rows()
-    scores = fit_baseline("keywords", STOP_REASONS, rows, rows)(["COVID", "nothing here"])
+    scores = fit_baseline("keywords", STOP_REASONS, rows, rows, keywords=STOP_REASON_WORDS)(
+        ["COVID", "nothing here"]
+    )
     column = STOP_REASONS.labels.index("Covid19")
     assert scores[0, column] == pytest.approx((20 + 1) / (20 + 2))
     assert scores[1, column] == pytest.approx((0 + 1) / (20 + 2))
@@ -51,7 +53,9 @@ def test_keywords_of_one_label_tasks_sum_to_one() -> None:
             * 9
         )
     ]
-    scores = fit_baseline("keywords", SEX, rows, rows)(["pregnant women", "prostate", "asthma"])
+    scores = fit_baseline("keywords", SEX, rows, rows, keywords=SEX_WORDS)(
+        ["pregnant women", "prostate", "asthma"]
+    )
     np.testing.assert_allclose(scores.sum(axis=1), 1.0)
     assert [SEX.labels[i] for i in scores.argmax(axis=1)] == ["Female", "Male", "All"]
 

@@ -23,9 +23,9 @@ from trialese.settings import (
 )
 from trialese.tasks.baselines import blend_classifiers
 from trialese.tasks.classifier import Classifier
-from trialese.tasks.finetune import average_weights, finetune, inner_rounds, score_held
+from trialese.tasks.finetune import average_weights, finetune, score_held
 from trialese.tasks.fit import fit_classifier
-from trialese.tasks.folds import build_examples
+from trialese.tasks.folds import build_examples, inner_rounds
 from trialese.thresholds import choose_thresholds
 from trialese.verdict.judge import judge
 

@@ -19,6 +19,7 @@ def saved(task: Task, backbone: Path, path: Path) -> Path:
     classifier = fit_classifier(task, rows, rows, backbone, FITTING, seed=1)[0]
     count = len(task.labels)
     classifier.thresholds = Thresholds(labels=task.labels, values=(0.4,) * count, chosen_on="tune")
+    classifier.preset = OPEN_TARGETS_PRESET if task is STOP_REASONS else None
     classifier.save(path)
     return path
 

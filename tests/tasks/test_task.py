@@ -1,20 +1,52 @@
-""""""
+"""What a task declares, in code or in a recipe, and what then works for it."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import trialese
+from trialese.artifacts import digest_of, read_manifest
+from trialese.collect.collection import collect_snapshot
 from trialese.errors import RecipeError, RecordError
-from trialese.recipe import parse_recipe
+from trialese.pipeline.evaluate import judge_classifiers
+from trialese.pipeline.plan import plan_recipe
+from trialese.predictions import load_predictions
+from trialese.recipe import load_recipe, parse_recipe
 from trialese.records import Example, Task, Trial
-from trialese.settings import DeclaredTaskSettings, TasksSettings
-from trialese.tasks.folds import build_examples, task_named
+from trialese.settings import (
+    CollectSettings,
+    DeclaredTaskSettings,
+    SampleSettings,
+    SexSettings,
+    SilverSettings,
+    StopReasonsSettings,
+    TaskSettings,
+    TasksSettings,
+    VerdictSettings,
+)
+from trialese.tasks.finetune import finetune
+from trialese.tasks.folds import (
+    TASKS,
+    build_examples,
+    define_task,
+    defined_in,
+    describe_section,
+    task_named,
+)
 from trialese.tasks.sex import SEX, cut_sex_words
 from trialese.tasks.stop_reasons import STOP_REASONS
-from trialese.tasks.task import declared_task, encode_labels, examples_of_declared
+from trialese.tasks.task import (
+    TaskDefinition,
+    declared_task,
+    encode_labels,
+    examples_of_declared,
+)
+from trialese.verdict.report import load_verdicts
 
 
 def test_task_named_returns_the_declared_tasks() -> None:
@@ -141,3 +173,149 @@ def test_sentences_with_sex_words_go_and_the_rest_stays() -> None:
         "* Management of others\n* Men"
     )
     assert cut_sex_words(text) == "Gout in adults.\n\nInclusion:\n* Age 40;\n* Management of others"
+
+
+def test_what_was_fitted_before_stays_finished() -> None:
+    """Digests of settings as version 0.1 wrote them: settings that came later change none."""
+    silver = SilverSettings(table="s.tsv")
+    own = DeclaredTaskSettings(name="phase", kind="multilabel", labels=("A", "B"), field="phases")
+    asked: list[tuple[TaskSettings, str, str]] = [
+        (StopReasonsSettings(), "04aa8fe86294ba84", "d05b8c51cb9b1c01"),
+        (SexSettings(), "a953b8c3991d651a", "876f3ba9e2e151bc"),
+        (SexSettings(missing="label", max_trials=9), "f4f56f06b76123aa", "2188f02744ef8c0a"),
+        (own, "9848d89b4d34b487", "50839b98f4437285"),
+        (
+            StopReasonsSettings(labelled="a.tsv", sentences=2, inner_folds=3, silver=silver),
+            "d24b56737463b9e5",
+            "e19d591c7fe3471c",
+        ),
+    ]
+    for section, model, baseline in asked:
+        for is_model, digest in ((True, model), (False, baseline)):
+            described = describe_section(section, is_model=is_model)
+            assert digest_of(described)[:16] == digest
+
+
+def blood(settings: TasksSettings) -> TaskDefinition:
+    """A task in code: whether a title tells of blood."""
+    task = Task("blood", ("Blood", "Other"), "multiclass")
+    section = TaskSettings(folds=2, tune_share=0.4)
+
+    def read(trials: Iterable[Trial], dropped: dict[str, int]) -> list[Example]:
+        titles = [(trial.nct_id, trial.brief_title or "") for trial in trials]
+        return [
+            Example(name, title, ("Blood" if "ia" in title else "Other",))
+            for name, title in sorted(titles)
+        ]
+
+    return TaskDefinition(
+        task, section, read, fields=("brief_title",), keywords={"Blood": ("leuk", "anaem")},
+        groups={"Blood": "All", "Other": "All"}, tokens_a_text=9,
+    )  # fmt: skip
+
+
+def test_a_task_in_code_is_fitted_judged_and_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS, "blood", blood)
+    snapshot = collect_snapshot(
+        CollectSettings(sample=SampleSettings(studies=120)), tmp_path / "snapshot"
+    )
+    folders = [tmp_path / system for system in ("keywords", "prior", "tfidf")]
+    for folder in folders:
+        finetune("blood", folder.name, None, snapshot, TasksSettings(), folder)
+    judge_classifiers(folders, VerdictSettings(resamples=20), tmp_path / "verdict")
+    (verdict,) = load_verdicts(tmp_path / "verdict")
+    assert verdict.labels == ("Blood", "Other")
+    recipe = parse_recipe(f'folder = "{tmp_path}"\n[tasks]\nnames = ["blood"]')
+    planned = {stage.name: stage for stage in plan_recipe(recipe)}
+    assert set(planned) >= {"blood/prior", "blood/adapted"}
+
+
+def test_a_declared_task_has_every_facility(tmp_path: Path) -> None:
+    """Sentences, key words, silver texts and groups, from the recipe."""
+    words = {"animal": "mice rats", "human": "men women"}
+    rows = [f"{words[label]} number {n * 7919}\t{label}" for n in range(30) for label in words]
+    (tmp_path / "gold.tsv").write_text("\n".join(["text\tlabels", *rows]))
+    (tmp_path / "silver.tsv").write_text("text\tlabels\nferrets of a zoo\tanimal\nnurses\thuman\n")
+    (tmp_path / "own.toml").write_text(f"""
+[tasks]
+names = ["who"]
+[[tasks.declared]]
+name = "who"
+kind = "multiclass"
+labels = ["animal", "human"]
+labelled = "{tmp_path / "gold.tsv"}"
+run_folds = 1
+tune_share = 0.3
+sentences = 3
+label_sentences = {{ animal = ["Carried out in dogs."] }}
+keywords = {{ animal = ["mice"], human = ["women"] }}
+groups = {{ animal = "living", human = "living" }}
+silver = {{ table = "{tmp_path / "silver.tsv"}" }}
+""")
+    recipe = load_recipe(tmp_path / "own.toml")
+    for system in ("keywords", "tfidf"):
+        made = finetune("who", system, None, None, recipe.tasks, tmp_path / system)
+        assert made.notes["silver"]["texts"] == 2
+    keywords = load_predictions(tmp_path / "keywords" / "predictions.parquet")
+    assert all(run.truth[run.scores.argmax(1) == 0, 0].all() for run in keywords)
+    definition = defined_in(read_manifest(tmp_path / "tfidf").settings)
+    assert definition is not None and definition.groups == {"animal": "living", "human": "living"}
+
+
+def test_the_plan_costs_a_declared_task_by_its_own_file(
+    tmp_path: Path, tiny_backbone: Path
+) -> None:
+    """Not as if it were stop reasons: rows and length come from its file."""
+    rows = "\n".join(f"{'word ' * 40}{n}\tA" for n in range(500))
+    (tmp_path / "long.tsv").write_text(f"text\tlabels\n{rows}\n")
+    recipe = parse_recipe(f"""
+folder = "{tmp_path}"
+pretrain.backbone.name = "{tiny_backbone}"
+[tasks]
+names = ["own", "short"]
+[[tasks.declared]]
+name = "own"
+kind = "multilabel"
+labels = ["A", "B"]
+labelled = "{tmp_path / "long.tsv"}"
+finetune = {{ epochs = 1 }}
+[[tasks.declared]]
+name = "short"
+kind = "multilabel"
+labels = ["A", "B"]
+labelled = "{tmp_path / "long.tsv"}"
+finetune = {{ epochs = 1, max_tokens = 8 }}
+""")
+    planned = {stage.name: stage for stage in plan_recipe(recipe)}
+    long, short = planned["own/base"].tokens, planned["short/base"].tokens
+    assert long is not None and short is not None
+    assert 500 * 0.8 * 5 * 40 < long < 500 * 0.8 * 5 * 60  # rows, share, folds, tokens
+    assert short < long / 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sentences": 2}, "sentences = 2, but its labels have none"),
+        ({"keywords": {"C": ("x",)}}, "no label 'C'; it has a, b"),
+        ({"groups": {"a": "x"}}, "groups lack 'b'"),
+    ],
+)
+def test_what_labels_do_not_have_is_named(changes: dict[str, object], message: str) -> None:
+    own = {"name": "t", "kind": "multilabel", "labels": ("a", "b"), "field": "phases"} | changes
+    settings = TasksSettings(declared=(DeclaredTaskSettings(**own),))  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=message):
+        define_task("t", settings)
+
+
+def test_nothing_asks_which_task_it_is() -> None:
+    """Outside the files of the tasks themselves no settings class and no name is asked for."""
+    package = Path(trialese.__file__).parent
+    own = {"sex.py", "stop_reasons.py", "settings.py", "ablate.py", "opentargets.py"}
+    for module in package.rglob("*.py"):
+        text = module.read_text(encoding="utf-8")
+        if module.name not in own:
+            assert not re.search(r"isinstance\([^)]*(Sex|StopReasons|Declared\w*)Settings", text)
+            assert not re.search(r"(task|name) [!=]= \"(sex|stop-reasons)\"", text), module

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from datasketch import MinHash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,6 +120,10 @@ class Fingerprinter:
         self._width = settings.shingle_words
         self._count = settings.permutations
         self._shape = band_shape(settings.jaccard, settings.permutations)
+        # It loads scipy, which takes a second; who only judges or predicts needs neither.
+        from datasketch import MinHash
+
+        self._minhash = MinHash
         model = MinHash(num_perm=self._count, seed=settings.seed, scheme="affine32")
         self._permutations = model.permutations
         self._words = _WordHashes()
@@ -149,7 +152,7 @@ class Fingerprinter:
 
     def _bands(self, shingles: NDArray[np.uint32]) -> NDArray[np.uint64]:
         bands, rows = self._shape
-        sketch = MinHash(
+        sketch = self._minhash(
             num_perm=self._count,
             permutations=self._permutations,
             scheme="affine32",

@@ -15,7 +15,7 @@ from trialese.predictions import load_predictions
 from trialese.progress import Progress, silent
 from trialese.records import Audit, Manifest, Predictions, Snapshot, Verdict
 from trialese.settings import TasksSettings, VerdictSettings
-from trialese.tasks.stop_reasons import STOP_REASON_GROUPS, STOP_REASONS
+from trialese.tasks.folds import build_examples, defined_in
 from trialese.thresholds import PUBLISHED_CUT
 from trialese.verdict.audits import audit_giveaways
 from trialese.verdict.judge import judge
@@ -36,6 +36,8 @@ class _Entry:
     models: dict[str, str] = field(default_factory=dict)
     silver: dict[str, int] = field(default_factory=dict)
     """Of each system that learnt from another model's labels, from how many texts."""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """The task's coarser groups of labels."""
     synthetic: bool = False
     overlap: dict[str, Any] = field(default_factory=dict)
     """Of the published way: how many rows had been trained on, and F1 on the 10 %."""
@@ -100,7 +102,6 @@ def audit_texts(task: str, settings: TasksSettings, snapshot: Snapshot | None) -
     """What the texts of a task give away: single words that all but name a label."""
     # Here, because datasketch brings scipy along, which `evaluate` can do without.
     from trialese.corpus.dedup import normalise
-    from trialese.tasks.folds import build_examples
 
     found = build_examples(task, settings, snapshot)
     texts = [(example.text, example.labels) for example in found.examples]
@@ -119,6 +120,9 @@ def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
         if system in entry.runs:
             raise RecordError(f"{folder}: a second {system!r} for {task}; give each system once")
         entry.runs[system] = load_predictions(folder / "predictions.parquet")
+        definition = defined_in(manifest.settings)
+        if definition is not None and definition.task.labels == entry.runs[system][0].labels:
+            entry.groups = definition.groups
         entry.synthetic |= bool(manifest.notes.get("synthetic"))
         about = [manifest.notes.get("masked_lm")]
         if "silver" in manifest.notes:
@@ -160,7 +164,6 @@ def _judge(
     audits: Sequence[Audit],
     allow_overlap: bool,
 ) -> Verdict:
-    of_open_targets = next(iter(entry.runs.values()))[0].labels == STOP_REASONS.labels
     if way == "published":
         settings = msgspec.structs.replace(settings, threshold=PUBLISHED_CUT)
     return judge(
@@ -168,7 +171,7 @@ def _judge(
         settings,
         allow_overlap=allow_overlap or way == "published",
         audits=audits,
-        groups=STOP_REASON_GROUPS if of_open_targets else None,
+        groups=entry.groups or None,
         about={"synthetic": entry.synthetic, "models": entry.models, "protocol": way},
     )
 

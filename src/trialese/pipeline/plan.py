@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -24,6 +25,9 @@ from trialese.hub import locate_backbone
 from trialese.pipeline.stages import Stage, chain_stages, is_finished
 from trialese.recipe import Recipe
 from trialese.settings import LoraSettings, PhaseSettings, PretrainSettings
+
+if TYPE_CHECKING:
+    from trialese.tasks.task import TaskDefinition
 
 __all__ = [
     "Estimate",
@@ -161,10 +165,8 @@ _CHARACTERS_A_RAW_BYTE = 0.22
 _CHARACTERS_A_TOKEN = 4.4
 _RAW_BYTES_A_SECOND = 8e6
 _CHARACTERS_A_SECOND = 1e6
-_TOKENS_A_REASON = 12
-_BYTES_A_REASON = 85
+_SAMPLED_BYTES = 2**18
 _RAW_BYTES_A_TRIAL = 16_500
-_STOPPED_SHARE = 0.4  # of the synthetic sample; the only snapshot with labels of its own
 _STAGE_BYTES = 700_000_000
 
 
@@ -274,16 +276,15 @@ def _cost(
 
 def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -> PlannedStage:
     """All seeds and folds of one classifier, should none stop early."""
-    task = plan.name.partition("/")[0]
-    section = recipe.tasks.sex if task == "sex" else recipe.tasks.stop_reasons
-    texts = _texts(recipe, task, raw_bytes)
+    from trialese.tasks.folds import define_task, folds_of
+
+    definition = define_task(plan.name.partition("/")[0], recipe.tasks)
+    section = definition.section
+    texts, tokens_a_text = _texts(recipe, definition, raw_bytes)
     if texts is None:
         return plan
-    from trialese.tasks.folds import folds_of
-
     part_fits = max(1, section.inner_folds - 1)  # each of the inner fits sees a part of the texts
     fits = len(section.seeds) * len(folds_of(section)) * part_fits
-    tokens_a_text = _TOKENS_A_REASON if task == "stop-reasons" else section.finetune.max_tokens
 
     def cost_of(texts: float, epochs: float) -> Estimate:
         return estimate(
@@ -294,9 +295,9 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
         )
 
     costs = [(fits, cost_of(texts * (1 - 1 / section.folds), section.finetune.epochs))]
-    silver = getattr(section, "silver", None)
+    silver = section.silver
     if silver is not None and Path(silver.table).is_file():
-        rows = Path(silver.table).stat().st_size / _BYTES_A_REASON
+        rows, _ = _rows_of(Path(silver.table))
         costs.append((len(section.seeds), cost_of(rows, silver.epochs)))
     return replace(
         plan,
@@ -306,18 +307,38 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
     )
 
 
-def _texts(recipe: Recipe, task: str, raw_bytes: float | None) -> float | None:
-    labelled = recipe.tasks.stop_reasons.labelled
-    if task == "stop-reasons" and labelled:
-        return Path(labelled).stat().st_size / _BYTES_A_REASON if Path(labelled).is_file() else None
+def _texts(
+    recipe: Recipe, definition: TaskDefinition, raw_bytes: float | None
+) -> tuple[float | None, int]:
+    """How many texts a task has (None: not known yet), and of how many tokens each."""
+    section, longest = definition.section, definition.section.finetune.max_tokens
+    if section.labelled:
+        if not Path(section.labelled).is_file():
+            return None, longest
+        rows, characters = _rows_of(Path(section.labelled))
+        tokens = definition.tokens_a_text or max(1, round(characters / _CHARACTERS_A_TOKEN))
+        return rows, min(longest, tokens)
     if raw_bytes is None:
-        return None
+        return None, longest
     trials = raw_bytes / _RAW_BYTES_A_TRIAL
     if recipe.collect.source == "sample":
         trials = recipe.collect.sample.studies
-    if task == "stop-reasons":
-        return trials * _STOPPED_SHARE
-    return min(trials, recipe.tasks.sex.max_trials or trials)
+    texts = trials * definition.labelled_share
+    return min(texts, section.max_trials or texts), definition.tokens_a_text or longest
+
+
+def _rows_of(table: Path) -> tuple[float, float]:
+    """About how many rows a table has, and of how many characters; from its first part."""
+    size = table.stat().st_size
+    with table.open("rb") as file:
+        part = file.read(_SAMPLED_BYTES)
+    if part.startswith(b"PAR1"):
+        import pyarrow.parquet as pq
+
+        rows = pq.read_metadata(table).num_rows
+        return rows, size / max(1, rows)
+    each = len(part) / max(1, part.count(b"\n"))
+    return size / each, each
 
 
 def _training_cost(plan: PlannedStage, recipe: Recipe, tokens: float | None) -> PlannedStage:

@@ -234,10 +234,10 @@ def _task_stage(
     recipe: Recipe, home: Path, task: str, system: str, snapshot: Stage, model: Stage | None
 ) -> Stage:
     from trialese.hub import is_hub_id
-    from trialese.tasks.folds import describe_section, section_of, task_named
+    from trialese.tasks.folds import define_task, describe_section
 
-    section = section_of(task_named(task, recipe.tasks), recipe.tasks)
-    silver = getattr(section, "silver", None)
+    section = define_task(task, recipe.tasks).section
+    silver = section.silver
     labelled = (section.labelled, section.test_labelled, silver.table if silver else None)
     settings = describe_section(section, is_model=model is not None)
     if model is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from trialese.artifacts import as_settings, digest_of, write_artifact
+from trialese.artifacts import digest_of, write_artifact
 from trialese.errors import RecipeError
 from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
@@ -23,7 +23,14 @@ from trialese.records import Example, Predictions, Snapshot, Split
 from trialese.settings import SexSettings, TasksSettings
 from trialese.tasks import sex
 from trialese.tasks.baselines import fit_baseline
-from trialese.tasks.folds import ExampleSet, as_predictions, build_examples, folds_of, parts_of
+from trialese.tasks.folds import (
+    ExampleSet,
+    as_predictions,
+    build_examples,
+    describe_section,
+    folds_of,
+    parts_of,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,11 +75,12 @@ def ablate_sex(
     if settings.sex.labelled is not None:
         raise RecipeError("tasks.sex.labelled: an ablation renders trials anew; give a snapshot")
     full = build_examples("sex", settings, snapshot)
+    section = describe_section(settings.sex, is_model=True)
     made = []
     for name in (*variants, *_RIVALS):
         found = _variant(full, snapshot, settings.sex, VARIANTS.get(name, {}))
         system = name if name in _RIVALS else "model" if model else "tfidf"
-        described = {"task": "sex", "system": name, "section": as_settings(settings.sex)}
+        described = {"task": "sex", "system": name, "section": section}
         inputs = {"examples": found.digest, "fitted": digest_of([system, str(model)])}
         with write_artifact(
             path / name, kind="classifier", settings=described, inputs=inputs
@@ -157,7 +165,7 @@ def _fit(
     seed: int,
 ) -> _Predict:
     if system != "model":
-        return fit_baseline(system, found.task, train, tune)
+        return fit_baseline(system, found.task, train, tune, keywords=sex.SEX_WORDS)
     from trialese.tasks.fit import fit_classifier
 
     assert model is not None

@@ -54,9 +54,16 @@ def check_system(task: str, system: str, model: Path | None) -> None:
 
 
 def fit_baseline(
-    name: str, task: Task, train: Sequence[Example], tune: Sequence[Example]
+    name: str,
+    task: Task,
+    train: Sequence[Example],
+    tune: Sequence[Example],
+    *,
+    keywords: Mapping[str, Sequence[str]] | None = None,
 ) -> Baseline:
     """The baseline called `name`, fitted on `train`; `tfidf` chooses its C on `tune`.
+
+    `keywords` are lower-case words of each label; without any, those of the label's name.
 
     Raises:
         RecipeError: no such baseline.
@@ -64,7 +71,7 @@ def fit_baseline(
     if name == "prior":
         return _prior(task, train)
     if name == "keywords":
-        return _keywords(task, train)
+        return _keywords(task, keywords or _words_of_names(task), train)
     if name == "tfidf":
         return _tfidf(task, train, tune)
     raise RecipeError(f"baseline {name!r} is unknown; use one of {', '.join(BASELINES)}")
@@ -76,16 +83,16 @@ def _prior(task: Task, train: Sequence[Example]) -> Baseline:
     return lambda texts: np.tile(shares, (len(texts), 1))
 
 
-def _keywords(task: Task, train: Sequence[Example]) -> Baseline:
+def _words_of_names(task: Task) -> dict[str, tuple[str, ...]]:
+    return {label: (label.replace("_", " ").casefold(),) for label in task.labels}
+
+
+def _keywords(task: Task, words: Mapping[str, Sequence[str]], train: Sequence[Example]) -> Baseline:
     """Each label's share of the training texts with the same keywords (Laplace's rule).
 
     Several labels: a label is looked up by whether one of its own words stands in the text. One
     label: texts are looked up by the label whose words stand most often.
     """
-    from trialese.tasks.sex import SEX_WORDS
-    from trialese.tasks.stop_reasons import STOP_REASON_WORDS
-
-    words = SEX_WORDS if task.name == "sex" else STOP_REASON_WORDS
     truth = encode_labels(task, train)  # (texts, labels)
     hits = _count_words(task, words, [example.text for example in train])
     if task.kind == "multilabel":

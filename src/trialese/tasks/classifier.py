@@ -31,6 +31,7 @@ from trialese.settings import Precision, PretrainSettings
 from trialese.tasks.scorer import (
     CPU_TOKENS,
     Preprocessing,
+    Preset,
     check_masked_lm,
     encode_texts,
     model_folder,
@@ -122,6 +123,8 @@ class Classifier:
     tokenizer: Any
     preprocessing: Preprocessing
     thresholds: Thresholds | None = None
+    preset: Preset | None = None
+    """Another pipeline's cut-off, saved beside the thresholds."""
     digest: str = ""
     """sha256 over the files it was loaded from; "" before it is saved."""
     forward: FirstTokenLogits | None = None
@@ -190,7 +193,7 @@ class Classifier:
             # stock code truncates where this says; training did at `max_tokens`
             self.tokenizer.model_max_length = self.preprocessing.max_tokens
             self.tokenizer.save_pretrained(aside)
-        write_description(aside, self.task, self.preprocessing, self.thresholds)
+        write_description(aside, self.task, self.preprocessing, self.thresholds, self.preset)
         if path.exists():
             path.rmdir()
         aside.rename(path)
@@ -227,6 +230,7 @@ class Classifier:
             tokenizer=tokenizer,
             preprocessing=known.preprocessing,
             thresholds=known.thresholds,
+            preset=known.preset,
             digest=known.digest,
             forward=fast_forward(model, precision),
         )

@@ -76,7 +76,13 @@ def export_classifier(
     with write_artifact(path, kind="export", settings={"to": to}, inputs=inputs) as draft:
         folder = draft.folder
         shutil.copyfile(model_folder(model) / TOKENIZER_NAME, folder / TOKENIZER_NAME)
-        write_description(folder, classifier.task, classifier.preprocessing, classifier.thresholds)
+        write_description(
+            folder,
+            classifier.task,
+            classifier.preprocessing,
+            classifier.thresholds,
+            classifier.preset,
+        )
         graph = folder / ONNX_NAME
         write_graph(classifier, graph)
         parity = _check_fp32(classifier, folder, [*_PROBES, *distinct[:64]])

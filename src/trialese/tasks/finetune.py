@@ -1,16 +1,15 @@
-"""Several fits over one fold: each text outside test is scored by a fit that has not seen it.
+"""One system of one task over seeds and folds: its predictions, and a classifier to use.
 
 A tenth of the texts is too few to choose a cut-off a label on. With inner folds every text that
 is not test gives a score, nothing is kept back from training in all, and the members' weights
 are averaged into one classifier (Wortsman et al. 2022, model soups, arXiv 2203.05482): they
 start from the same weights and the same new head, so their mean lies in the same valley.
-
-
-One system of one task over seeds and folds: its predictions, and a classifier to use."""
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,28 +19,25 @@ import msgspec
 import numpy as np
 
 from trialese.artifacts import Draft, digest_of, digest_of_folder, write_artifact
-from trialese.corpus.split import assign_fold
-from trialese.errors import RecordError
 from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
 from trialese.records import Example, Manifest, Predictions, Snapshot, Split, Task, Thresholds
-from trialese.settings import DeclaredTaskSettings, SexSettings, StopReasonsSettings, TasksSettings
-from trialese.tasks.baselines import check_system, fit_baseline
+from trialese.settings import FinetuneSettings, TasksSettings
+from trialese.tasks.baselines import Baseline, check_system, fit_baseline
 from trialese.tasks.folds import (
     ExampleSet,
     Parts,
-    TaskSection,
+    Round,
     as_predictions,
     build_examples,
+    define_task,
     describe_section,
+    divide,
     folds_of,
-    parts_of,
-    section_of,
 )
-from trialese.tasks.labelled import Silver, SilverStart, silver_examples
+from trialese.tasks.labelled import Silver, silver_examples
 from trialese.tasks.scorer import check_masked_lm, origin_of
-from trialese.tasks.sex import WITHHELD
-from trialese.tasks.stop_reasons import sentence_examples
+from trialese.tasks.task import TaskDefinition, sentence_examples
 from trialese.thresholds import shrunk_cuts
 
 if TYPE_CHECKING:
@@ -49,63 +45,9 @@ if TYPE_CHECKING:
 
     from trialese.tasks.classifier import Classifier
 
-__all__ = [
-    "Round",
-    "average_weights",
-    "digest_of_model",
-    "divide",
-    "finetune",
-    "inner_rounds",
-    "score_held",
-]
+__all__ = ["SilverStart", "average_weights", "digest_of_model", "finetune", "score_held"]
 
-
-Round = tuple[list[Example], list[Example]]
-"""Texts to fit on, and texts that the fit is stopped on and scores."""
-
-
-def divide(found: ExampleSet, section: TaskSection, fold: int) -> tuple[Parts, list[Round]]:
-    """The fold's texts by split, and its rounds of fitting. With inner folds, all but test is tune.
-
-    Raises:
-        RecordError: a split or an inner fold without any text.
-    """
-    parts = parts_of(found, section, fold)
-    rounds = inner_rounds(
-        parts["train"], parts["tune"], section.inner_folds, fold=fold, seed=section.split_seed
-    )
-    if section.inner_folds:
-        parts = {**parts, "train": [], "tune": [text for _, held in rounds for text in held]}
-    return parts, rounds
-
-
-def inner_rounds(
-    train: Sequence[Example], tune: Sequence[Example], folds: int, *, fold: int, seed: int
-) -> list[Round]:
-    """One round, (train, tune), where `folds` is 0; else one an inner fold of both together.
-
-    A cluster is in one inner fold: which one follows from its name, `fold` and `seed` alone.
-
-    Raises:
-        RecordError: an inner fold without any text, or `folds` of 1.
-    """
-    if not folds:
-        return [(list(train), list(tune))]
-    texts = [*train, *tune]
-    place = [assign_fold(f"inner {fold} {text.cluster}", folds=folds, seed=seed) for text in texts]
-    rounds = [
-        (
-            [text for text, its in zip(texts, place, strict=True) if its != inner],
-            [text for text, its in zip(texts, place, strict=True) if its == inner],
-        )
-        for inner in range(folds)
-    ]
-    if not all(others and held for others, held in rounds):
-        raise RecordError(
-            f"fold {fold}: {len(texts)} texts outside test do not fill {folds} inner folds; "
-            "set inner_folds to 0, or give more texts"
-        )
-    return rounds
+logger = logging.getLogger(__name__)
 
 
 def score_held(
@@ -136,9 +78,6 @@ def average_weights(classifiers: Sequence[Classifier]) -> Classifier:
     return first
 
 
-logger = logging.getLogger(__name__)
-
-
 def finetune(
     name: str,
     system: str,
@@ -162,9 +101,12 @@ def finetune(
         ArtifactError: no usable model, or the disk refused.
     """
     check_system(name, system, model)
+    definition = define_task(name, settings)
+    section = definition.section
     found = build_examples(name, settings, snapshot)
-    section = section_of(found.task, settings)
-    silver = _silver_of(found, section)
+    silver = None
+    if section.silver is not None:
+        silver = silver_examples(found.task, section.silver, found.examples, section.dedup)
     inputs = {"examples": found.digest}
     plain = describe_section(section, is_model=model is not None)
     described: dict[str, Any] = {"task": name, "system": system, "section": plain}
@@ -181,91 +123,163 @@ def finetune(
             draft.notes["masked_lm"] = origin_of(model)
         if silver is not None:
             draft.notes["silver"] = {"texts": len(silver.examples), "left_out": silver.left_out}
-        runs = _runs(found, system, model, silver, settings, section, inputs, draft, progress)
+        runs = _runs(definition, found, system, model, silver, settings, inputs, draft, progress)
         save_predictions(draft.folder / "predictions.parquet", runs)
     assert draft.manifest is not None
     return draft.manifest
 
 
 def _runs(
+    definition: TaskDefinition,
     found: ExampleSet,
     system: str,
     model: Path | None,
     silver: Silver | None,
     settings: TasksSettings,
-    section: TaskSection,
     inputs: dict[str, str],
     draft: Draft,
     progress: Progress,
 ) -> list[Predictions]:
     """Tune and test predictions of every fold and seed; fills the draft's notes and `model/`."""
-    folds = folds_of(section)
-    fits = [(fold, seed) for fold in folds for seed in section.seeds]
+    section, task = definition.section, found.task
+    folds, first_seed = folds_of(section), section.seeds[0]
+    what = f"{task.name}: fits of {system}"
+    extra = sentence_examples(
+        definition.sentences, found.examples, section.dedup, times=section.sentences
+    )
+    if silver is not None and model is None:
+        extra += silver.examples
+    fit = _Fitting(definition, system, model, silver, draft.folder / ".silver", progress)
     runs: list[Predictions] = []
-    logs: list[dict[str, Any]] = []
     gaps: dict[str, list[str]] = {}
-    extra = _extra(found, section, silver if model is None else None)
-    starts = None
-    if silver is not None and model is not None:
-        starts = SilverStart(silver, model, section.finetune, draft.folder / ".silver", progress)
-        section = msgspec.structs.replace(section, finetune=starts.then)
     scores: dict[Split, NDArray[np.float64]] = {}
-    for done, (fold, seed) in enumerate(fits):
-        progress(f"{found.task.name}: fits of {system}", done, len(fits))
-        first = seed == section.seeds[0]
-        if first:
-            parts, rounds = divide(found, section, fold)
-            rounds = [(train + extra, held) for train, held in rounds]
-            gaps |= _gaps(found.task, parts, fold)
-        predicts: list[Callable[[Sequence[str]], NDArray[np.float64]]] = []
-        if model is not None:
-            start = starts.of(seed) if starts else model
-            members = []
-            for train, held in rounds:
-                member, log = _fit(found.task, section, start, train, held, seed, progress)
-                members.append(member)
-                logs.append({"fold": fold, "seed": seed, **log})
-            predicts += [member.predict for member in members]
-        elif first:
-            predicts += [fit_baseline(system, found.task, *texts) for texts in rounds]
-        if predicts:
-            parts["tune"], scores["tune"] = score_held(rounds, predicts)
-            if model is not None:
-                classifier = average_weights(members)
-                predicts = [classifier.predict]
-            tests = _texts(parts["test"])
-            scores["test"] = np.mean([predict(tests) for predict in predicts], axis=0)
-        digest = digest_of([inputs, system, fold, seed if model else None])
-        runs += [
-            _predictions(found.task, system, part, seed, fold, parts, scores[part], digest)
-            for part in ("tune", "test")
-        ]
-        if model is not None and done == 0:
-            classifier.thresholds = _thresholds(runs[0], settings.threshold_shrinkage)
-            classifier.save(draft.folder / "model")
-    if starts is not None:
-        starts.discard()
-    progress(f"{found.task.name}: fits of {system}", len(fits), len(fits))
-    if logs:
-        draft.notes["fits"] = logs
+    for fold in folds:
+        parts, rounds = divide(found, section, fold)
+        rounds = [(train + extra, held) for train, held in rounds]
+        gaps |= _gaps(task, parts, fold)
+        tests = _texts(parts["test"])
+        for seed in section.seeds:
+            progress(what, len(runs) // 2, len(folds) * len(section.seeds))
+            if model is not None or seed == first_seed:
+                members = fit.rounds(rounds, fold, seed)
+                parts["tune"], scores["tune"] = score_held(rounds, members)
+                scores["test"] = fit.scores_of(members, tests)
+            digest = digest_of([inputs, system, fold, seed if model else None])
+            runs += [
+                _predictions(task, system, part, seed, fold, parts, scores[part], digest)
+                for part in ("tune", "test")
+            ]
+            if fit.classifier is not None and len(runs) == 2:
+                fit.classifier.thresholds = _thresholds(runs[0], settings.threshold_shrinkage)
+                fit.classifier.preset = definition.preset
+                fit.classifier.save(draft.folder / "model")
+    fit.discard()
+    progress(what, len(runs) // 2, len(runs) // 2)
+    if fit.logs:
+        draft.notes["fits"] = fit.logs
     if gaps:
         draft.notes["labels_without_examples"] = gaps
     return runs
 
 
-def _silver_of(found: ExampleSet, section: TaskSection) -> Silver | None:
-    """The silver texts, where the section names some."""
-    settings = section.silver if isinstance(section, StopReasonsSettings) else None
-    if settings is None:
-        return None
-    return silver_examples(found.task, settings, found.examples, section.dedup)
+class _Fitting:
+    """One system, fitted to rounds of texts."""
+
+    def __init__(
+        self,
+        definition: TaskDefinition,
+        system: str,
+        model: Path | None,
+        silver: Silver | None,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self._definition, self._system, self._model = definition, system, model
+        self._progress, self._starts = progress, None
+        self._how = definition.section.finetune
+        if silver is not None and model is not None:
+            self._starts = SilverStart(silver, model, self._how, folder, progress)
+            self._how = self._starts.then
+        self.classifier: Classifier | None = None
+        """Of a language model: the mean of the last rounds' fits."""
+        self.logs: list[dict[str, Any]] = []
+
+    def rounds(self, rounds: Sequence[Round], fold: int, seed: int) -> list[Baseline]:
+        """What each round's fit predicts: texts -> probabilities (texts, labels)."""
+        if self._model is None:
+            task, words = self._definition.task, self._definition.keywords
+            return [fit_baseline(self._system, task, *texts, keywords=words) for texts in rounds]
+        start = self._starts.of(seed) if self._starts else self._model
+        members = []
+        for train, held in rounds:
+            member, log = _fit(
+                self._definition, self._how, start, train, held, seed, self._progress
+            )
+            members.append(member)
+            self.logs.append({"fold": fold, "seed": seed, **log})
+        self._members = members
+        return [member.predict for member in members]
+
+    def scores_of(self, members: Sequence[Baseline], texts: list[str]) -> NDArray[np.float64]:
+        """(texts, labels) by all fits of the last rounds together."""
+        if self._model is not None:
+            self.classifier = average_weights(self._members)
+            return self.classifier.predict(texts)
+        return np.asarray(np.mean([predict(texts) for predict in members], axis=0))
+
+    def discard(self) -> None:
+        """Remove what was kept on disk to start from."""
+        if self._starts is not None:
+            self._starts.discard()
 
 
-def _extra(found: ExampleSet, section: TaskSection, silver: Silver | None) -> list[Example]:
-    """What every fit learns from besides its own part of the examples."""
-    times = section.sentences if isinstance(section, StopReasonsSettings) else 0
-    sentences = sentence_examples(found.task, found.examples, section.dedup, times=times)
-    return [*sentences, *(silver.examples if silver else ())]
+class SilverStart:
+    """The model that every fit of a seed starts from: fitted on the silver texts when first asked
+    for, kept in `folder` until `discard`."""
+
+    def __init__(
+        self,
+        silver: Silver,
+        model: Path,
+        settings: FinetuneSettings,
+        folder: Path,
+        progress: Progress = silent,
+    ) -> None:
+        self._silver, self._model, self._folder, self._progress = silver, model, folder, progress
+        self._settings = msgspec.structs.replace(
+            settings,
+            epochs=silver.settings.epochs,
+            lr=silver.settings.lr or settings.lr,
+            average_last=1,  # there is nothing here to choose an epoch by
+        )
+        self.then = msgspec.structs.replace(settings, pooler="random", label_words=False)
+        """Settings of the fits that start from it: pooler and labels are learnt already."""
+
+    def of(self, seed: int) -> Path:
+        """The folder of the seed's model.
+
+        Raises:
+            ArtifactError: no usable model to begin with.
+        """
+        from trialese.tasks.fit import fit_classifier
+
+        out = self._folder / str(seed)
+        if not out.exists():
+            examples = self._silver.examples
+            fit_classifier(
+                self._silver.task,
+                examples,
+                examples[:1],
+                self._model,
+                self._settings,
+                seed=seed,
+                progress=self._progress,
+            )[0].save(out)
+        return out
+
+    def discard(self) -> None:
+        """Remove the models."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _gaps(task: Task, parts: Parts, fold: int) -> dict[str, list[str]]:
@@ -285,37 +299,24 @@ def _gaps(task: Task, parts: Parts, fold: int) -> dict[str, list[str]]:
 
 
 def _fit(
-    task: Task,
-    section: TaskSection,
+    definition: TaskDefinition,
+    how: FinetuneSettings,
     model: Path,
     train: list[Example],
     tune: list[Example],
     seed: int,
     progress: Progress,
 ) -> tuple[Classifier, dict[str, Any]]:
-    from trialese.tasks.classifier import Preprocessing
     from trialese.tasks.fit import fit_classifier
 
-    preprocessing = Preprocessing(max_tokens=section.finetune.max_tokens)
-    if isinstance(section, SexSettings):
-        preprocessing = msgspec.structs.replace(
-            preprocessing,
-            fields=section.fields,
-            withhold=WITHHELD,
-            without_sex_words=section.without_sex_words,
-        )
-    elif isinstance(section, DeclaredTaskSettings) and section.field is not None:
-        preprocessing = msgspec.structs.replace(
-            preprocessing, fields=section.fields, withhold=(section.field, *section.withhold)
-        )
     classifier, log = fit_classifier(
-        task,
+        definition.task,
         train,
         tune,
         model,
-        section.finetune,
+        how,
         seed=seed,
-        preprocessing=preprocessing,
+        preprocessing=definition.preprocessing,
         progress=progress,
     )
     return classifier, {

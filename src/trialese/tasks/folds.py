@@ -1,62 +1,161 @@
-"""Test texts that are given, not drawn: those of a file of their own, or the latest trials.
+"""Examples of a task, their duplicate clusters, and the folds that never divide a cluster.
 
-Examples of a task, their duplicate clusters, and the folds that never divide a cluster."""
+Test texts are drawn fold by fold, or given: those of a file of their own, or the latest trials.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from trialese.artifacts import as_settings, digest_of
+from trialese.collect.snapshot import read_trials
+from trialese.corpus.dedup import cluster_texts, normalise
 from trialese.corpus.split import assign_fold, assign_split
-from trialese.errors import LeakageError, RecipeError, RecordError
+from trialese.errors import ArtifactError, LeakageError, RecipeError, RecordError
 from trialese.hub import locate_labelled
 from trialese.records import SPLITS, Example, Predictions, Snapshot, Split, Task
-from trialese.settings import (
-    DeclaredTaskSettings,
-    DedupSettings,
-    SexSettings,
-    SplitSettings,
-    StopReasonsSettings,
-    TasksSettings,
-)
+from trialese.settings import DedupSettings, SplitSettings, TaskSettings, TasksSettings
 from trialese.tasks import sex, stop_reasons
 from trialese.tasks.labelled import read_labelled
-from trialese.tasks.task import declared_task, encode_labels, examples_of_declared
+from trialese.tasks.task import TaskDefinition, define_declared, encode_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "TASKS",
     "ExampleSet",
     "Parts",
-    "TaskSection",
+    "Round",
     "as_predictions",
     "build_examples",
     "check_held_out",
+    "define_task",
+    "defined_in",
     "describe_section",
+    "divide",
     "folds_of",
     "gather_examples",
     "hold_out_late",
+    "inner_rounds",
     "parts_of",
     "refuse_overlap",
-    "section_of",
+    "settings_of",
     "split_fold",
     "task_named",
 ]
 
 
+logger = logging.getLogger(__name__)
+
+TASKS: dict[str, Callable[[TasksSettings], TaskDefinition]] = {
+    stop_reasons.STOP_REASONS.name: stop_reasons.define,
+    sex.SEX.name: sex.define,
+}
+"""Every task in code, by name. Its section of the recipe has the same name, with `_` for `-`."""
+
+Parts = dict[Split, list[Example]]
+
+Round = tuple[list[Example], list[Example]]
+"""Texts to fit on, and texts that the fit is stopped on and scores."""
+
 _SHOWN = 3
 
 
-def check_held_out(name: str, section: Any) -> None:
+@dataclass(frozen=True, slots=True)
+class ExampleSet:
+    """Every example of a task with its cluster, and the count of what was left out, by reason."""
+
+    task: Task
+    examples: tuple[Example, ...]
+    dropped: dict[str, int] = field(default_factory=dict)
+    contradictions: int = 0
+    """Normalised texts that stand more than once, with different labels. They are kept."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the task, and of every example's id, text, labels and cluster."""
+        rows = [[e.example_id, e.text, e.labels, e.cluster] for e in self.examples]
+        return digest_of([self.task.name, self.task.kind, self.task.labels, rows])
+
+    @property
+    def counts(self) -> dict[str, object]:
+        """Rows, clusters, positives of each label, drops and contradictions."""
+        positives = Counter(label for example in self.examples for label in example.labels)
+        return {
+            "examples": len(self.examples),
+            "clusters": len({example.cluster for example in self.examples}),
+            "labels": {label: positives[label] for label in self.task.labels},
+            "dropped": dict(sorted(self.dropped.items())),
+            "contradictory_texts": self.contradictions,
+        }
+
+
+def task_named(name: str, settings: TasksSettings | None = None) -> Task:
+    """The task called `name`: one of trialese's, or one that `settings` declare.
+
+    Raises:
+        RecipeError: no such task; names those that there are.
+    """
+    return define_task(name, settings or TasksSettings()).task
+
+
+def define_task(name: str, settings: TasksSettings) -> TaskDefinition:
+    """All of the task called `name`, as `settings` want it.
+
+    Raises:
+        RecipeError: no such task (names those that there are), or a wrong declaration.
+    """
+    declared = {section.name: section for section in settings.declared}
+    for taken in TASKS.keys() & declared.keys():
+        raise RecipeError(f"tasks.declared: {taken!r} is taken; choose another name")
+    if name in TASKS:
+        return TASKS[name](settings)
+    if name in declared:
+        return define_declared(declared[name])
+    raise RecipeError(f"task {name!r} is unknown; use one of {', '.join([*TASKS, *declared])}")
+
+
+def settings_of(name: str, section: Mapping[str, Any]) -> TasksSettings:
+    """The recipe's `tasks` with one section as a manifest holds it.
+
+    A task in code that the recipe cannot set has its own section, whatever the manifest holds.
+
+    Raises:
+        ArtifactError: a section that this version does not understand.
+    """
+    field = name.replace("-", "_")
+    plain = {field: section} if name in TASKS else {"declared": [section]}
+    if name in TASKS and field not in TasksSettings.__struct_fields__:
+        plain = {}
+    try:
+        return msgspec.convert(plain, TasksSettings)
+    except msgspec.ValidationError as error:
+        raise ArtifactError(f"settings of {name}: {error}; fit the classifier again") from error
+
+
+def defined_in(described: Mapping[str, Any]) -> TaskDefinition | None:
+    """The task that a classifier's manifest settings tell of; None: they do not hold its section.
+
+    Raises:
+        ArtifactError, RecipeError: see `settings_of` and `define_task`.
+    """
+    name = str(described["task"])
+    if "section" in described:
+        return define_task(name, settings_of(name, described["section"]))
+    return TASKS[name](TasksSettings()) if name in TASKS else None
+
+
+def check_held_out(name: str, section: TaskSettings) -> None:
     """Refuse a section (RecipeError) whose given test texts do not go with its other settings."""
-    test_from = getattr(section, "test_from", None)
+    test_from = section.test_from
     if section.test_labelled is None and test_from is None:
         return
     if section.test_labelled is not None and test_from is not None:
@@ -98,8 +197,6 @@ def hold_out_late(found: ExampleSet, snapshot: Snapshot, test_from: str) -> Exam
     A cluster begins with the earliest `first_posted` among its trials; one without any date is not
     tested.
     """
-    from trialese.collect.snapshot import read_trials
-
     cluster_of = {example.example_id: example.cluster for example in found.examples}
     began: dict[str, str] = {}
     for trial in read_trials(snapshot):
@@ -113,58 +210,6 @@ def hold_out_late(found: ExampleSet, snapshot: Snapshot, test_from: str) -> Exam
     return replace(found, examples=examples)
 
 
-logger = logging.getLogger(__name__)
-
-TaskSection = StopReasonsSettings | SexSettings | DeclaredTaskSettings
-
-Parts = dict[Split, list[Example]]
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleSet:
-    """Every example of a task with its cluster, and the count of what was left out, by reason."""
-
-    task: Task
-    examples: tuple[Example, ...]
-    dropped: dict[str, int] = field(default_factory=dict)
-    contradictions: int = 0
-    """Normalised texts that stand more than once, with different labels. They are kept."""
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the task, and of every example's id, text, labels and cluster."""
-        rows = [[e.example_id, e.text, e.labels, e.cluster] for e in self.examples]
-        return digest_of([self.task.name, self.task.kind, self.task.labels, rows])
-
-    @property
-    def counts(self) -> dict[str, object]:
-        """Rows, clusters, positives of each label, drops and contradictions."""
-        positives = Counter(label for example in self.examples for label in example.labels)
-        return {
-            "examples": len(self.examples),
-            "clusters": len({example.cluster for example in self.examples}),
-            "labels": {label: positives[label] for label in self.task.labels},
-            "dropped": dict(sorted(self.dropped.items())),
-            "contradictory_texts": self.contradictions,
-        }
-
-
-def task_named(name: str, settings: TasksSettings | None = None) -> Task:
-    """The task called `name`: one of trialese's, or one that `settings` declare.
-
-    Raises:
-        RecipeError: no such task; names those that there are.
-    """
-    known = {task.name: task for task in (stop_reasons.STOP_REASONS, sex.SEX)}
-    for section in settings.declared if settings else ():
-        if section.name in known:
-            raise RecipeError(f"tasks.declared: {section.name!r} is taken; choose another name")
-        known[section.name] = declared_task(section)
-    if name not in known:
-        raise RecipeError(f"task {name!r} is unknown; use one of {', '.join(known)}")
-    return known[name]
-
-
 def build_examples(name: str, settings: TasksSettings, snapshot: Snapshot | None) -> ExampleSet:
     """The examples of the task called `name`: the same for every system, seed and fold.
 
@@ -172,40 +217,29 @@ def build_examples(name: str, settings: TasksSettings, snapshot: Snapshot | None
         RecipeError: no such task, or nothing given to take its examples from.
         RecordError: a labelled row that cannot be understood, or no example at all.
     """
-    task = task_named(name, settings)
-    section = section_of(task, settings)
-    if isinstance(section, SexSettings):
-        task = sex.task_for(section)
+    definition = define_task(name, settings)
+    task, section = definition.task, definition.section
     check_held_out(name, section)
     dropped: dict[str, int] = {}
     if section.labelled is not None:
-        examples = _read(section.labelled, task, dropped)
+        examples = _read(section.labelled, definition, dropped)
     elif snapshot is None:
         raise RecipeError(f"{name}: no snapshot to take examples from; give --snapshot")
     else:
-        from trialese.collect.snapshot import read_trials
-
-        trials = read_trials(snapshot)
-        if isinstance(section, SexSettings):
-            examples = sex.examples_of_trials(trials, section, dropped)
-        elif isinstance(section, StopReasonsSettings):
-            examples = stop_reasons.examples_of_trials(trials, dropped)
-        else:
-            examples = examples_of_declared(trials, section, dropped)
-    tested = _read(section.test_labelled, task, dropped) if section.test_labelled else []
+        examples = definition.read_trials(read_trials(snapshot), dropped)
+    tested = _read(section.test_labelled, definition, dropped) if section.test_labelled else []
     tested = [replace(e, example_id=f"test {e.example_id}", split="test") for e in tested]
     found = gather_examples(task, [*examples, *tested], section.dedup, dropped)
     if tested:
         refuse_overlap(found, allowed=settings.allow_overlap)
-    test_from = None if isinstance(section, StopReasonsSettings) else section.test_from
-    if test_from is not None and snapshot is not None:
-        found = hold_out_late(found, snapshot, test_from)
+    if section.test_from is not None and snapshot is not None:
+        found = hold_out_late(found, snapshot, section.test_from)
     if task.kind == "multiclass":
         _refuse_one_class(found, section)
     return found
 
 
-def _refuse_one_class(found: ExampleSet, section: TaskSection) -> None:
+def _refuse_one_class(found: ExampleSet, section: TaskSettings) -> None:
     """Told before anything is fitted: where every text has one label, nothing can be told apart."""
     for fold in folds_of(section):
         try:
@@ -223,30 +257,25 @@ def _refuse_one_class(found: ExampleSet, section: TaskSection) -> None:
                 )
 
 
-def _read(labelled: str, task: Task, dropped: dict[str, int]) -> list[Example]:
-    """The examples of a labelled file; of sex, those without a label as the settings want them."""
-    path = locate_labelled(labelled)
-    if task.name != "sex":
-        return read_labelled(path, task)
-    whole = replace(task, labels=(*sex.SEX.labels, "None"))
-    examples = read_labelled(path, whole, missing_label="None")
+def _read(labelled: str, definition: TaskDefinition, dropped: dict[str, int]) -> list[Example]:
+    """The examples of a labelled file; rows without a label as the task wants them."""
+    path, task, missing = locate_labelled(labelled), definition.task, definition.missing_label
+    whole = task
+    if missing is not None and missing not in task.labels:
+        whole = replace(task, labels=(*task.labels, missing))
+    examples = read_labelled(path, whole, missing_label=missing)
     kept = [e for e in examples if set(e.labels) <= set(task.labels)]
     if len(kept) < len(examples):
-        dropped["no_sex"] = len(examples) - len(kept)
+        dropped[f"no_{task.name}"] = len(examples) - len(kept)
     return kept
 
 
-def section_of(task: Task, settings: TasksSettings) -> TaskSection:
-    """The task's section of the recipe."""
-    declared = {section.name: section for section in settings.declared}
-    if task.name in declared:
-        return declared[task.name]
-    return settings.sex if task.name == "sex" else settings.stop_reasons
-
-
-def describe_section(section: TaskSection, *, is_model: bool) -> dict[str, Any]:
+def describe_section(section: TaskSettings, *, is_model: bool) -> dict[str, Any]:
     """The section as plain values; of a baseline, without what only language models heed."""
     plain = as_settings(section)
+    for name in section.undescribed:
+        if not plain[name]:
+            del plain[name]
     if not is_model:
         del plain["finetune"]
         if plain.get("silver"):
@@ -262,8 +291,6 @@ def gather_examples(
     Raises:
         RecordError: no example at all, or only one cluster.
     """
-    from trialese.corpus.dedup import cluster_texts, normalise
-
     clusters = cluster_texts(((e.example_id, e.text) for e in examples), dedup)
     if len(set(clusters.values())) < 2:
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
@@ -291,12 +318,12 @@ def gather_examples(
     )
 
 
-def folds_of(section: TaskSection) -> range:
+def folds_of(section: TaskSettings) -> range:
     """The folds that are run, of all that the texts are divided into."""
     return range(section.folds)[section.first_fold :][: section.run_folds]
 
 
-def parts_of(found: ExampleSet, section: TaskSection, fold: int) -> Parts:
+def parts_of(found: ExampleSet, section: TaskSettings, fold: int) -> Parts:
     """The examples of each split of a fold, in their order; see `split_fold`.
 
     Raises:
@@ -342,6 +369,50 @@ def split_fold(
             f"{sizes['test']} test texts; give more texts or fewer folds"
         )
     return divided
+
+
+def divide(found: ExampleSet, section: TaskSettings, fold: int) -> tuple[Parts, list[Round]]:
+    """The fold's texts by split, and its rounds of fitting. With inner folds, all but test is tune.
+
+    Raises:
+        RecordError: a split or an inner fold without any text.
+    """
+    parts = parts_of(found, section, fold)
+    rounds = inner_rounds(
+        parts["train"], parts["tune"], section.inner_folds, fold=fold, seed=section.split_seed
+    )
+    if section.inner_folds:
+        parts = {**parts, "train": [], "tune": [text for _, held in rounds for text in held]}
+    return parts, rounds
+
+
+def inner_rounds(
+    train: Sequence[Example], tune: Sequence[Example], folds: int, *, fold: int, seed: int
+) -> list[Round]:
+    """One round, (train, tune), where `folds` is 0; else one an inner fold of both together.
+
+    A cluster is in one inner fold: which one follows from its name, `fold` and `seed` alone.
+
+    Raises:
+        RecordError: an inner fold without any text, or `folds` of 1.
+    """
+    if not folds:
+        return [(list(train), list(tune))]
+    texts = [*train, *tune]
+    place = [assign_fold(f"inner {fold} {text.cluster}", folds=folds, seed=seed) for text in texts]
+    rounds = [
+        (
+            [text for text, its in zip(texts, place, strict=True) if its != inner],
+            [text for text, its in zip(texts, place, strict=True) if its == inner],
+        )
+        for inner in range(folds)
+    ]
+    if not all(others and held for others, held in rounds):
+        raise RecordError(
+            f"fold {fold}: {len(texts)} texts outside test do not fill {folds} inner folds; "
+            "set inner_folds to 0, or give more texts"
+        )
+    return rounds
 
 
 def as_predictions(

@@ -19,26 +19,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from trialese.artifacts import digest_of
 from trialese.errors import RecordError
 from trialese.hub import locate_labelled
-from trialese.progress import Progress, silent
 from trialese.records import Example, Task
-from trialese.settings import DedupSettings, FinetuneSettings, SilverSettings
+from trialese.settings import DedupSettings, SilverSettings
 from trialese.tasks.task import check_example
 
 __all__ = [
     "Silver",
-    "SilverStart",
     "id_of",
     "read_labelled",
     "read_rows",
@@ -311,52 +306,3 @@ def silver_examples(
         raise RecordError(f"{table}: every text is near a labelled one; give other texts")
     counts = {reason: count for reason, count in left_out.items() if count}
     return Silver(task, tuple(kept), settings, counts)
-
-
-class SilverStart:
-    """The model that every fit of a seed starts from: fitted on the silver texts when first asked
-    for, kept in `folder` until `discard`."""
-
-    def __init__(
-        self,
-        silver: Silver,
-        model: Path,
-        settings: FinetuneSettings,
-        folder: Path,
-        progress: Progress = silent,
-    ) -> None:
-        self._silver, self._model, self._folder, self._progress = silver, model, folder, progress
-        self._settings = msgspec.structs.replace(
-            settings,
-            epochs=silver.settings.epochs,
-            lr=silver.settings.lr or settings.lr,
-            average_last=1,  # there is nothing here to choose an epoch by
-        )
-        self.then = msgspec.structs.replace(settings, pooler="random", label_words=False)
-        """Settings of the fits that start from it: pooler and labels are learnt already."""
-
-    def of(self, seed: int) -> Path:
-        """The folder of the seed's model.
-
-        Raises:
-            ArtifactError: no usable model to begin with.
-        """
-        from trialese.tasks.fit import fit_classifier
-
-        out = self._folder / str(seed)
-        if not out.exists():
-            examples = self._silver.examples
-            fit_classifier(
-                self._silver.task,
-                examples,
-                examples[:1],
-                self._model,
-                self._settings,
-                seed=seed,
-                progress=self._progress,
-            )[0].save(out)
-        return out
-
-    def discard(self) -> None:
-        """Remove the models."""
-        shutil.rmtree(self._folder, ignore_errors=True)

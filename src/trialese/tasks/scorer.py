@@ -29,7 +29,6 @@ from trialese.errors import ArtifactError
 from trialese.parallel import count_cores
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
-from trialese.tasks.stop_reasons import STOP_REASONS
 from trialese.thresholds import PUBLISHED_CUT, decide
 
 if TYPE_CHECKING:
@@ -185,7 +184,11 @@ def read_description(folder: Path) -> Description:
 
 
 def write_description(
-    folder: Path, task: Task, preprocessing: Preprocessing, thresholds: Thresholds | None
+    folder: Path,
+    task: Task,
+    preprocessing: Preprocessing,
+    thresholds: Thresholds | None,
+    preset: Preset | None = None,
 ) -> None:
     """Write the two files into the folder of the weights."""
     saved = _Saved(
@@ -201,7 +204,7 @@ def write_description(
             labels=thresholds.labels,
             values=thresholds.values,
             chosen_on=thresholds.chosen_on,
-            preset=OPEN_TARGETS_PRESET if task.labels == STOP_REASONS.labels else None,
+            preset=preset,
         )
         _write_json(folder / _THRESHOLDS, cut)
 

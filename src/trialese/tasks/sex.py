@@ -6,14 +6,15 @@ import re
 from collections.abc import Iterable
 
 from trialese.records import Example, Task, Trial
-from trialese.settings import RenderSettings, SexSettings
-from trialese.tasks.task import examples_of_field
+from trialese.settings import RenderSettings, SexSettings, TasksSettings
+from trialese.tasks.task import TaskDefinition, examples_of_field
 
 __all__ = [
     "SEX",
     "SEX_WORDS",
     "WITHHELD",
     "cut_sex_words",
+    "define",
     "examples_of_trials",
     "render_settings",
     "task_for",
@@ -50,6 +51,21 @@ _SAYS_SEX = re.compile(
 )
 
 
+def define(settings: TasksSettings) -> TaskDefinition:
+    """The task as the recipe wants it."""
+    section = settings.sex
+    return TaskDefinition(
+        task=task_for(section),
+        section=section,
+        read_trials=lambda trials, dropped: examples_of_trials(trials, section, dropped),
+        fields=section.fields,
+        withhold=WITHHELD,
+        without_sex_words=section.without_sex_words,
+        missing_label="None",
+        keywords=SEX_WORDS,
+    )
+
+
 def task_for(settings: SexSettings) -> Task:
     """The task, with the label "None" for trials without the field if the recipe says so."""
     if settings.missing == "drop":
@@ -78,7 +94,7 @@ def examples_of_trials(
     """One example a trial: its rendered text and its sex, ordered by nct_id.
 
     Trials without the field are dropped or labelled "None" as the settings say; see
-    `fields.examples_of_field`.
+    `task.examples_of_field`.
     """
     return examples_of_field(
         trials,

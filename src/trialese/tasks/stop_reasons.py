@@ -2,29 +2,25 @@
 
 Labels and their meaning: Razuvayevskaya et al. 2024, "Genetic factors associated with reasons
 for clinical trial stoppage", Nature Genetics 56; `opentargets/clinical_trial_reason_to_stop`.
-
-
-Sentences written by hand for each label: what its name means, as a registry would say it.
-
-Written from the label names, and none is taken from a labelled file: a label with a dozen texts
-learns from them what its name says (`tasks.stop_reasons.sentences`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 
+from trialese.corpus.clean import clean_text
 from trialese.records import Example, Task, Trial
-from trialese.settings import DedupSettings
+from trialese.settings import TasksSettings
+from trialese.tasks.scorer import OPEN_TARGETS_PRESET
+from trialese.tasks.task import TaskDefinition, select_examples
 
 __all__ = [
     "STOP_REASONS",
     "STOP_REASON_GROUPS",
     "STOP_REASON_SENTENCES",
     "STOP_REASON_WORDS",
+    "define",
     "examples_of_trials",
-    "sentence_examples",
 ]
 
 
@@ -95,26 +91,8 @@ STOP_REASON_WORDS: dict[str, tuple[str, ...]] = {
 label names and Open Targets' descriptions, before any score was looked at."""
 
 
-def examples_of_trials(trials: Iterable[Trial], dropped: dict[str, int]) -> list[Example]:
-    """One example a stopped synthetic trial, with the labels that its grammar meant.
-
-    Real trials carry no such labels and are dropped, as are trials without a reason; both are
-    counted in `dropped`.
-    """
-    from trialese.corpus.clean import clean_text
-
-    examples = []
-    for trial in trials:
-        text = clean_text(trial.why_stopped)
-        if not text:
-            dropped["no_stop_reason"] = dropped.get("no_stop_reason", 0) + 1
-        elif not trial.synthetic_stop_reasons:
-            dropped["unlabelled"] = dropped.get("unlabelled", 0) + 1
-        else:
-            examples.append(Example(trial.nct_id, text, trial.synthetic_stop_reasons))
-    return examples
-
-
+# Written from the label names, and none is taken from a labelled file: a label with a dozen texts
+# learns from them what its name says (`tasks.stop_reasons.sentences`).
 STOP_REASON_SENTENCES: dict[str, tuple[str, ...]] = {
     "Another_Study": (
         "The study was replaced by another study.",
@@ -243,29 +221,37 @@ STOP_REASON_SENTENCES: dict[str, tuple[str, ...]] = {
 }
 
 
-def sentence_examples(
-    task: Task, labelled: Sequence[Example], dedup: DedupSettings, *, times: int
-) -> list[Example]:
-    """Each label's sentences, `times` over, to be learnt beside labelled texts; never scored.
+def define(settings: TasksSettings) -> TaskDefinition:
+    """The task as the recipe wants it."""
+    section = settings.stop_reasons
+    return TaskDefinition(
+        task=STOP_REASONS,
+        section=section,
+        read_trials=lambda trials, dropped: select_examples(
+            examples_of_trials(trials, dropped), section.max_trials, dropped
+        ),
+        keywords=STOP_REASON_WORDS,
+        sentences=STOP_REASON_SENTENCES,
+        groups=STOP_REASON_GROUPS,
+        preset=OPEN_TARGETS_PRESET,
+        tokens_a_text=12,  # measured on 3,372 human-labelled reasons
+        labelled_share=0.4,
+    )
 
-    A sentence that is equal or nearly equal to a labelled text is left out, so that no text is
-    judged that stood among them. A task that has none gets an empty list.
+
+def examples_of_trials(trials: Iterable[Trial], dropped: dict[str, int]) -> list[Example]:
+    """One example a stopped synthetic trial, with the labels that its grammar meant.
+
+    Real trials carry no such labels and are dropped, as are trials without a reason; both are
+    counted in `dropped`.
     """
-    if not times or task.name != "stop-reasons":
-        return []
-    from trialese.corpus.dedup import cluster_texts
-
-    written = {
-        f"sentence {label} {place}": Example("", text, (label,))
-        for label, texts in STOP_REASON_SENTENCES.items()
-        for place, text in enumerate(texts)
-    }
-    texts = [(f"text {text.example_id}", text.text) for text in labelled]
-    clusters = cluster_texts([*texts, *((n, e.text) for n, e in written.items())], dedup)
-    taken = {clusters[name] for name, _ in texts}
-    return [
-        replace(sentence, example_id=f"{name} {time}", cluster=name)
-        for time in range(times)
-        for name, sentence in written.items()
-        if clusters[name] not in taken
-    ]
+    examples = []
+    for trial in trials:
+        text = clean_text(trial.why_stopped)
+        if not text:
+            dropped["no_stop_reason"] = dropped.get("no_stop_reason", 0) + 1
+        elif not trial.synthetic_stop_reasons:
+            dropped["unlabelled"] = dropped.get("unlabelled", 0) + 1
+        else:
+            examples.append(Example(trial.nct_id, text, trial.synthetic_stop_reasons))
+    return examples

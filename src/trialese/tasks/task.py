@@ -1,30 +1,113 @@
 """What a task declares, and labels as arrays: nothing about a task is guessed from data.
 
-Examples whose labels stand in a field of the trial, and whose text is the rendered rest."""
+A task in code is one module with a function `define`, which takes the recipe's `tasks` section
+and returns a `TaskDefinition`; `folds.TASKS` lists those that there are. A task of a recipe
+(`[[tasks.declared]]`) is defined here.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trialese.corpus.clean import clean_text
+from trialese.corpus.dedup import cluster_texts
+from trialese.corpus.render import render_document
 from trialese.errors import RecipeError, RecordError
 from trialese.records import Example, Task, Trial
-from trialese.settings import DeclaredTaskSettings, RenderSettings
+from trialese.settings import DeclaredTaskSettings, DedupSettings, RenderSettings, TaskSettings
+from trialese.tasks.scorer import Preprocessing, Preset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "ReadTrials",
+    "TaskDefinition",
     "check_example",
     "declared_task",
+    "define_declared",
     "encode_labels",
     "examples_of_declared",
     "examples_of_field",
+    "select_examples",
+    "sentence_examples",
 ]
+
+
+ReadTrials = Callable[[Iterable[Trial], dict[str, int]], list[Example]]
+"""(trials, dropped) -> one example a trial, ordered by id; `dropped` counts the rest by reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDefinition:
+    """All that reading, fitting, judging and planning ask of a task.
+
+    Raises:
+        RecipeError: words, sentences, groups or descriptions of labels that the task has not, or
+            `sentences` in the recipe of a task that has none.
+    """
+
+    task: Task
+    section: TaskSettings
+    """Its part of the recipe: where labels come from, how texts are divided, how it is fitted."""
+    read_trials: ReadTrials
+    """Examples from a snapshot."""
+    fields: tuple[str, ...] = ()
+    """Of a trial, what is read; () for a task with one text of its own."""
+    withhold: tuple[str, ...] = ()
+    """Fields that give the answer away."""
+    without_sex_words: bool = False
+    """Whether sentences that say a sex are left out of what is read."""
+    missing_label: str | None = None
+    """What a row of a labelled file without a label gets. Where the task does not know it, the
+    row is dropped and counted."""
+    keywords: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Label -> lower-case words of the baseline `keywords`; {}: the words of the label's name."""
+    sentences: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Label -> sentences that say it, in a registry's words."""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """Label -> coarser group that the verdict scores too."""
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    """Label -> what it means."""
+    preset: Preset | None = None
+    """Another pipeline's cut-off for these labels, saved beside those that are chosen."""
+    tokens_a_text: int | None = None
+    """On average, for estimates; None: as many as the classifier takes."""
+    labelled_share: float = 1.0
+    """Of synthetic trials, those that carry a label; for estimates."""
+
+    def __post_init__(self) -> None:
+        named = (self.keywords, self.sentences, self.groups, self.descriptions)
+        foreign = [label for each in named for label in each if label not in self.task.labels]
+        if foreign:
+            known = ", ".join(self.task.labels)
+            raise RecipeError(f"tasks, {self.task.name}: no label {foreign[0]!r}; it has {known}")
+        if self.groups and len(self.groups) < len(self.task.labels):
+            lacking = next(label for label in self.task.labels if label not in self.groups)
+            raise RecipeError(
+                f"tasks, {self.task.name}: groups lack {lacking!r}; give a group for every label"
+            )
+        if self.section.sentences and not self.sentences:
+            raise RecipeError(
+                f"tasks, {self.task.name}: sentences = {self.section.sentences}, but its labels "
+                "have none; write label_sentences in [[tasks.declared]], or leave it at 0"
+            )
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to a text before the model of this task reads it."""
+        return Preprocessing(
+            max_tokens=self.section.finetune.max_tokens,
+            fields=self.fields,
+            withhold=self.withhold,
+            without_sex_words=self.without_sex_words,
+        )
 
 
 def check_example(task: Task, labels: Sequence[str], where: str) -> None:
@@ -76,6 +159,30 @@ def declared_task(settings: DeclaredTaskSettings) -> Task:
     return Task(settings.name, settings.labels, settings.kind, settings.description)
 
 
+def define_declared(settings: DeclaredTaskSettings) -> TaskDefinition:
+    """All of a task that a recipe declares.
+
+    Raises:
+        RecipeError: see `declared_task` and `TaskDefinition`.
+    """
+    from_trials = settings.field is not None
+    return TaskDefinition(
+        task=declared_task(settings),
+        section=settings,
+        read_trials=lambda trials, dropped: examples_of_declared(trials, settings, dropped),
+        fields=settings.fields if from_trials else (),
+        withhold=_withheld(settings) if from_trials else (),
+        keywords=settings.keywords,
+        sentences=settings.label_sentences,
+        groups=settings.groups,
+        descriptions=settings.label_descriptions,
+    )
+
+
+def _withheld(settings: DeclaredTaskSettings) -> tuple[str, ...]:
+    return (*filter(None, (settings.field,)), *settings.withhold)
+
+
 def examples_of_declared(
     trials: Iterable[Trial], settings: DeclaredTaskSettings, dropped: dict[str, int]
 ) -> list[Example]:
@@ -85,8 +192,9 @@ def examples_of_declared(
         trials,
         declared_task(settings),
         settings.field,
-        RenderSettings(fields=settings.fields, withhold=(settings.field, *settings.withhold)),
+        RenderSettings(fields=settings.fields, withhold=_withheld(settings)),
         dropped,
+        max_trials=settings.max_trials,
     )
 
 
@@ -112,8 +220,6 @@ def examples_of_field(
     """
 
     def usable() -> Iterator[Example]:
-        from trialese.corpus.render import render_document
-
         for trial in trials:
             labels = _labels_of(getattr(trial, field))
             if not labels and missing_label is None:
@@ -127,8 +233,7 @@ def examples_of_field(
                 continue
             yield Example(trial.nct_id, text, labels)
 
-    chosen = list(usable()) if max_trials is None else _smallest(usable(), max_trials, dropped)
-    return sorted(chosen, key=lambda example: example.example_id)
+    return select_examples(usable(), max_trials, dropped)
 
 
 def _labels_of(value: object) -> tuple[str, ...]:
@@ -139,7 +244,13 @@ def _labels_of(value: object) -> tuple[str, ...]:
     return () if value is None or value == "" else (str(value),)
 
 
-def _smallest(examples: Iterable[Example], limit: int, dropped: dict[str, int]) -> list[Example]:
+def select_examples(
+    examples: Iterable[Example], limit: int | None, dropped: dict[str, int]
+) -> list[Example]:
+    """Those with the `limit` smallest hashes of their ids (None: all), ordered by id.
+
+    The others are counted in `dropped` as "beyond_max_trials".
+    """
     seen = 0
 
     def hashed() -> Iterator[tuple[str, str, Example]]:
@@ -148,10 +259,42 @@ def _smallest(examples: Iterable[Example], limit: int, dropped: dict[str, int]) 
             key = hashlib.sha256(f"chosen|{example.example_id}".encode()).hexdigest()
             yield key, example.example_id, example
 
+    if limit is None:
+        return sorted(examples, key=lambda example: example.example_id)
     chosen = [entry[2] for entry in heapq.nsmallest(limit, hashed())]
     if seen > len(chosen):
         dropped["beyond_max_trials"] = seen - len(chosen)
-    return chosen
+    return sorted(chosen, key=lambda example: example.example_id)
+
+
+def sentence_examples(
+    sentences: Mapping[str, Sequence[str]],
+    labelled: Sequence[Example],
+    dedup: DedupSettings,
+    *,
+    times: int,
+) -> list[Example]:
+    """Each label's sentences, `times` over, to be learnt beside labelled texts; never scored.
+
+    A sentence that is equal or nearly equal to a labelled text is left out, so that no text is
+    judged that stood among them.
+    """
+    if not times or not sentences:
+        return []
+    written = {
+        f"sentence {label} {place}": Example("", clean_text(text), (label,))
+        for label, texts in sentences.items()
+        for place, text in enumerate(texts)
+    }
+    texts = [(f"text {text.example_id}", text.text) for text in labelled]
+    clusters = cluster_texts([*texts, *((n, e.text) for n, e in written.items())], dedup)
+    taken = {clusters[name] for name, _ in texts}
+    return [
+        replace(sentence, example_id=f"{name} {time}", cluster=name)
+        for time in range(times)
+        for name, sentence in written.items()
+        if clusters[name] not in taken
+    ]
 
 
 def _count(dropped: dict[str, int], reason: str) -> None:

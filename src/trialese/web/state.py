@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,12 +24,8 @@ from trialese.errors import TrialeseError
 from trialese.records import Snapshot, Trial
 from trialese.settings import (
     CollectSettings,
-    DeclaredTaskSettings,
-    SexSettings,
-    StopReasonsSettings,
-    TasksSettings,
 )
-from trialese.tasks.folds import build_examples
+from trialese.tasks.folds import build_examples, settings_of
 from trialese.tasks.formats import text_of_trial
 from trialese.web.active_learning import MOST_TEXTS, Labelled, Neighbour, Neighbours, Queue
 from trialese.web.annotations import AnswerLog
@@ -239,7 +234,7 @@ def labelled_examples(folder: Path, snapshot: Snapshot | None) -> list[Labelled]
         return []
     described = read_manifest(folder).settings
     name, section = described["task"], described["section"]
-    examples = build_examples(name, _settings(name, section), snapshot).examples
+    examples = build_examples(name, settings_of(name, section), snapshot).examples
     file = section.get("labelled")
     where = "synthetic" if snapshot and snapshot.manifest.notes.get("synthetic") else "registry"
     return [
@@ -251,11 +246,3 @@ def labelled_examples(folder: Path, snapshot: Snapshot | None) -> list[Labelled]
         )
         for example in examples
     ]
-
-
-def _settings(name: str, section: dict[str, Any]) -> TasksSettings:
-    if name == "sex":
-        return TasksSettings(sex=msgspec.convert(section, SexSettings))
-    if name == "stop-reasons":
-        return TasksSettings(stop_reasons=msgspec.convert(section, StopReasonsSettings))
-    return TasksSettings(declared=(msgspec.convert(section, DeclaredTaskSettings),))
