@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
+import pyarrow.parquet as pq
 import pytest
 
 from trialese.collect.collection import collect_snapshot
-from trialese.collect.diff import compare_snapshots, read_earlier, read_ids
+from trialese.collect.diff import (
+    Changes,
+    changed_fields,
+    compare_snapshots,
+    read_earlier,
+    read_ids,
+)
 from trialese.collect.snapshot import open_snapshot, read_trials
 from trialese.errors import RecordError
+from trialese.records import Snapshot
 from trialese.settings import CollectSettings
 
 
@@ -53,6 +62,75 @@ def test_a_snapshot_is_unchanged_against_itself(tmp_path, study_maker):
     changes = compare_snapshots(snapshot, snapshot)
     assert (changes.new, changes.changed, changes.vanished) == ((), (), ())
     assert changes.unchanged == 8
+
+
+CSV_HEADER = "NCT Number,Study Title,Study Status,Brief Summary,Conditions,Last Update Posted\n"
+
+
+def test_only_fields_that_both_sides_can_hold_are_compared(tmp_path, study_maker):
+    same, other = study_maker(1), study_maker(2)
+    for each in (same, other):
+        protocol = each["protocolSection"]
+        protocol["identificationModule"]["briefTitle"] = "Socks"
+        protocol["statusModule"] = {"overallStatus": "COMPLETED"}
+        protocol["descriptionModule"] = {"briefSummary": "Warm \\> cold.\n\n* wool"}
+        protocol["eligibilityModule"] = {"eligibilityCriteria": "Cold feet"}
+        protocol["conditionsModule"] = {"conditions": ["Feet"]}
+    older = snapshot_of([same, other], tmp_path / "older")
+    table = tmp_path / "table.csv"
+    row = 'Socks,{},"Warm > cold. - wool",Feet,\n'
+    table.write_text(
+        f"{CSV_HEADER}NCT00000001,{row.format('COMPLETED')}NCT00000002,{row.format('TERMINATED')}"
+    )
+    newer = collect_snapshot(from_file(table), tmp_path / "newer")
+    changes = compare_snapshots(newer, older)
+    assert changes.changed == ("NCT00000002",)
+    assert changes.unchanged == 1
+    assert changes.not_compared["eligibility_criteria"] == 2
+    assert changed_fields(newer, older, changes) == {"NCT00000002": ("overall_status",)}
+    backwards = compare_snapshots(older, newer)
+    assert (backwards.changed, backwards.unchanged) == (("NCT00000002",), 1)
+
+
+def test_what_a_study_newly_says_is_a_change(tmp_path, study_maker):
+    silent, telling = study_maker(1), study_maker(1)
+    silent["protocolSection"].pop("eligibilityModule", None)
+    telling["protocolSection"]["eligibilityModule"] = {"eligibilityCriteria": "Cold feet"}
+    older = snapshot_of([silent], tmp_path / "older")
+    newer = snapshot_of([telling], tmp_path / "newer")
+    assert compare_snapshots(newer, older).changed == ("NCT00000001",)
+
+
+def test_a_sign_that_changed_between_two_files_of_one_kind_is_a_change(tmp_path, study_maker):
+    before, after = study_maker(1), study_maker(1)
+    before["protocolSection"]["eligibilityModule"] = {"eligibilityCriteria": "* Age"}
+    after["protocolSection"]["eligibilityModule"] = {"eligibilityCriteria": "- Age"}
+    older = snapshot_of([before], tmp_path / "older")
+    newer = snapshot_of([after], tmp_path / "newer")
+    assert compare_snapshots(newer, older).changed == ("NCT00000001",)
+
+
+@pytest.mark.parametrize("formats", [{"csv": 1}, {"csv": 1, "v2": 9}])
+def test_snapshots_from_before_rows_told_their_source_are_compared_too(
+    tmp_path, study_maker, formats
+):
+    table = tmp_path / "table.csv"
+    table.write_text(f"{CSV_HEADER}NCT00000001,Socks,,,,\n")
+    older = collect_snapshot(from_file(table), tmp_path / "older")
+    study = study_maker(1)
+    study["protocolSection"]["identificationModule"] |= {"briefTitle": "Socks", "acronym": "S"}
+    study["protocolSection"].pop("statusModule", None)
+    study["protocolSection"].pop("descriptionModule", None)
+    study["protocolSection"]["eligibilityModule"] = {"eligibilityCriteria": "Cold feet"}
+    newer = snapshot_of([study], tmp_path / "newer")
+    file = tmp_path / "older" / "trials.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["formats", "not_held"]), file)
+    counts = {**older.manifest.counts, "formats": formats}
+    older = Snapshot(older.path, msgspec.structs.replace(older.manifest, counts=counts))
+    assert [trial.nct_id for trial in read_trials(older)] == ["NCT00000001"]
+    fields = changed_fields(newer, older, Changes(new=(), changed=("NCT00000001",), vanished=()))
+    assert "eligibility_criteria" not in fields["NCT00000001"]
+    assert "acronym" in fields["NCT00000001"]
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
+import json
 import random
+import re
+from pathlib import Path
 
 import msgspec
 import pyarrow.parquet as pq
@@ -8,12 +11,41 @@ from hypothesis import strategies as st
 
 from trialese.collect import merge
 from trialese.collect.merge import TRIAL_COLUMNS, RunWriter, TrialMerger
-from trialese.collect.parse import Parsed
+from trialese.collect.parse import FIELDS_OF_FORMAT, Parsed, parse_study
+from trialese.collect.source import RawStudy
 from trialese.records import Trial
 
 
 def parsed(trial):
     return Parsed(trial, None, msgspec.msgpack.encode(trial))
+
+
+def study(**modules):
+    """An API v2 record with these modules beside its number."""
+    protocol = {"identificationModule": {"nctId": "NCT00000001", "briefTitle": "Socks"}, **modules}
+    return RawStudy("v2", "v2", {"protocolSection": protocol})
+
+
+def row(**cells):
+    return RawStudy("csv", "csv", {"NCT Number": "NCT00000001", **cells})
+
+
+def merged(*records, folder):
+    """The row that the records become, and the counts; the same in whatever order they come."""
+    rows = []
+    for turn, ordered in enumerate([records, records[::-1]]):
+        inside = folder / f"{turn}"
+        inside.mkdir()
+        runs = RunWriter(inside, "run")
+        for record in ordered:
+            runs.add(parse_study(record))
+        runs.flush()
+        merger = TrialMerger(inside)
+        merger.adopt(runs.runs, runs.renamed)
+        assert merger.write(inside / "trials.parquet") == 1
+        rows += pq.read_table(inside / "trials.parquet").to_pylist()
+    assert rows[0] == rows[1]
+    return rows[0], merger
 
 
 def sort(trials, folder, *, prefix="run"):
@@ -105,3 +137,105 @@ def test_nothing_at_all_is_an_empty_table(tmp_path):
     path, _ = sort([], tmp_path)
     assert stored(path) == []
     assert pq.read_schema(path).names[: len(TRIAL_COLUMNS)] == list(Trial.__struct_fields__)
+
+
+FULL = study(
+    statusModule={
+        "overallStatus": "SUSPENDED",
+        "whyStopped": "No wool",
+        "lastUpdatePostDateStruct": {"date": "2017-01-01"},
+    },
+    descriptionModule={"briefSummary": "Old.", "detailedDescription": "Long."},
+    eligibilityModule={"eligibilityCriteria": "Cold feet", "sex": "ALL"},
+    sponsorCollaboratorsModule={"leadSponsor": {"name": "Wool Fund"}},
+    conditionsModule={"conditions": ["Cold Feet"], "keywords": ["yarn"]},
+    designModule={"studyType": "INTERVENTIONAL"},
+)
+
+
+def test_a_newer_row_of_a_table_erases_nothing_that_it_cannot_hold(tmp_path):
+    newer = row(
+        **{"Brief Summary": "New.", "Conditions": "", "Last Update Posted": "2018-07-17",
+           "Study Status": "COMPLETED", "Enrollment": "many", "Age": "ADULT"}
+    )  # fmt: skip
+    trial, merger = merged(FULL, newer, folder=tmp_path)
+    kept = ("eligibility_criteria", "why_stopped", "detailed_description", "lead_sponsor", "sex")
+    assert [trial[name] for name in kept] == ["Cold feet", "No wool", "Long.", "Wool Fund", "All"]
+    assert (trial["brief_summary"], trial["overall_status"]) == ("New.", "COMPLETED")
+    assert trial["conditions"] == []  # it has the column, and nothing stands in it
+    assert trial["keywords"] == ["yarn"]
+    assert trial["last_update_posted"] == "2018-07-17"
+    assert (trial["formats"], trial["not_held"]) == (["csv", "v2"], [])
+    assert (merger.duplicates, merger.merged) == (1, 1)
+    assert set(merger.merged_fields) >= {*kept, "keywords"}
+
+
+def test_a_newer_whole_record_erases_what_it_no_longer_says(tmp_path):
+    newer = json.loads(json.dumps(FULL.data))
+    protocol = newer["protocolSection"]
+    protocol["statusModule"] = {
+        "overallStatus": "RECRUITING",
+        "lastUpdatePostDateStruct": {"date": "2019-01-01"},
+    }
+    del protocol["descriptionModule"]["detailedDescription"]
+    trial, merger = merged(FULL, RawStudy("v2", "v2", newer), folder=tmp_path)
+    assert (trial["why_stopped"], trial["detailed_description"]) == ("", "")
+    assert trial["formats"] == ["v2"]
+    assert (merger.duplicates, merger.merged) == (1, 0)
+
+
+def test_a_part_of_a_record_erases_nothing_that_was_not_asked_for(tmp_path):
+    part = study(
+        statusModule={
+            "overallStatus": "TERMINATED",
+            "lastUpdatePostDateStruct": {"date": "2019-01-01"},
+        }
+    )
+    trial, _ = merged(FULL, part, folder=tmp_path)
+    assert trial["overall_status"] == "TERMINATED"
+    assert (trial["why_stopped"], trial["eligibility_criteria"]) == ("No wool", "Cold feet")
+
+
+def test_a_value_that_cannot_be_read_erases_none_that_can(tmp_path):
+    newer = json.loads(json.dumps(FULL.data))
+    newer["protocolSection"]["statusModule"]["lastUpdatePostDateStruct"]["date"] = "2019-01-01"
+    newer["protocolSection"]["eligibilityModule"]["sex"] = "QUEEN"
+    trial, _ = merged(FULL, RawStudy("v2", "v2", newer), folder=tmp_path)
+    assert (trial["sex"], trial["last_update_posted"]) == ("All", "2019-01-01")
+
+
+def test_three_kinds_of_file_fill_one_row(tmp_path):
+    text = RawStudy("text", "text", {"nct_id": "NCT00000001", "why_stopped": "Moths"})
+    table = row(**{"Study Title": "Socks", "Last Update Posted": "2018-07-17"})
+    part = study(eligibilityModule={"eligibilityCriteria": "Cold feet"})
+    trial, merger = merged(text, table, part, folder=tmp_path)
+    assert (trial["why_stopped"], trial["eligibility_criteria"]) == ("Moths", "Cold feet")
+    assert trial["formats"] == ["csv", "v2", "text"]
+    assert merger.duplicates == 2
+
+
+def test_a_made_up_study_is_never_mixed_with_a_real_one(tmp_path):
+    made_up = {**FULL.data, "synthetic": True}
+    newer = row(**{"Study Title": "Socks", "Last Update Posted": "2018-07-17"})
+    trial, merger = merged(newer, RawStudy("v2", "v2", made_up), folder=tmp_path)
+    assert (trial["eligibility_criteria"], trial["synthetic"]) == ("", False)
+    assert (merger.duplicates, merger.merged) == (1, 0)
+
+
+def test_every_row_says_what_its_kind_of_file_cannot_hold(tmp_path):
+    trial, _ = merged(row(**{"Study Title": "Socks"}), folder=tmp_path)
+    assert {"eligibility_criteria", "why_stopped", "sex"} <= set(trial["not_held"])
+    assert "brief_title" not in trial["not_held"]
+    (tmp_path / "v2").mkdir()
+    assert merged(FULL, folder=tmp_path / "v2")[0]["not_held"] == []
+    assert FIELDS_OF_FORMAT["v2"] == set(Trial.__struct_fields__)
+
+
+def test_the_page_says_what_each_kind_of_file_cannot_hold():
+    page = (Path(__file__).parents[2] / "docs" / "collect.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| (API v2|legacy XML|AACT|website CSV)\b.*?\| (.*) \|$", page, re.M))
+    for name, format_name in [("API v2", "v2"), ("legacy XML", "xml"), ("AACT", "aact")]:
+        assert rows[name] == "none"
+        assert FIELDS_OF_FORMAT[format_name] == set(Trial.__struct_fields__)
+    told = set(re.findall(r"`(\w+)`", rows["website CSV"]))
+    assert told == set(Trial.__struct_fields__) - FIELDS_OF_FORMAT["csv"]

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from trialese.collect.collection import collect_snapshot
-from trialese.collect.diff import compare_snapshots
-from trialese.collect.summary import changed_fields, find_doubts, quality_report, summarise_snapshot
+from trialese.collect.diff import changed_fields, compare_snapshots
+from trialese.collect.summary import find_doubts, quality_report, summarise_snapshot
 from trialese.records import Trial
 from trialese.settings import CollectSettings, SampleSettings
 

@@ -54,9 +54,8 @@ def diff(
 ) -> None:
     """What is new, changed or gone between two snapshots, by NCT number with aliases."""
     from trialese.artifacts import write_bytes
-    from trialese.collect.diff import compare_snapshots
+    from trialese.collect.diff import changed_fields, compare_snapshots
     from trialese.collect.snapshot import open_snapshot
-    from trialese.collect.summary import changed_fields
 
     new, old = open_snapshot(newer), open_snapshot(older)
     changes = compare_snapshots(new, old)
@@ -72,6 +71,8 @@ def diff(
     counts = {name: len(members) for name, members in lists.items()}
     for line in tree_lines(counts | {"unchanged": changes.unchanged}):
         print(line)
+    if changes.not_compared:
+        print(f"not compared, since one side cannot hold it: {', '.join(changes.not_compared)}")
     for name, members in lists.items():
         for nct_id in members[:10]:
             print(f"{name:<9} {nct_id}  {', '.join(fields.get(nct_id, ()))}".rstrip())

@@ -105,8 +105,9 @@ def collect_snapshot(
 ) -> Snapshot:
     """The snapshot written at `path` from the source that the settings name.
 
-    One row a study, sorted by NCT id; of several records of a study the newest stays. What could
-    not be parsed stands in `rejects.jsonl` with its reason, and is counted in the manifest.
+    One row a study, sorted by NCT id; several records of a study are merged field by field, the
+    newest first. What could not be parsed stands in `rejects.jsonl` with its reason, and is counted
+    in the manifest.
 
     Raises:
         RecordError: a file cannot be read, or not one of its records is a study.
@@ -129,6 +130,9 @@ def collect_snapshot(
         draft.counts["trials"] = merger.write(draft.folder / TRIALS_NAME)
         draft.counts["duplicates"] = merger.duplicates
         draft.counts["aliases"] = merger.aliases
+        if merger.merged:
+            draft.counts["merged"] = merger.merged
+            draft.counts["merged_fields"] = dict(sorted(merger.merged_fields.items()))
         if known is not None:
             draft.counts["known"] = merger.known
         draft.counts.update(tally.counts())

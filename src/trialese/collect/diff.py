@@ -7,22 +7,23 @@ numbers in a file of any kind.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from array import array
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from trialese.artifacts import MANIFEST_NAME
 from trialese.collect.files import read_raw
-from trialese.collect.parse import parse_study
-from trialese.collect.snapshot import TRIALS_NAME, open_snapshot
-from trialese.collect.source import Reject, StudyError
-from trialese.errors import ArtifactError, RecordError
-from trialese.records import Snapshot
+from trialese.collect.parse import FIELDS_OF_FORMAT, INEXACT_FIELDS, parse_study
+from trialese.collect.snapshot import Identity, open_snapshot, read_identities, read_trials
+from trialese.collect.source import Reject, StudyError, StudyFormat
+from trialese.errors import RecordError
+from trialese.records import Snapshot, Trial
 
-__all__ = ["Changes", "compare_snapshots", "identities_of", "read_earlier", "read_ids"]
+__all__ = ["Changes", "changed_fields", "compare_snapshots", "read_earlier", "read_ids"]
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,70 +31,154 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
     new: tuple[str, ...]
     changed: tuple[str, ...]
-    """In both, with some field different."""
+    """In both, with some field different that both can hold."""
     vanished: tuple[str, ...]
     """In the older snapshot only (ids of the older)."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Older id and newer id of a study that is in both under another number."""
     unchanged: int = 0
+    not_compared: dict[str, int] = {}
+    """Field -> studies in both of which it was not compared: one side is of a kind of file that
+    cannot hold it, or holds it in other words."""
+
+
+class _Pair(NamedTuple):
+    """A study in two snapshots whose contents are not the same byte for byte."""
+
+    older: str
+    exactly: bool
+    """Both are of the same kinds of file, so texts are compared sign by sign."""
+    skipped: frozenset[str]
+    unsure: tuple[bool, bool]
+    """Of the newer and the older: it may be a row of the website's CSV."""
 
 
 def compare_snapshots(newer: Snapshot, older: Snapshot) -> Changes:
     """What is new, changed or gone in `newer`, seen from `older`.
 
-    A study is the same if its NCT number, or an alias that either snapshot lists for it, is.
+    A study is the same if its NCT number, or an alias that either snapshot lists for it, is. Only
+    fields are compared that the kinds of file on both sides can hold; between kinds, texts are
+    compared without blanks, bullets and escapes, which are the kind's and not the study's.
 
     Raises:
         ArtifactError: a snapshot is damaged.
     """
     known: dict[str, str] = {}  # any id of an older study -> its NCT id
-    digests: dict[str, str] = {}
-    for nct_id, aliases, digest in identities_of(older):
-        digests[nct_id] = digest
-        for alias in aliases:
-            known.setdefault(alias, nct_id)
-    known.update((nct_id, nct_id) for nct_id in digests)
+    then: dict[str, Identity] = {}
+    for identity in read_identities(older):
+        then[identity.nct_id] = identity
+        for alias in identity.aliases:
+            known.setdefault(alias, identity.nct_id)
+    known.update((nct_id, nct_id) for nct_id in then)
     new, changed, renamed, seen = [], [], [], set()
-    unchanged = 0
-    for nct_id, aliases, digest in identities_of(newer):
-        match = next((known[name] for name in (nct_id, *aliases) if name in known), None)
+    doubtful: dict[str, _Pair] = {}
+    not_compared: Counter[str] = Counter()
+    matched = 0
+    for now in read_identities(newer):
+        match = next((known[name] for name in (now.nct_id, *now.aliases) if name in known), None)
         if match is None:
-            new.append(nct_id)
+            new.append(now.nct_id)
             continue
+        matched += 1
         seen.add(match)
-        if match != nct_id:
-            renamed.append((match, nct_id))
-        if digests[match] != digest:
-            changed.append(nct_id)
+        if match != now.nct_id:
+            renamed.append((match, now.nct_id))
+        if then[match].content_digest == now.content_digest:
+            continue
+        pair = _pair(now, then[match])
+        if pair.exactly and not pair.skipped:
+            changed.append(now.nct_id)
         else:
-            unchanged += 1
+            doubtful[now.nct_id] = pair
+            not_compared.update(pair.skipped)
+    differing = _differing_fields(newer, older, doubtful)
+    changed = sorted([*changed, *(nct_id for nct_id, names in differing.items() if names)])
     return Changes(
         new=tuple(new),
         changed=tuple(changed),
-        vanished=tuple(nct_id for nct_id in digests if nct_id not in seen),
+        vanished=tuple(nct_id for nct_id in then if nct_id not in seen),
         renamed=tuple(renamed),
-        unchanged=unchanged,
+        unchanged=matched - len(changed),
+        not_compared=dict(not_compared.most_common()),
     )
 
 
-def identities_of(snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """NCT id, aliases and content digest of each study, by NCT id.
+def changed_fields(
+    newer: Snapshot, older: Snapshot, changes: Changes
+) -> dict[str, tuple[str, ...]]:
+    """NCT id of each changed trial -> names of the fields that differ.
 
     Raises:
-        ArtifactError: the snapshot is damaged.
+        ArtifactError: a snapshot is damaged.
     """
-    file = snapshot.path / TRIALS_NAME
-    names = ["nct_id", "nct_id_aliases", "content_digest"]
-    try:
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(10_000, columns=names):
-                ids, aliases, digests = (batch[name].to_pylist() for name in names)
-                for nct_id, others, digest in zip(ids, aliases, digests, strict=True):
-                    yield nct_id, tuple(others or ()), digest
-    except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
+    former = {new: old for old, new in changes.renamed}
+    wanted = {former.get(nct_id, nct_id): nct_id for nct_id in changes.changed}
+    then = {row.nct_id: row for row in read_identities(older) if row.nct_id in wanted}
+    pairs = {
+        now.nct_id: _pair(now, then[former.get(now.nct_id, now.nct_id)])
+        for now in read_identities(newer)
+        if former.get(now.nct_id, now.nct_id) in then
+    }
+    return _differing_fields(newer, older, pairs)
 
 
+def _pair(now: Identity, then: Identity) -> _Pair:
+    skipped = now.not_held | then.not_held
+    if now.formats != then.formats:
+        for name in {*(now.formats or ()), *(then.formats or ())}:
+            skipped |= INEXACT_FIELDS.get(cast(StudyFormat, name), frozenset())
+    unsure = (now.formats is None, then.formats is None)
+    return _Pair(then.nct_id, now.formats == then.formats, skipped, unsure)
+
+
+def _differing_fields(
+    newer: Snapshot, older: Snapshot, pairs: Mapping[str, _Pair]
+) -> dict[str, tuple[str, ...]]:
+    """NCT id of each pair -> the fields that differ; memory holds a hash a field, no texts."""
+    if not pairs:
+        return {}
+    exactly = {pair.older: pair.exactly for pair in pairs.values()}
+    then = {
+        trial.nct_id: _hashes(trial, exactly=exactly[trial.nct_id])
+        for trial in read_trials(older)
+        if trial.nct_id in exactly
+    }
+    found = {}
+    for trial in read_trials(newer):
+        pair = pairs.get(trial.nct_id)
+        if pair is not None:
+            both = zip(_hashes(trial, exactly=pair.exactly), then[pair.older], strict=True)
+            found[trial.nct_id] = tuple(
+                name
+                for name, values in zip(trial.__struct_fields__, both, strict=True)
+                if values[0] != values[1]
+                and name not in pair.skipped
+                and not _may_not_be_held(name, values, pair.unsure)
+            )
+    return found
+
+
+def _may_not_be_held(name: str, values: tuple[int, int], unsure: tuple[bool, bool]) -> bool:
+    """Whether the field is empty on a side that may be a CSV row, which cannot hold it."""
+    return name not in FIELDS_OF_FORMAT["csv"] and any(
+        doubt and value in _EMPTY for doubt, value in zip(unsure, values, strict=True)
+    )
+
+
+def _hashes(trial: Trial, *, exactly: bool) -> array[int]:
+    values = msgspec.structs.astuple(trial)
+    return array("q", (hash(value if exactly else _bare(value)) for value in values))
+
+
+def _bare(value: Any) -> Any:
+    """A text without what a kind of file adds: wrapped lines, indents, bullets, escapes."""
+    if isinstance(value, tuple):
+        return tuple(map(_bare, value))
+    return _ADDED.sub("", value) if isinstance(value, str) else value
+
+
+_EMPTY = frozenset(map(hash, (None, "", ())))
+_ADDED = re.compile(r"[\s\\*~\-]+")
 _NCT_ID = re.compile(rb"(?<![0-9A-Za-z])NCT[0-9]{8}(?![0-9])")
 
 
@@ -124,8 +209,8 @@ def read_earlier(path: Path) -> dict[str, str | None]:
     """
     known: dict[str, str | None] = {}
     if (path / MANIFEST_NAME).is_file():
-        for nct_id, aliases, digest in identities_of(open_snapshot(path)):
-            known.update(dict.fromkeys((nct_id, *aliases), digest))
+        for row in read_identities(open_snapshot(path)):
+            known.update(dict.fromkeys((row.nct_id, *row.aliases), row.content_digest))
         return known
     try:
         for item in read_raw(path):

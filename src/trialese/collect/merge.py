@@ -1,13 +1,16 @@
 """Merging of records: raw studies in any order to one sorted Parquet file, in bounded memory.
 
-External sort: sorted runs are spilled to Arrow files and merged. Of several records of one
-study the newest stays; which one that is does not depend on the order in which they came, so
-the same records always give the same bytes. Every record is counted in a tally.
+External sort: sorted runs are spilled to Arrow files and merged. Several records of one study
+become one row, field by field: each value is that of the newest record whose kind of file can
+hold the field. Which record is newer does not depend on the order in which they came, so the
+same records always give the same bytes. Every record is counted in a tally.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import operator
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +27,15 @@ from trialese.collect.source import ATTRIBUTION, SYNTHETIC_NOTICE, RawStudy, Rej
 from trialese.errors import RecordError
 from trialese.records import Trial
 
-__all__ = ["ROW_GROUP_TRIALS", "TRIAL_COLUMNS", "RunWriter", "Tally", "TrialMerger", "take_in"]
+__all__ = [
+    "ROW_GROUP_TRIALS",
+    "SOURCE_COLUMNS",
+    "TRIAL_COLUMNS",
+    "RunWriter",
+    "Tally",
+    "TrialMerger",
+    "take_in",
+]
 
 
 ROW_GROUP_TRIALS = 2_000
@@ -32,7 +43,8 @@ RUN_TRIALS = 20_000
 RUN_BYTES = 96 * 2**20
 BATCH_TRIALS = 250
 _KEPT_WORDS = ["sex", "overall_status", "study_type", "allocation", "intervention_model",
-               "primary_purpose", "masking", "phases.list.element"]  # fmt: skip
+               "primary_purpose", "masking", "phases.list.element", "formats.list.element",
+               "not_held.list.element"]  # fmt: skip
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:
@@ -52,8 +64,20 @@ TRIAL_COLUMNS = pa.schema(
     [pa.field(name, _arrow_type(hint)) for name, hint in get_type_hints(Trial).items()]
 )
 """One column a field of `Trial`, under its name."""
-_COLUMNS = TRIAL_COLUMNS.append(pa.field("content_digest", pa.string()))
-_RUN_COLUMNS = _COLUMNS.append(pa.field("packed_bytes", pa.int64()))
+_EVERY_FIELD = (1 << len(TRIAL_COLUMNS)) - 1
+_RUN_COLUMNS = pa.schema([
+    *TRIAL_COLUMNS,
+    pa.field("content_digest", pa.string()),
+    pa.field("packed_bytes", pa.int64()),
+    pa.field("format", pa.string()),
+    pa.field("held", pa.int64()),  # one bit a field of `Trial`
+])  # fmt: skip
+SOURCE_COLUMNS = pa.schema(
+    [pa.field("formats", pa.list_(pa.string())), pa.field("not_held", pa.list_(pa.string()))]
+)
+"""Of each row of a snapshot, the kinds of file that it is made of, newest record first, and the
+fields that none of them could hold. Snapshots of before November 2026 have no such columns."""
+_COLUMNS = pa.schema([*TRIAL_COLUMNS, pa.field("content_digest", pa.string()), *SOURCE_COLUMNS])
 _NEWEST_FIRST = [
     ("nct_id", "ascending"),
     ("last_update_posted", "descending"),  # a missing date sorts last
@@ -106,7 +130,11 @@ class TrialMerger:
         self._runs: list[str] = []
         self._renamed: dict[str, str] = {}
         self.duplicates = 0
-        """Records dropped because a newer (or an identical) one of the same study was there."""
+        """Records beyond the newest of their study."""
+        self.merged = 0
+        """Studies whose row has a value from an older record, since the newest cannot hold it."""
+        self.merged_fields: dict[str, int] = {}
+        """Field -> studies whose value of it is from an older record."""
         self.aliases = 0
         """Records dropped because their id is an obsolete alias of another study here."""
         self.known = 0
@@ -155,25 +183,82 @@ class TrialMerger:
                     yield table
 
     def _deduplicated(self, table: pa.Table) -> pa.Table:
-        table = _sorted(table)
+        table = self._one_row_a_study(_sorted(table))
         keep = []
-        previous = None
         digests = table["content_digest"].to_pylist() if self._known else ()
         aliases = table["nct_id_aliases"].to_pylist() if self._known else ()
         for row, nct_id in enumerate(table["nct_id"].to_pylist()):
             owner = self._renamed.get(nct_id)
-            if nct_id == previous:
-                self.duplicates += 1
-            elif owner not in (None, nct_id) and self._renamed.get(owner or "") != nct_id:
+            if owner not in (None, nct_id) and self._renamed.get(owner or "") != nct_id:
                 self.aliases += 1
             elif self._known and self._is_known((nct_id, *aliases[row]), digests[row]):
                 self.known += 1
             else:
                 keep.append(row)
-            previous = nct_id
         if len(keep) < table.num_rows:
             table = table.take(pa.array(keep, pa.int64()))
         return table.select(_COLUMNS.names)
+
+    def _one_row_a_study(self, table: pa.Table) -> pa.Table:
+        """The table with the records of each study, newest first, merged into one row."""
+        ids = table["nct_id"].to_pylist()
+        starts = [row for row, name in enumerate(ids) if row == 0 or name != ids[row - 1]]
+        self.duplicates += len(ids) - len(starts)
+        formats = [[name] for name in table["format"].to_pylist()]
+        not_held = [_names_without(mask) for mask in _can_hold(table)]
+        table = table.append_column(
+            SOURCE_COLUMNS.field(0), pa.array(formats, pa.list_(pa.string()))
+        )
+        table = table.append_column(
+            SOURCE_COLUMNS.field(1), pa.array(not_held, pa.list_(pa.string()))
+        )
+        if len(starts) == len(ids):
+            return table
+        alone, merged = [], []
+        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            row = self._merge(table.slice(start, end - start)) if end - start > 1 else None
+            if row is None:
+                alone.append(start)
+            else:
+                merged.append(row)
+        kept = table.take(pa.array(alone, pa.int64())).select(_COLUMNS.names)
+        if not merged:
+            return kept
+        both = pa.concat_tables([kept, pa.Table.from_pylist(merged, _COLUMNS)])
+        return both.sort_by("nct_id")
+
+    def _merge(self, records: pa.Table) -> dict[str, Any] | None:
+        """The row of one study's records; None where it is the newest as it stands."""
+        digests = records["content_digest"].to_pylist()
+        held = records["held"].to_pylist()
+        told = held[0]
+        for mask in held[1:]:
+            told |= mask
+        if len(set(digests)) == 1 and told == held[0]:
+            return None
+        rows = [
+            row
+            for row in records.to_pylist()
+            if row["synthetic"] == records["synthetic"][0].as_py()  # never real and made up
+        ]
+        merged, sources = dict(rows[0]), {0}
+        for place, name in enumerate(TRIAL_COLUMNS.names):
+            holders = [index for index, row in enumerate(rows) if row["held"] >> place & 1]
+            filled = [index for index, row in enumerate(rows) if row[name] not in (None, "", [])]
+            chosen = (holders or filled or [0])[0]
+            if chosen and rows[chosen][name] not in (None, "", []):
+                merged[name] = rows[chosen][name]
+                sources.add(chosen)
+                self.merged_fields[name] = self.merged_fields.get(name, 0) + 1
+            elif chosen:
+                merged[name] = rows[chosen][name]
+        if len(sources) > 1:
+            self.merged += 1
+        trial = msgspec.convert({name: merged[name] for name in TRIAL_COLUMNS.names}, Trial)
+        merged["content_digest"] = _digest(msgspec.msgpack.encode(trial))
+        merged["formats"] = list(dict.fromkeys(rows[index]["format"] for index in sorted(sources)))
+        merged["not_held"] = _names_without(functools.reduce(operator.or_, _can_hold(records)))
+        return {name: merged[name] for name in _COLUMNS.names}
 
     def _is_known(self, names: tuple[str, ...], digest: str) -> bool:
         held = [self._known[name] for name in names if name in self._known]
@@ -224,10 +309,36 @@ def _table_of(held: list[Parsed]) -> pa.Table:
         pa.array(column, field.type)
         for column, field in zip(zip(*rows, strict=True), TRIAL_COLUMNS, strict=True)
     ]
-    digests = [hashlib.blake2b(parsed.packed, digest_size=16).hexdigest() for parsed in held]
-    columns.append(pa.array(digests, pa.string()))
+    columns.append(pa.array([_digest(parsed.packed) for parsed in held], pa.string()))
     columns.append(pa.array([len(parsed.packed) for parsed in held], pa.int64()))
+    columns.append(pa.array([parsed.format for parsed in held], pa.string()))
+    columns.append(pa.array([_mask(parsed.held) for parsed in held], pa.int64()))
     return pa.table(columns, schema=_RUN_COLUMNS)
+
+
+def _digest(packed: bytes) -> str:
+    return hashlib.blake2b(packed, digest_size=16).hexdigest()
+
+
+@functools.cache
+def _mask(fields: frozenset[str]) -> int:
+    """One bit a field of `Trial`, set where the record tells of it."""
+    return sum(1 << place for place, name in enumerate(TRIAL_COLUMNS.names) if name in fields)
+
+
+def _can_hold(records: pa.Table) -> list[int]:
+    """Of each record the fields that its file can hold, whether it tells of them or not.
+
+    A part of a JSON or XML record can be compared with any other; a column or table that was not
+    downloaded cannot.
+    """
+    columns = zip(records["format"].to_pylist(), records["held"].to_pylist(), strict=True)
+    return [_EVERY_FIELD if name in ("v2", "xml") else held for name, held in columns]
+
+
+@functools.cache
+def _names_without(mask: int) -> list[str]:
+    return [name for place, name in enumerate(TRIAL_COLUMNS.names) if not mask >> place & 1]
 
 
 def _sorted(table: pa.Table) -> pa.Table:

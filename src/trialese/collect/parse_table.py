@@ -29,10 +29,12 @@ from trialese.records import Trial
 
 __all__ = [
     "CSV_ID_COLUMN",
+    "FIELDS_OF_CSV",
     "ID_COLUMNS",
     "REASON_COLUMNS",
     "TEXT_COLUMNS",
     "TextRow",
+    "fields_in_csv",
     "parse_aact",
     "parse_csv",
     "parse_text",
@@ -40,6 +42,34 @@ __all__ = [
 ]
 
 CSV_ID_COLUMN = "NCT Number"
+_DESIGN_COLUMNS = ("Study Design", "Study Designs")
+FIELDS_OF_CSV: Mapping[str, tuple[str, ...]] = {
+    "nct_id": (CSV_ID_COLUMN,),
+    "org_study_id": ("Other IDs",),
+    "brief_title": ("Study Title", "Title"),
+    "acronym": ("Acronym",),
+    "brief_summary": ("Brief Summary",),
+    "sex": ("Sex", "Gender"),
+    "minimum_age": ("Age",),
+    "maximum_age": ("Age",),
+    "overall_status": ("Study Status", "Status"),
+    "study_type": ("Study Type",),
+    "phases": ("Phases",),
+    "allocation": _DESIGN_COLUMNS,
+    "intervention_model": _DESIGN_COLUMNS,
+    "primary_purpose": _DESIGN_COLUMNS,
+    "masking": _DESIGN_COLUMNS,
+    "enrollment": ("Enrollment",),
+    "conditions": ("Conditions",),
+    "interventions": ("Interventions",),
+    "primary_outcomes": ("Primary Outcome Measures",),
+    "lead_sponsor": ("Sponsor", "Sponsor/Collaborators"),
+    "first_posted": ("First Posted",),
+    "last_update_posted": ("Last Update Posted",),
+    "start_date": ("Start Date",),
+    "completion_date": ("Completion Date",),
+}
+"""Field of a `Trial` -> the columns of the website's CSV that hold it, in both generations."""
 REASON_COLUMNS = ("why_stopped", "stop_reason")
 TEXT_COLUMNS = ("text", "document", "input", *REASON_COLUMNS)
 """Names of the column that holds a bare text, best first."""
@@ -111,6 +141,18 @@ def parse_csv(raw: RawStudy, unreadable: dict[str, str] | None = None) -> Trial:
         start_date=date("start_date", "Start Date"),
         completion_date=date("completion_date", "Completion Date"),
     )
+
+
+def fields_in_csv(row: Mapping[str, object], trial: Trial) -> frozenset[str]:
+    """The fields that a row of the website's CSV holds: those of the columns that it has.
+
+    People choose columns before they download. The newer generation names age groups only
+    ("ADULT, OLDER_ADULT"), which are no limits of age.
+    """
+    held = {field for field, columns in FIELDS_OF_CSV.items() if any(c in row for c in columns)}
+    if not (trial.minimum_age or trial.maximum_age):
+        held -= {"minimum_age", "maximum_age"}
+    return frozenset(held)
 
 
 class _Days:

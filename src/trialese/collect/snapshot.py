@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trialese.artifacts import read_manifest
-from trialese.collect.merge import TRIAL_COLUMNS
+from trialese.collect.merge import SOURCE_COLUMNS, TRIAL_COLUMNS
+from trialese.collect.parse import FIELDS_OF_FORMAT
 from trialese.collect.source import Reject
 from trialese.errors import ArtifactError
 from trialese.records import Snapshot, Trial
@@ -18,8 +20,10 @@ from trialese.records import Snapshot, Trial
 __all__ = [
     "REJECTS_NAME",
     "TRIALS_NAME",
+    "Identity",
     "find_trials",
     "open_snapshot",
+    "read_identities",
     "read_rejects",
     "read_trials",
 ]
@@ -52,6 +56,50 @@ def read_trials(snapshot: Snapshot) -> Iterator[Trial]:
                 yield from msgspec.convert(batch.to_pylist(), list[Trial])
     except (pa.ArrowException, OSError, msgspec.ValidationError) as error:
         raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
+
+
+class Identity(NamedTuple):
+    """What tells a snapshot's trial from others, and its content from another content."""
+
+    nct_id: str
+    aliases: tuple[str, ...]
+    content_digest: str
+    formats: tuple[str, ...] | None
+    """The kinds of file that it is made of; None in an older snapshot of several kinds."""
+    not_held: frozenset[str]
+    """Fields that none of them could hold."""
+
+
+def read_identities(snapshot: Snapshot) -> Iterator[Identity]:
+    """The identity of each trial, by NCT id; the trials themselves are not read.
+
+    Raises:
+        ArtifactError: the snapshot is damaged.
+    """
+    file = snapshot.path / TRIALS_NAME
+    names = ["nct_id", "nct_id_aliases", "content_digest"]
+    try:
+        with pq.ParquetFile(file) as parquet:
+            tells = set(SOURCE_COLUMNS.names) <= set(parquet.schema_arrow.names)
+            formats, not_held = _only_format(snapshot)
+            for batch in parquet.iter_batches(
+                10_000, columns=names + (SOURCE_COLUMNS.names if tells else [])
+            ):
+                columns = [batch[name].to_pylist() for name in batch.schema.names]
+                for nct_id, aliases, digest, *source in zip(*columns, strict=True):
+                    if tells:
+                        formats, not_held = tuple(source[0]), frozenset(source[1])
+                    yield Identity(nct_id, tuple(aliases or ()), digest, formats, not_held)
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
+
+
+def _only_format(snapshot: Snapshot) -> tuple[tuple[str, ...] | None, frozenset[str]]:
+    """The kind of file and what it lacks, for a snapshot of one kind whose rows do not tell."""
+    told = list(snapshot.manifest.counts.get("formats", {}))
+    if len(told) != 1 or told[0] not in FIELDS_OF_FORMAT:
+        return None, frozenset()
+    return (told[0],), frozenset(TRIAL_COLUMNS.names) - FIELDS_OF_FORMAT[told[0]]
 
 
 def read_rejects(snapshot: Snapshot) -> list[Reject]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import msgspec
 
-from trialese.collect.diff import Changes
 from trialese.collect.snapshot import read_trials
 from trialese.records import Snapshot, Trial
 
 __all__ = [
     "Finding",
     "Summary",
-    "changed_fields",
     "find_doubts",
     "quality_report",
     "summarise_snapshot",
@@ -92,34 +90,6 @@ def summarise_snapshot(snapshot: Snapshot) -> Summary:
         stopped_with_reason=reasons,
         missing={name: missing[name] for name in Trial.__struct_fields__ if missing[name]},
     )
-
-
-def changed_fields(
-    newer: Snapshot, older: Snapshot, changes: Changes
-) -> dict[str, tuple[str, ...]]:
-    """NCT id of each changed trial -> names of the fields that differ.
-
-    Raises:
-        ArtifactError: a snapshot is damaged.
-    """
-    former = {new: old for old, new in changes.renamed}
-    wanted = set(changes.changed)
-    then = {
-        trial.nct_id: trial
-        for trial in _among(older, {former.get(nct_id, nct_id) for nct_id in wanted})
-    }
-    return {
-        trial.nct_id: tuple(
-            name
-            for name in trial.__struct_fields__
-            if getattr(trial, name) != getattr(then[former.get(trial.nct_id, trial.nct_id)], name)
-        )
-        for trial in _among(newer, wanted)
-    }
-
-
-def _among(snapshot: Snapshot, ids: set[str]) -> Iterator[Trial]:
-    return (trial for trial in read_trials(snapshot) if trial.nct_id in ids)
 
 
 def quality_report(snapshot: Snapshot) -> list[Finding]:
