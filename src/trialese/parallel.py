@@ -24,7 +24,7 @@ from typing import IO, Any, TypeVar
 from trialese import errors
 from trialese.errors import ArtifactError, TrialeseError
 
-__all__ = ["count_cores", "map_in_processes"]
+__all__ = ["count_cores", "map_in_processes", "worker_environment"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -110,16 +110,21 @@ class _Worker:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    """Start a process that looks for modules where this one does, the working directory apart."""
-    home = str(Path(__file__).resolve().parents[1])
-    here = str(Path.cwd())
-    found = [path for path in sys.path if path and (path != here or path == home)]
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "trialese.parallel"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([*found, home])},
+        env=worker_environment(),
     )
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the environment in which `python -P` looks for modules where this process does, the
+    working directory apart."""
+    home = str(Path(__file__).resolve().parents[1])
+    here = str(Path.cwd())
+    found = [path for path in sys.path if path and (path != here or path == home)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*found, home])}
 
 
 def _send(file: IO[bytes], message: Any) -> None:

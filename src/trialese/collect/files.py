@@ -19,11 +19,11 @@ from typing import IO, Any, cast
 import msgspec
 
 from trialese.collect.aact import is_aact, read_aact
+from trialese.collect.guarded import is_columnar, is_workbook
 from trialese.collect.parse import parse_study
-from trialese.collect.parse_table import TEXT_COLUMNS
 from trialese.collect.parse_xml import XML_ROOT
 from trialese.collect.source import RawStudy, Reject, SourceFacts, StudyError
-from trialese.collect.tables import is_columnar, read_columnar, read_csv
+from trialese.collect.tables import read_columnar, read_csv, text_cells
 from trialese.collect.vocabulary import nct_id_in
 from trialese.collect.zip_files import Chunk, read_chunk, read_large, safe_entries, split_entries
 from trialese.errors import RecordError
@@ -97,7 +97,7 @@ def split_page(data: bytes, origin: str) -> Iterator[RawStudy | Reject]:
             envelope = _ENVELOPE.decode(data)
             if envelope.studies is msgspec.UNSET:
                 if envelope.protocol_section is msgspec.UNSET:
-                    if cells := _text_cells(data):
+                    if cells := text_cells(msgspec.json.decode(data)):
                         yield RawStudy(origin, "text", cells)
                         return
                     detail = "this JSON is no study (no protocolSection); pass v2 records"
@@ -132,14 +132,6 @@ def split_page(data: bytes, origin: str) -> Iterator[RawStudy | Reject]:
         return
     for position, part in enumerate(parts):
         yield RawStudy(f"{origin}#{position}", "v2", bytes(part))
-
-
-def _text_cells(data: bytes) -> dict[str, str]:
-    """The cells of a JSON object that is the row of a table of texts; {} if it is none."""
-    row = msgspec.json.decode(data)
-    if not any(name.strip().lower() in TEXT_COLUMNS for name in row):
-        return {}
-    return {name: "" if value is None else str(value) for name, value in row.items()}
 
 
 def _is_whole(line: bytes) -> bool:
@@ -214,7 +206,7 @@ def _parts(path: Path) -> Iterator[Chunk | Iterator[RawStudy | Reject]]:
                 yield from _parts(child)
         return
     head = _head(path)
-    if is_columnar(head):
+    if is_columnar(head) or is_workbook(path):
         yield read_columnar(path)
     elif not head.startswith(_ZIP):
         yield _read_file(path)

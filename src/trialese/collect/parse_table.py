@@ -12,6 +12,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from trialese.collect.delimited import (
+    CSV_ID_COLUMN,
+    ID_COLUMNS,
+    REASON_COLUMNS,
+    TEXT_COLUMNS,
+    TITLE_COLUMNS,
+    find_column,
+    plain_name,
+)
 from trialese.collect.source import RawStudy, StudyError
 from trialese.collect.vocabulary import (
     choice,
@@ -28,11 +37,7 @@ from trialese.collect.vocabulary import (
 from trialese.records import Trial
 
 __all__ = [
-    "CSV_ID_COLUMN",
     "FIELDS_OF_CSV",
-    "ID_COLUMNS",
-    "REASON_COLUMNS",
-    "TEXT_COLUMNS",
     "TextRow",
     "fields_in_csv",
     "parse_aact",
@@ -41,7 +46,6 @@ __all__ = [
     "text_row",
 ]
 
-CSV_ID_COLUMN = "NCT Number"
 _DESIGN_COLUMNS = ("Study Design", "Study Designs")
 FIELDS_OF_CSV: Mapping[str, tuple[str, ...]] = {
     "nct_id": (CSV_ID_COLUMN,),
@@ -70,11 +74,6 @@ FIELDS_OF_CSV: Mapping[str, tuple[str, ...]] = {
     "completion_date": ("Completion Date",),
 }
 """Field of a `Trial` -> the columns of the website's CSV that hold it, in both generations."""
-REASON_COLUMNS = ("why_stopped", "stop_reason")
-TEXT_COLUMNS = ("text", "document", "input", *REASON_COLUMNS)
-"""Names of the column that holds a bare text, best first."""
-ID_COLUMNS = ("nct_id", "nctid", "nct number", "id", "trial_id", "")
-"""Names of the column that identifies a bare text, best first; "" is pandas' unnamed index."""
 
 _MISSING = frozenset({"null", "NULL", "nan", "NaN", "<NA>", "#N/A"})
 """Words that programs write into an empty cell; the website itself wrote "null" in 2018."""
@@ -260,8 +259,8 @@ def parse_text(raw: RawStudy) -> Trial:
     made_up = f"TEXT-{hashlib.sha256(row.text.encode()).hexdigest()[:12]}"
     nct_id = found[0].upper() if found else made_up
     if row.column in REASON_COLUMNS:
-        return Trial(nct_id=nct_id, why_stopped=row.text)
-    return Trial(nct_id=nct_id, detailed_description=row.text)
+        return Trial(nct_id=nct_id, brief_title=row.title, why_stopped=row.text)
+    return Trial(nct_id=nct_id, brief_title=row.title, detailed_description=row.text)
 
 
 class TextRow(NamedTuple):
@@ -270,24 +269,31 @@ class TextRow(NamedTuple):
     identifier: str
     """As it stands in the identifying column; "" without one."""
     column: str
-    """The text's column, in lower case."""
+    """The text's column, as `TEXT_COLUMNS` names it."""
     text: str
+    title: str = ""
 
 
 def text_row(raw: RawStudy) -> TextRow:
-    """The text of a row and what names it.
+    """The text of a row, with its title, and what names it.
 
     Raises:
         StudyError: the text is empty.
     """
     row = _cells(raw)
-    columns = {name.strip().lower(): name for name in row}
-    column = next((name for name in TEXT_COLUMNS if name in columns), "")
-    text = row[columns[column]].strip() if column else ""
-    if not text:
+    names = list(row)
+    column = find_column(names, TEXT_COLUMNS)
+    text = "" if column is None else row[column].strip()
+    if column is None or not text or text in _MISSING:
         raise StudyError(raw.origin, "no_text", "the row has no text")
-    id_column = next((columns[name] for name in ID_COLUMNS if name in columns), None)
-    return TextRow(row[id_column].strip() if id_column is not None else "", column, text)
+    known = next(name for name in TEXT_COLUMNS if plain_name(name) == plain_name(column))
+    identifier, title = (find_column(names, each) for each in (ID_COLUMNS, TITLE_COLUMNS))
+    return TextRow(
+        "" if identifier is None else row[identifier].strip(),
+        known,
+        text,
+        "" if title is None else row[title].strip(),
+    )
 
 
 def _cells(raw: RawStudy) -> dict[str, str]:

@@ -1,26 +1,76 @@
-"""Tables -> raw studies: the website's CSV download, and texts with an identifier.
+"""The one reader of tables, of whatever kind, for every command that takes one.
 
-Parquet and Arrow files (a `datasets` folder saved to disk) with texts -> raw studies."""
+Text is read by `trialese.collect.delimited`, rows of JSON here, and Excel, Parquet and Arrow by a
+process of their own (`trialese.collect.guarded`); `read_table` tells them apart by their content.
+"""
 
 from __future__ import annotations
 
-import csv
+import gzip
 import io
-from collections.abc import Iterator
+import json
+import logging
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from trialese.collect.parse_table import CSV_ID_COLUMN, TEXT_COLUMNS
+from trialese.collect.delimited import (
+    HEADER_LINES,
+    TEXT_COLUMNS,
+    BadRow,
+    Lines,
+    TableRow,
+    column_named,
+    columns_of,
+    find_column,
+    format_of_columns,
+    header_place,
+    read_delimited,
+    text_lines,
+)
+from trialese.collect.guarded import is_columnar, is_workbook, read_guarded
 from trialese.collect.source import RawStudy, Reject, StudyFormat
+from trialese.collect.vocabulary import nct_id_in
 from trialese.errors import RecordError
 
-__all__ = ["MAX_CELL_CHARACTERS", "format_of_columns", "is_columnar", "read_columnar", "read_csv"]
+__all__ = ["read_columnar", "read_csv", "read_json_rows", "read_table", "text_cells"]
+
+logger = logging.getLogger(__name__)
+
+MAX_JSON_CHARACTERS = 256 * 2**20
+"""Of one JSON document that is no JSON lines, which must be held whole."""
+_NESTED = ("data", "fields", "inputs")
+"""Where label tools put a row's own columns: Label Studio, Argilla 2, Argilla 1."""
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
-MAX_CELL_CHARACTERS = 16 * 2**20
-"""Locations of the largest trials exceed the csv module's 131,072 by far."""
-_DELIMITERS = ",\t|;"
+def text_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """The cells of a row as text, {} unless one of its columns holds texts.
+
+    What a label tool nests below `data`, `fields` or `inputs` counts as columns of the row.
+    """
+    names = [name for name in row if isinstance(name, str)]
+    if find_column(names, TEXT_COLUMNS) is None:
+        row = _unnested(row)
+        if find_column(list(row), TEXT_COLUMNS) is None:
+            return {}
+    return {name: _text(value) for name, value in row.items()}
+
+
+def _unnested(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in _NESTED:
+        inner = row.get(name)
+        if isinstance(inner, dict) and find_column(list(inner), TEXT_COLUMNS) is not None:
+            return {**{key: value for key, value in row.items() if key != name}, **inner}
+    return row
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)
 
 
 def read_csv(stream: BufferedReader, origin: str) -> Iterator[RawStudy | Reject]:
@@ -29,107 +79,204 @@ def read_csv(stream: BufferedReader, origin: str) -> Iterator[RawStudy | Reject]
     Raises:
         RecordError: the header has neither the website's columns nor a text column.
     """
-    # Bytes that are no UTF-8 become lone surrogates, so that only their row is rejected.
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    try:
-        yield from _rows(text, origin)
-    finally:
-        text.detach()  # the stream is the caller's to close
+    kind: StudyFormat | None = None
+    for row in read_delimited(stream, origin):
+        where = f"{origin}:{row.line}"
+        if isinstance(row, BadRow):
+            yield Reject(origin=where, reason=row.reason, detail=row.detail, nct_id=row.nct_id)
+        else:
+            kind = kind or format_of_columns(list(row.cells), origin)
+            yield RawStudy(where, kind, row.cells)
 
 
-def _rows(text: io.TextIOWrapper, origin: str) -> Iterator[RawStudy | Reject]:
-    header = text.readline(2**16)
-    delimiter = max(_DELIMITERS, key=header.count)
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-    kind = format_of_columns(names, origin)
-    csv.field_size_limit(MAX_CELL_CHARACTERS)
-    rows = csv.reader(text, delimiter=delimiter)
-    number = 1
-    while True:
-        number += 1
-        where = f"{origin}:{number}"
-        try:
-            cells = next(rows, None)
-        except csv.Error as error:
-            yield Reject(origin=where, reason="bad_row", detail=f"{error}")
-            continue
-        if cells is None:
-            return
-        if cells and len(cells) != len(names):
-            detail = f"{len(cells)} cells where the header has {len(names)}"
-            yield Reject(origin=where, reason="bad_row", detail=detail)
-        elif cells:
-            yield RawStudy(where, kind, dict(zip(names, cells, strict=True)))
+def read_json_rows(stream: BufferedReader, origin: str) -> Iterator[TableRow | BadRow]:
+    """The objects of a JSON array, or of JSON lines, as rows.
 
-
-def format_of_columns(names: list[str], origin: str) -> StudyFormat:
-    """What a table with these columns holds.
+    Columns of values, as pandas writes them, and an array in the only field are understood too.
 
     Raises:
-        RecordError: nothing known.
+        RecordError: no JSON, or a line that is beyond the limits.
     """
-    if CSV_ID_COLUMN in names and ("Study Title" in names or "Title" in names):
-        return "csv"
-    if any(name.lower() in TEXT_COLUMNS for name in names):
-        return "text"
-    shown = ", ".join(names)[:80]
-    raise RecordError(
-        f"{origin}: a table needs a column {TEXT_COLUMNS[0]!r}, or {CSV_ID_COLUMN!r} and "
-        f"'Study Title' as the website writes them; this one has {shown!r}"
+    with text_lines(stream, origin) as lines:
+        yield from _json_rows(lines)
+
+
+def _json_rows(lines: Lines) -> Iterator[TableRow | BadRow]:
+    number = characters = 0
+    held: list[tuple[int, str]] = []  # an array, or one object, which may stand over several lines
+    while (taken := lines.take()) is not None:
+        line, content = taken
+        characters += len(content or "")
+        if content is None or (held and characters > MAX_JSON_CHARACTERS):
+            raise RecordError(
+                f"{lines.origin}: line {line}: too long for one JSON (MAX_ROW_CHARACTERS, "
+                "MAX_JSON_CHARACTERS); write one object a line"
+            )
+        if not content.strip():
+            continue
+        if len(held) == 1 and _parsed(held[0][1])[1] is not None:
+            number += 1
+            yield _json_row(number, *held.pop())
+        if number:
+            number += 1
+            yield _json_row(number, line, content)
+        else:
+            held.append((line, content))
+    if held:
+        yield from _json_document(held, lines.origin)
+
+
+def _json_document(held: list[tuple[int, str]], origin: str) -> Iterator[TableRow | BadRow]:
+    """The rows of a document over these lines; where it is none, what is wrong with each line."""
+    what, found = _parsed("".join(content for _, content in held), any_json=True)
+    if what and held[0][1].lstrip().startswith("["):
+        raise RecordError(f"{origin}: no JSON ({what}); write an array of objects")
+    if what:
+        for position, (line, content) in enumerate(held, start=1):
+            yield _json_row(position, line, content)
+        return
+    for position, row in enumerate(_unboxed(found), start=1):
+        if isinstance(row, dict):
+            yield TableRow(position, position, row)
+        else:
+            detail = "is no JSON object; write an array of objects"
+            yield BadRow(position, position, "bad_json", detail)
+
+
+def _parsed(content: str, *, any_json: bool = False) -> tuple[str, Any]:
+    """What is wrong with a JSON text, and the object in it."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        return getattr(error, "msg", "nested too deeply"), None
+    return ("", found) if any_json or isinstance(found, dict) else ("", None)
+
+
+def _json_row(number: int, line: int, content: str) -> TableRow | BadRow:
+    what, row = _parsed(content)
+    if row is not None:
+        return TableRow(number, line, row)
+    detail = f"is no JSON ({what})" if what else "is no JSON object"
+    return BadRow(
+        number,
+        line,
+        "bad_json",
+        f"{detail}; write one object a line",
+        nct_id_in(content[:100_000].encode(errors="replace")),
     )
 
 
-_BATCH_ROWS = 500
-_PARQUET = b"PAR1"
-_ARROW_FILE = b"ARROW1"
-_ARROW_STREAM = b"\xff\xff\xff\xff"
-"""The continuation marker that a stream of record batches, as `datasets` writes it, begins with."""
-
-
-def is_columnar(head: bytes) -> bool:
-    """Whether a file that begins so is Parquet or Arrow."""
-    return head.startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM))
+def _unboxed(found: Any) -> list[Any]:
+    """The rows in a JSON document: an array of them, one of them, or columns of values."""
+    if isinstance(found, list):
+        return found
+    if not isinstance(found, dict) or not found:
+        return [found]
+    values = list(found.values())
+    if len(values) == 1 and isinstance(values[0], list):
+        return values[0]
+    column = find_column(list(found), TEXT_COLUMNS)
+    if column is not None and isinstance(found[column], (dict, list)):
+        if all(isinstance(each, dict) for each in values):
+            keys = list(found[column])
+            return [{name: each.get(key) for name, each in found.items()} for key in keys]
+        if all(isinstance(each, list) and len(each) == len(values[0]) for each in values):
+            return [dict(zip(found, row, strict=True)) for row in zip(*values, strict=True)]
+    return [found]
 
 
 def read_columnar(path: Path) -> Iterator[RawStudy]:
-    """The rows of the file, as mappings from column name to text; other cells become text.
+    """The rows of a Parquet, Arrow or Excel file, as mappings from column name to text.
 
     Raises:
-        RecordError: damaged, or without a text column.
+        RecordError: damaged, hostile or beyond a limit, or without a text column.
     """
-    import pyarrow as pa
+    kind: StudyFormat | None = None
+    for row in _guarded_rows(path, (), any_header=False):
+        kind = kind or format_of_columns(list(row.cells), path.name)
+        cells = {name: _text(value) for name, value in row.cells.items()}
+        yield RawStudy(f"{path.name}:{row.line}", kind, cells)
 
-    position = 0
+
+def _guarded_rows(path: Path, wanted: Sequence[str], *, any_header: bool) -> Iterator[TableRow]:
+    """Lines count from 1 where a header stands in them, as in a workbook, else they are rows."""
+    rows = read_guarded(path)
+    titled = is_workbook(path)
+    held: list[list[Any]] = []
+    for row in rows:
+        held.append(row)
+        if not titled or len(held) == HEADER_LINES:
+            break
+    if not held:
+        raise RecordError(f"{path}: no header; give a table that names its columns")
+    named = [["" if cell is None else str(cell).strip() for cell in row] for row in held]
+    place = header_place(named, wanted)
+    if place is None:
+        for name in wanted:
+            column_named(named[0], name, str(path))
+        if not any_header:
+            format_of_columns(named[0], path.name)
+        place = 0
+    elif place:
+        logger.warning("%s: left out: %d rows above the header", path, place)
+    names = columns_of(named[place], str(path))
+    number = 0
+    for line, row in enumerate(chain(held[place + 1 :], rows), start=place + 2 if titled else 1):
+        if titled and all(cell is None or cell == "" for cell in row):
+            continue  # a blank line
+        number += 1
+        pairs = enumerate(zip(names, row, strict=False))
+        cells = {name: cell for column, (name, cell) in pairs if name or not column}
+        yield TableRow(number, line, cells)
+
+
+def read_table(path: Path, *, wanted: Sequence[str] = ()) -> Iterator[TableRow | BadRow]:
+    """The rows of a table of any kind, told by its content; bare, gzip or zstd.
+
+    `wanted` are columns that must be there, whatever they hold.
+
+    Raises:
+        RecordError: no such file, of no known kind, or one that cannot be read as a whole.
+    """
     try:
-        for batch in _batches(path):
-            kind = format_of_columns(batch.schema.names, path.name)
-            for row in batch.to_pylist():
-                position += 1
-                cells = {name: _text(value) for name, value in row.items()}
-                yield RawStudy(f"{path.name}:{position}", kind, cells)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            head = file.peek(8)[:8]
+            if is_columnar(head) or is_workbook(path):
+                yield from _guarded_rows(path, wanted, any_header=True)
+                return
+            _refuse_foreign(path, head)
+            with _unpacked(file, head) as stream:
+                first = stream.peek(256)[:256].lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")[:1]
+                if first in (b"{", b"["):
+                    yield from read_json_rows(stream, str(path))
+                else:
+                    yield from read_delimited(stream, str(path), wanted=wanted, any_header=True)
+    except (EOFError, zlib.error, OSError) as error:
         raise RecordError(f"{path}: truncated or damaged ({error}); make it again") from error
 
 
-def _batches(path: Path) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with path.open("rb") as file:
-        head = file.read(len(_ARROW_FILE))
-        file.seek(0)
-        if head.startswith(_PARQUET):
-            with pq.ParquetFile(file) as parquet:
-                format_of_columns(parquet.schema_arrow.names, path.name)
-                yield from parquet.iter_batches(_BATCH_ROWS)
-        elif head.startswith(_ARROW_FILE):
-            with pa.ipc.open_file(file) as reader:
-                for index in range(reader.num_record_batches):
-                    yield reader.get_batch(index)
-        else:
-            with pa.ipc.open_stream(file) as reader:
-                yield from reader
+def _refuse_foreign(path: Path, head: bytes) -> None:
+    """Do nothing with text; what is named as another kind, or begins as one, is no table here."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        raise RecordError(f"{path}: no readable Parquet file; make it again")
+    binary = head.startswith((b"PK\x03\x04", b"%PDF", b"\x89PNG", b"\xff\xd8"))
+    if binary or suffix in (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".arrow"):
+        raise RecordError(
+            f"{path}: unknown kind of file; give .tsv, .csv, .json, .jsonl or .parquet "
+            "(a workbook: save it as CSV)"
+        )
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else str(value)
+@contextmanager
+def _unpacked(file: BufferedReader, head: bytes) -> Iterator[BufferedReader]:
+    if head.startswith(_GZIP):
+        with gzip.GzipFile(fileobj=file) as inner:
+            yield io.BufferedReader(cast(Any, inner))
+    elif head.startswith(_ZSTD):
+        import pyarrow as pa
+
+        with pa.CompressedInputStream(file, "zstd") as inner:
+            yield io.BufferedReader(inner)
+    else:
+        yield file
