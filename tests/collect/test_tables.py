@@ -8,8 +8,9 @@ import io
 import json
 import logging
 import random
-import resource
 import struct
+import subprocess
+import sys
 import zipfile
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -425,20 +426,38 @@ def test_offsets_beyond_the_data_return_no_memory_and_end_no_process(tmp_path, o
             list(read_it(path))
 
 
-def test_a_small_file_that_unpacks_to_gigabytes_is_refused(tmp_path):
+READING = """
+import resource, sys
+from pathlib import Path
+from trialese.collect.guarded import read_guarded
+from trialese.errors import RecordError
+try:
+    for _ in read_guarded(Path(sys.argv[1])):
+        pass
+except RecordError as error:
+    sys.stderr.write(str(error))
+who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+sys.stdout.write(str(max(resource.getrusage(each).ru_maxrss for each in who)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("characters", "count", "message"),
+    [
+        (20 * 2**20, 2000, "MAX_WORKER_BYTES"),
+        (2**20, 500, "unpacks to over 1,000 times its size (MAX_INFLATION)"),
+    ],
+)
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused(tmp_path, characters, count, message):
     path = tmp_path / "bomb.parquet"
-    cell = "x" * (20 * 2**20)
-    table = pa.table({"text": pa.DictionaryArray.from_arrays(pa.array([0] * 2000), [cell])})
-    pq.write_table(table, path, compression="zstd")
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * count), ["x" * characters])
+    pq.write_table(pa.table({"text": words}), path, compression="zstd")
     assert path.stat().st_size < 10_000
-    with pytest.raises(RecordError, match=r"bomb.parquet.*MAX_(WORKER_BYTES|CELL_CHARACTERS)"):
-        list(read_guarded(path))
-    small = pa.table({"text": pa.DictionaryArray.from_arrays(pa.array([0] * 500), ["x" * 2**20])})
-    pq.write_table(small, path, compression="zstd")
-    with pytest.raises(RecordError, match=r"unpacks to over 1,000 times its size .MAX_INFLATION"):
-        for _ in read_guarded(path):
-            pass
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 600 * 1024
+    program = [sys.executable, "-c", READING, str(path)]  # so that its memory alone is measured
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert f"{path}: " in done.stderr
+    assert message in done.stderr
+    assert int(done.stdout) < 600 * 1024
 
 
 def test_a_reader_that_dies_or_hangs_is_one_line(tmp_path, monkeypatch):

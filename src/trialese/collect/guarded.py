@@ -8,6 +8,7 @@ FILE` reads the file, checks every value, and sends the rows on; what befalls it
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import struct
 import subprocess
@@ -339,8 +340,7 @@ def _set_limits() -> None:
     pa.set_memory_pool(pa.system_memory_pool())
     pa.set_cpu_count(1)
     with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
+        resource = importlib.import_module("resource")  # Windows has none
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         most = pages * resource.getpagesize() + MAX_WORKER_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
