@@ -436,8 +436,9 @@ try:
         pass
 except RecordError as error:
     sys.stderr.write(str(error))
-who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-sys.stdout.write(str(max(resource.getrusage(each).ru_maxrss for each in who)))
+status = Path("/proc/self/status").read_text()
+own = int(status.partition("VmHWM:")[2].split()[0])
+sys.stdout.write(str(max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)))
 """
 
 
