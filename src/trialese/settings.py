@@ -492,11 +492,23 @@ class ServeSettings(Section, frozen=True, kw_only=True):
     """At most so many requests under way."""
     request_seconds: float = 30.0
     """A request that waits longer is given up."""
+    stuck_seconds: float = 120.0
+    """`/readyz` says 503 while one batch has been under way for longer."""
     drain_seconds: Count = 30
     """At the end, requests under way have so long to finish."""
     upload_bytes: Count = 2_000_000_000
     """Of one file to be labelled as a job."""
     waiting_jobs: Count = 100
     """Jobs are refused while so many wait."""
+    jobs_bytes: Count = 20_000_000_000
+    """Of all uploads and their labels together; more uploads are refused."""
+    job_memory_bytes: Count = 2_000_000_000
+    """Of the process that reads one uploaded file; a file that takes more has failed."""
+    job_cpu_seconds: Count = 14_400
+    """Processor time of that process; the model's own time is not counted."""
+    job_silent_seconds: float = 600.0
+    """That process is ended when nothing has come of the file for so long."""
+    job_open_files: Count = 256
+    """Files that it may hold open."""
     live: bool = False
     """Ask the registry for trials that the snapshot lacks."""

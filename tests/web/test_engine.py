@@ -164,3 +164,42 @@ def test_models_do_not_share_batches() -> None:
     scorer = play(scene)
     assert {text for batch in scorer.batches for text in batch} == {"lengths"}
     assert {text for batch in other.batches for text in batch} == {"other"}
+
+
+class PanicError(BaseException):
+    """As a tokenizer written in Rust raises it: no `Exception`."""
+
+
+def test_a_panic_harms_only_its_own_request() -> None:
+    def panic(texts: Sequence[str], **_: Any) -> NDArray[np.float64]:
+        if "bad" in texts:
+            raise PanicError("index out of bounds")
+        return np.zeros((len(texts), 1))
+
+    async def scene(engine: Engine, model: ServedModel, scorer: Lengths) -> None:
+        scorer.predict = panic  # type: ignore[method-assign]
+        with pytest.raises(RuntimeError, match="PanicError: index out of bounds"):
+            await engine.score(model, ["bad"])
+        with pytest.raises(RuntimeError, match="PanicError"):
+            await engine.run(lambda: panic(["bad"]))
+        assert (await engine.score(model, ["good"])).shape == (1, 1)
+        assert engine.failure == ""
+
+    play(scene)
+
+
+def test_an_engine_that_is_stuck_or_has_ended_says_so() -> None:
+    async def scene(engine: Engine, model: ServedModel, scorer: Lengths) -> None:
+        scorer.gate.clear()
+        waiting = asyncio.create_task(engine.score(model, ["x"]))
+        await started(scorer, 1)
+        await asyncio.sleep(0.02)
+        assert "one batch has been computed for" in engine.failure
+        scorer.gate.set()
+        await waiting
+        assert engine.failure == ""
+        engine._running.cancel()
+        await asyncio.wait({engine._running})
+        assert "ended" in engine.failure
+
+    play(scene, stuck_seconds=0.01)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import io
+import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,8 @@ from trialese.settings import ServeSettings
 from trialese.tasks.classifier import Classifier
 from trialese.tasks.predict import predict_inputs
 from trialese.web.app import create_app
-from trialese.web.jobs import JobStore, file_name
+from trialese.web.job_worker import JobWorker
+from trialese.web.jobs import JobRunner, JobStore, file_name
 from trialese.web.models import open_served
 
 DATA = Path(__file__).parents[1] / "data"
@@ -152,6 +155,162 @@ def test_one_server_holds_the_folder_and_sweeps_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="--jobs"):
         JobStore(tmp_path / "file")
+
+
+def worker_that(code: str) -> tuple[str, ...]:
+    """The command of a worker whose reading of the file is `code`."""
+    setup = "import os, signal, time\nfrom trialese.web import job_worker\n"
+    body = f"def predict_file(*_, **__):\n    {code}\njob_worker.predict_file = predict_file\n"
+    return (sys.executable, "-P", "-c", f"{setup}{body}job_worker.main()")
+
+
+@pytest.mark.parametrize(
+    ("code", "settings", "reason"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", {}, "ended its worker 2 times (SIGSEGV)"),
+        ("os._exit(7)", {}, "(exit status 7)"),
+        ("time.sleep(600)", {"job_silent_seconds": 0.5}, "(nothing came of it for 0.5 s)"),
+        ("while True: pass", {"job_cpu_seconds": 3}, "(more than 3 s of processor time)"),
+        (
+            "bytearray(4 * 10**9)",
+            {"job_memory_bytes": 10**9},
+            "more than 1,000,000,000 bytes of memory",
+        ),
+        ("job_worker.os.write(0, b'')\n    1 / 0", {}, "bug of the server"),
+    ],
+)
+def test_a_file_that_ends_its_reader_fails_and_the_next_job_is_done(
+    code: str, settings: Any, reason: str, classifier: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    served = open_served([classifier], jobs=tmp_path / "jobs")
+    served.load()
+    app = create_app(served, ServeSettings(**settings))
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        whole = JobWorker.command
+        monkeypatch.setattr(JobWorker, "command", worker_that(code))
+        job = finished(client, send(client, "bomb.txt", b"x").json()["id"])
+        assert job["state"] == "failed" and reason in job["message"]
+        assert str(tmp_path) not in job["message"]
+        if "job_cpu_seconds" in settings or "job_silent_seconds" in settings:
+            return  # too little for an honest file
+        monkeypatch.setattr(JobWorker, "command", whole)
+        assert finished(client, send(client, "a.txt", b"slow accrual").json()["id"])["texts"] == 1
+        assert client.get("/readyz").status_code == 200
+
+
+def test_crashes_are_counted_over_restarts(
+    classifier: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(JobWorker, "command", worker_that("os._exit(7)"))
+    served = open_served([classifier], jobs=tmp_path / "jobs")
+    served.load()
+    store = JobStore(tmp_path / "jobs")
+    job_id, upload = store.place("x.txt")
+    upload.write_text("x")
+    digest = next(iter(served.models.values())).scorer.digest
+    store.add(job_id, upload=upload, model="reasons", digest=digest, format_="csv")
+    store.change(job_id, crashes=1)
+    store.close()
+    with TestClient(create_app(served, ServeSettings()), base_url="http://127.0.0.1") as client:
+        assert "ended its worker 2 times" in finished(client, job_id)["message"]
+
+
+HOSTILE = Path(__file__).parents[2].parent / "shared" / "cases" / "hostile"
+
+
+@pytest.mark.parametrize("name", ["heap-leak-pad1000", "segv-2", "segv-3", "segv-4"])
+def test_hostile_arrow_files_harm_nobody_as_jobs(client: TestClient, name: str) -> None:
+    path = HOSTILE / f"arrow-{name}.arrow"
+    if not path.is_file():
+        pytest.skip("the hostile cases are not at hand")
+    secret = "the secret of somebody else " * 30
+    own = finished(client, send(client, "own.txt", secret.encode()).json()["id"])
+    assert client.delete(f"/v1/jobs/{own['id']}").status_code == 204
+    job = finished(client, send(client, path.name, path.read_bytes()).json()["id"])
+    assert "secret" not in client.get(f"/v1/jobs/{job['id']}/result").text
+    assert job["state"] == "failed" or "leak" in name
+    assert finished(client, send(client, "a.txt", b"slow accrual").json()["id"])["texts"] == 1
+
+
+def test_a_full_disk_stops_jobs_only_as_long_as_it_is_full(
+    client: TestClient, monkeypatch: Any
+) -> None:
+    change = JobStore.change
+    full = True
+
+    def changed(self: JobStore, job_id: str, **values: Any) -> None:
+        if full:
+            raise sqlite3.OperationalError("database or disk is full")
+        change(self, job_id, **values)
+
+    monkeypatch.setattr(JobStore, "change", changed)
+    job_id = send(client, "a.txt", b"slow accrual").json()["id"]
+    while client.get("/readyz").status_code == 200:
+        time.sleep(0.01)
+    told = client.get("/readyz").json()
+    assert (told["error"], "disk is full" in told["message"]) == ("not_ready", True)
+    assert client.get("/healthz").status_code == 200
+    full = False
+    assert finished(client, job_id)["state"] == "done"
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_job_thread_that_has_ended_is_told(client: TestClient, monkeypatch: Any) -> None:
+    monkeypatch.setattr(JobRunner, "failure", "the thread of jobs has ended; start again")
+    assert client.get("/readyz").status_code == 503
+
+
+def test_a_job_can_be_deleted_on_a_full_disk(client: TestClient, tmp_path: Path) -> None:
+    folder = tmp_path / "jobs"
+    job_id = finished(client, send(client, "a.txt", b"slow accrual").json()["id"])["id"]
+    with sqlite3.connect(folder / "jobs.sqlite") as base:
+        base.execute(
+            "CREATE TRIGGER full BEFORE DELETE ON jobs BEGIN SELECT RAISE (ABORT, 'full'); END"
+        )
+    base.close()
+    assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert client.get(f"/v1/jobs/{job_id}").status_code == 404
+    assert not (folder / job_id).exists()
+
+
+def test_a_row_whose_files_are_gone_goes_at_the_next_start(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs")
+    for name in ("a.txt", "b.txt"):
+        job_id, upload = store.place(name)
+        upload.write_text("x")
+        store.add(job_id, upload=upload, model="m", digest="d", format_="csv")
+    (tmp_path / "jobs" / job_id / ".labels.csv.work.gone").mkdir()
+    (tmp_path / "jobs" / job_id / ".labels.csv.77.partial").touch()
+    gone = next(job.id for job in store.jobs() if job.id != job_id)
+    (tmp_path / "jobs" / gone / "upload" / "a.txt").unlink()
+    (tmp_path / "jobs" / gone / "upload").rmdir()
+    (tmp_path / "jobs" / gone).rmdir()
+    store.close()
+    again = JobStore(tmp_path / "jobs")
+    assert [job.id for job in again.jobs()] == [job_id]
+    assert [path.name for path in (tmp_path / "jobs" / job_id).iterdir()] == ["upload"]
+    again.close()
+
+
+def test_jobs_have_a_quota(classifier: Path, tmp_path: Path) -> None:
+    served = open_served([classifier], jobs=tmp_path / "jobs")
+    served.load()
+    app = create_app(served, ServeSettings(jobs_bytes=300_000))
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        refused = send(client, "x.txt", b"x" * 290_000)
+        assert (refused.status_code, refused.json()["error"]) == (507, "quota")
+        assert "serve" not in refused.json()["message"] and "300,000" in refused.json()["message"]
+        assert send(client, "x.txt", b"slow accrual").status_code == 202
+
+
+def test_nobody_else_reads_uploads_and_labels(client: TestClient, tmp_path: Path) -> None:
+    job_id = finished(client, send(client, "a.txt", b"slow accrual").json()["id"])["id"]
+    folder = tmp_path / "jobs"
+    for path in (folder, *folder.rglob("*")):
+        if path.name.endswith(".lock"):
+            continue  # holds nothing
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert (folder / job_id / "labels.csv").is_file()
 
 
 @pytest.mark.parametrize(

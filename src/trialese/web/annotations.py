@@ -88,7 +88,10 @@ class AnswerLog:
         self.path = path
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.exists():
+                path.parent.mkdir(0o700, parents=True)
+            if not path.exists():
+                path.touch(0o600)
             self._base = sqlite3.connect(
                 path, timeout=10, isolation_level=None, check_same_thread=False
             )
@@ -97,6 +100,7 @@ class AnswerLog:
             tables = self._base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if version not in (0, _VERSION) or (version == 0 and tables):
                 raise ArtifactError(f"{path}: not a file of answers; choose another with --labels")
+            path.chmod(0o600)  # its journals get the same
             self._base.execute("PRAGMA journal_mode = WAL")
             self._base.execute("PRAGMA synchronous = FULL")
             self._base.executescript(_SCHEMA)

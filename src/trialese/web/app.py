@@ -19,7 +19,7 @@ from trialese.web.engine import Engine
 from trialese.web.jobs import JobRunner, JobState, JobStore, job_routes
 from trialese.web.models import Served
 from trialese.web.page import page_routes
-from trialese.web.schemas import Failure, ServerState, ServerVersion, handle_failures
+from trialese.web.schemas import Failure, Refusal, ServerState, ServerVersion, handle_failures
 from trialese.web.scoring import predict_routes
 from trialese.web.security import LOOPBACK, METRICS_TYPE, SecurityMiddleware, ServerMetrics
 
@@ -27,7 +27,7 @@ __all__ = ["create_app", "health_routes", "serve"]
 
 
 def health_routes(
-    served: Served, engine: Engine, metrics: ServerMetrics, store: JobStore | None
+    served: Served, engine: Engine, metrics: ServerMetrics, runner: JobRunner | None
 ) -> APIRouter:
     """Routes about the state of the server: health, readiness, metrics, version."""
     routes = APIRouter(tags=["health"])
@@ -39,8 +39,11 @@ def health_routes(
 
     @routes.get("/readyz", responses={503: {"model": Failure}})
     async def readyz() -> ServerState:
-        """Every model is loaded; else 503."""
+        """Every model is loaded, the engine computes and jobs are worked on; else 503."""
         served.refuse_unless_ready()
+        failure = engine.failure or (runner.failure if runner is not None else "")
+        if failure:
+            raise Refusal(503, failure)
         return ServerState(status="ready")
 
     @routes.get(
@@ -54,7 +57,7 @@ def health_routes(
     async def metrics_text() -> Response:
         """Counters in the text format of Prometheus."""
         metrics.waiting.set(engine.waiting)
-        counts = store.counts() if store is not None else {}
+        counts = runner.store.counts() if runner is not None else {}
         for state in get_args(JobState):
             metrics.jobs.labels(state).set(counts.get(state, 0))
         return Response(metrics.as_text(), media_type=METRICS_TYPE)
@@ -86,7 +89,7 @@ def create_app(
     metrics = ServerMetrics()
     engine = Engine(settings, on_batch=metrics.count_batch)
     store = JobStore(served.jobs) if served.jobs is not None else None
-    runner = JobRunner(store, served, engine) if store is not None else None
+    runner = JobRunner(store, served, engine, settings) if store is not None else None
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -120,10 +123,10 @@ def create_app(
     )
     app.add_middleware(SecurityMiddleware, settings=settings, token=token, metrics=metrics)
     handle_failures(app)
-    app.include_router(health_routes(served, engine, metrics, store))
+    app.include_router(health_routes(served, engine, metrics, runner))
     app.include_router(predict_routes(served, engine, settings))
-    if store is not None and runner is not None:
-        app.include_router(job_routes(served, store, runner, settings))
+    if runner is not None:
+        app.include_router(job_routes(served, runner, settings))
     app.include_router(page_routes(served, settings, engine.score_patiently))
     return app
 

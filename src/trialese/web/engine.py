@@ -78,6 +78,7 @@ class Engine:
         self._urgent: deque[_Asked] = deque()
         self._patient: deque[_Asked] = deque()
         self._side_jobs = 0
+        self._began: float | None = None
         self._seconds_per_text = 0.01
         self.waiting = 0
         """Texts of requests that no batch has taken."""
@@ -134,9 +135,19 @@ class Engine:
             )
         self._side_jobs += 1
         try:
-            return await self._loop.run_in_executor(self._thread, work)
+            return await self._loop.run_in_executor(self._thread, _contained, work)
         finally:
             self._side_jobs -= 1
+
+    @property
+    def failure(self) -> str:
+        """Why nothing is computed; "" while all is well."""
+        if self._running.done():
+            return "the engine has ended; start again"
+        seconds = time.monotonic() - self._began if self._began is not None else 0.0
+        if seconds > self._settings.stuck_seconds:
+            return f"one batch has been computed for {seconds:.0f} s; start again"
+        return ""
 
     async def _put(
         self, model: ServedModel, texts: Sequence[str], queue: deque[_Asked]
@@ -210,11 +221,27 @@ class Engine:
     async def _compute(self, batch: Sequence[tuple[_Asked, Sequence[int]]]) -> None:
         texts = [asked.texts[row] for asked, rows in batch for row in rows]
         predict = batch[0][0].model.scorer.predict
-        scores = await self._loop.run_in_executor(self._thread, predict, texts)
+        self._began = time.monotonic()
+        try:
+            scores = await self._loop.run_in_executor(
+                self._thread, _contained, lambda: predict(texts)
+            )
+        finally:
+            self._began = None
         start = 0
         for asked, rows in batch:
             asked.take(rows, scores[start : start + len(rows)])
             start += len(rows)
+
+
+def _contained(work: Callable[[], T]) -> T:
+    """What `work` returns; a tokenizer's panic, which is no `Exception`, becomes one."""
+    try:
+        return work()
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def _closing() -> Refusal:

@@ -1,4 +1,4 @@
-"""Jobs: files to be labelled, their states in one folder, the thread that works on them, routes.
+"""Jobs: files to be labelled, their states in one folder, the thread that runs them, routes.
 
 SQLite holds the states, and each job has a folder: `FOLDER/ID/upload/NAME` is the uploaded file,
 `FOLDER/ID/labels.FORMAT` its labels. A job exists once its row is committed, which is after its
@@ -17,9 +17,11 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,12 +32,9 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from trialese.artifacts import locked
 from trialese.errors import ArtifactError, TrialeseError
-from trialese.progress import Progress, silent
-from trialese.records import Task, Thresholds
 from trialese.settings import ServeSettings
-from trialese.tasks.predict import Share, predict_file
-from trialese.tasks.scorer import Preprocessing
 from trialese.web.engine import Engine
+from trialese.web.job_worker import JobOrder, JobWorker, WorkerDiedError
 from trialese.web.models import Served, ServedModel
 from trialese.web.schemas import Refusal, failures
 
@@ -74,9 +73,14 @@ CREATE TABLE IF NOT EXISTS jobs (
     texts INTEGER NOT NULL DEFAULT 0,
     left_out TEXT NOT NULL DEFAULT '{}',
     message TEXT NOT NULL DEFAULT '',
-    finished TEXT
+    finished TEXT,
+    crashes INTEGER NOT NULL DEFAULT 0
 ) STRICT
 """
+_ADD_CRASHES = "ALTER TABLE jobs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0"
+"""For folders of jobs that were made before crashes were counted."""
+MOST_CRASHES = 2
+"""A job that has ended its worker so often has failed."""
 
 
 class FileJob(BaseModel):
@@ -97,6 +101,7 @@ class FileJob(BaseModel):
     message: str = Field(default="", description="Why it failed.")
     created: str = Field(description="ISO 8601, UTC.")
     finished: str | None = None
+    crashes: int = Field(default=0, exclude=True)
 
 
 class FileJobs(BaseModel):
@@ -116,10 +121,16 @@ class JobStore:
         """
         self.folder = folder
         self._lock = threading.Lock()
+        self._forgotten: set[str] = set()
         with ExitStack() as opened:
             try:
+                ours = not folder.exists() or (folder / _DATABASE).is_file()
                 folder.mkdir(parents=True, exist_ok=True)
                 opened.enter_context(locked(folder))
+                if ours:
+                    folder.chmod(0o700)
+                (folder / _DATABASE).touch(0o600)
+                (folder / _DATABASE).chmod(0o600)
                 self._base = sqlite3.connect(
                     folder / _DATABASE, isolation_level=None, check_same_thread=False
                 )
@@ -128,6 +139,9 @@ class JobStore:
                 self._base.execute("PRAGMA journal_mode = WAL")
                 self._base.execute("PRAGMA synchronous = FULL")
                 self._base.execute(_SCHEMA)
+                columns = self._base.execute("SELECT name FROM pragma_table_info('jobs')")
+                if "crashes" not in {name for (name,) in columns}:
+                    self._base.execute(_ADD_CRASHES)
                 self._sweep()
             except (sqlite3.Error, OSError) as error:
                 raise ArtifactError(
@@ -143,7 +157,8 @@ class JobStore:
         """A new job's id, and where its upload goes; the job exists once `add` is called."""
         job_id = secrets.token_hex(8)
         upload = self.folder / job_id / "upload" / file_name(name)
-        upload.parent.mkdir(parents=True)
+        upload.parent.parent.mkdir(0o700)
+        upload.parent.mkdir(0o700)
         return job_id, upload
 
     def add(
@@ -160,7 +175,7 @@ class JobStore:
             format=format_,
             state="waiting",
         )
-        row = job.model_dump() | {"left_out": "{}"}
+        row = {**dict(job), "left_out": "{}"}
         marks = ", ".join(f":{name}" for name in row)
         with self._lock:
             self._base.execute(f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", row)
@@ -197,13 +212,27 @@ class JobStore:
             )
 
     def forget(self, job_id: str) -> None:
-        """The job is no more; its files go with `delete_files`, at the latest at the next start."""
-        with self._lock:
+        """The job is no more, for every client."""
+        self._forgotten.add(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Delete upload, labels and row, in this order: a full disk takes no new row.
+
+        A row that cannot be deleted even then goes at the next start, since its folder is gone.
+        """
+        self._forgotten.add(job_id)
+        shutil.rmtree(self.folder / job_id, ignore_errors=True)
+        with self._lock, suppress(sqlite3.Error):
             self._base.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
-    def delete_files(self, job_id: str) -> None:
-        """Delete what was sent and what came of it."""
-        shutil.rmtree(self.folder / job_id, ignore_errors=True)
+    def used_bytes(self) -> int:
+        """The size of all uploads and labels."""
+        total = 0
+        for parent, _, names in os.walk(self.folder):
+            for name in names:
+                with suppress(OSError):  # a part that was just joined
+                    total += Path(parent, name).stat().st_size
+        return total
 
     def upload_of(self, job: FileJob) -> Path:
         """What was sent."""
@@ -219,13 +248,27 @@ class JobStore:
         return [
             FileJob.model_validate(dict(row) | {"left_out": msgspec.json.decode(row["left_out"])})
             for row in rows
+            if row["id"] not in self._forgotten
         ]
 
     def _sweep(self) -> None:
-        known: Sequence[str] = [job.id for job in self._select("")]
+        """Delete rows without a folder, folders without a row, and rests of killed workers."""
+        jobs = {job.id: job for job in self._select("")}
+        for job_id in jobs:
+            if not (self.folder / job_id).is_dir():
+                self._base.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
         for child in self.folder.iterdir():
-            if re.fullmatch(r"[0-9a-f]{16}", child.name) and child.name not in known:
+            if not re.fullmatch(r"[0-9a-f]{16}", child.name):
+                continue
+            if child.name not in jobs:
                 shutil.rmtree(child, ignore_errors=True)
+                continue
+            child.chmod(0o700)
+            for rest in (*child.glob(".*.gone"), *child.glob("**/.*.partial")):
+                if rest.is_dir():
+                    shutil.rmtree(rest, ignore_errors=True)
+                else:
+                    rest.unlink(missing_ok=True)
 
 
 def file_name(name: str) -> str:
@@ -241,6 +284,7 @@ def _now() -> str:
 WINDOW_RECORDS = 256
 """So much work at most is done again after a crash."""
 _SECONDS_BETWEEN_NOTES = 0.5
+_SECONDS_AFTER_FAILURE = 1.0
 
 
 class _StopError(Exception):
@@ -250,12 +294,17 @@ class _StopError(Exception):
 class JobRunner:
     """Works on the jobs of a store while it is entered (`async with`)."""
 
-    def __init__(self, store: JobStore, served: Served, engine: Engine) -> None:
-        self._store, self._served, self._engine = store, served, engine
+    def __init__(
+        self, store: JobStore, served: Served, engine: Engine, settings: ServeSettings
+    ) -> None:
+        self.store = store
+        self._served, self._engine, self._settings = served, engine, settings
+        self._failure = ""
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._removed: set[str] = set()
         self._current: str | None = None
+        self._worker: JobWorker | None = None
 
     async def __aenter__(self) -> JobRunner:
         self._work = asyncio.create_task(asyncio.to_thread(self._run))
@@ -264,8 +313,14 @@ class JobRunner:
     async def __aexit__(self, *_: object) -> None:
         self._stopping.set()
         self._engine.drop_patient_work()
+        self._interrupt()
         self._wake.set()
         await self._work
+
+    @property
+    def failure(self) -> str:
+        """Why no job can be worked on; "" while all is well."""
+        return "the thread of jobs has ended; start again" if self._work.done() else self._failure
 
     def wake(self) -> None:
         """There is something to do."""
@@ -274,66 +329,114 @@ class JobRunner:
     def remove(self, job_id: str) -> None:
         """Stop working on the job and delete it."""
         self._removed.add(job_id)
-        self._store.forget(job_id)
-        if self._current != job_id:
-            self._store.delete_files(job_id)
+        self.store.forget(job_id)
+        if self._current == job_id:
+            self._interrupt()  # the thread deletes it, once nobody writes there any more
+        else:
+            self.store.delete(job_id)
+
+    def _interrupt(self) -> None:
+        if self._worker is not None:
+            self._worker.kill()
 
     def _run(self) -> None:
+        """Work until the server stops, whatever happens: a full disk may be freed again."""
         while not self._stopping.is_set():
-            self._wake.clear()
-            job = self._store.next_job() if self._served.ready else None
-            if job is None:
-                self._wake.wait()
-                continue
-            self._current = job.id
             try:
-                self._do(job)
-            except _StopError:
-                pass
-            except TrialeseError as error:
-                # the server's own paths are nobody's business
-                message = str(error).replace(f"{self._store.upload_of(job).parent}/", "")
-                self._fail(job, message.replace(f"{self._store.folder}/", ""))
-            except Exception:
-                logger.exception("job %s", job.id)
-                self._fail(job, "this is a bug of the server; its log has the details")
-            self._current = None
+                self._work_once()
+                self._failure = ""
+            except BaseException as error:
+                if not self._failure:
+                    logger.exception("jobs wait until this is mended")
+                self._failure = f"jobs wait: {' '.join(str(error).split()) or type(error).__name__}"
+                self._stopping.wait(_SECONDS_AFTER_FAILURE)
+
+    def _work_once(self) -> None:
+        self._wake.clear()
+        job = self.store.next_job() if self._served.ready else None
+        if job is None:
+            self._wake.wait()
+            return
+        self._current = job.id
+        try:
+            self._do(job)
+        except _StopError:
+            pass
+        except TrialeseError as error:
+            # the server's own paths are nobody's business
+            message = str(error).replace(f"{self.store.upload_of(job).parent}/", "")
+            self._fail(job, message.replace(f"{self.store.folder}/", ""))
+        except (sqlite3.Error, OSError):
+            raise  # not of this job
+        except Exception:
+            logger.exception("job %s", job.id)
+            self._fail(job, "this is a bug of the server; its log has the details")
+        finally:
+            self._current = self._worker = None
             if job.id in self._removed:
-                self._store.delete_files(job.id)
+                self.store.delete(job.id)
 
     def _do(self, job: FileJob) -> None:
         model = self._served.models.get(job.model)
         if model is None or model.scorer.digest != job.digest:
             self._fail(job, f"the model {job.model!r} is no longer served; send the file again")
             return
-        self._store.change(job.id, state="running")
-        about = predict_file(
-            _Patient(model, self._engine, lambda: self._stop_if_asked(job)),
-            self._store.upload_of(job),
-            self._store.labels_of(job),
-            format_name=job.format,
-            share=Share(),
+        self.store.change(job.id, state="running")
+        limits, scorer = self._settings, model.scorer
+        order = JobOrder(
+            source=str(self.store.upload_of(job).absolute()),
+            out=str(self.store.labels_of(job).absolute()),
+            format=job.format,
             window_records=WINDOW_RECORDS,
-            progress=self._noting(job),
+            task=scorer.task,
+            preprocessing=scorer.preprocessing,
+            thresholds=scorer.thresholds and replace(scorer.thresholds, chosen_from=frozenset()),
+            digest=scorer.digest,
+            engine=scorer.engine,
+            memory_bytes=limits.job_memory_bytes,
+            cpu_seconds=limits.job_cpu_seconds,
+            open_files=limits.job_open_files,
+            file_bytes=limits.jobs_bytes,
         )
-        assert about is not None
-        self._store.change(
-            job.id,
-            state="done",
-            records=about.records,
-            texts=about.texts,
-            left_out=about.left_out,
+        with JobWorker(order, silent_seconds=limits.job_silent_seconds) as self._worker:
+            self._stop_if_asked(job)
+            try:
+                done = self._worker.run(partial(self._score, job, model), self._note(job))
+            except WorkerDiedError as error:
+                self._stop_if_asked(job)
+                self._count_crash(job, str(error))
+                return
+        self.store.change(
+            job.id, state="done", records=done.records, texts=done.texts, left_out=done.left_out
         )
 
-    def _noting(self, job: FileJob) -> Progress:
+    def _score(self, job: FileJob, model: ServedModel, texts: list[str]) -> NDArray[np.float64]:
+        self._stop_if_asked(job)
+        try:
+            return self._engine.score_patiently(model, texts)
+        except Refusal as error:
+            raise _StopError from error
+
+    def _count_crash(self, job: FileJob, reason: str) -> None:
+        crashes = job.crashes + 1
+        logger.warning("job %s ended its worker (%s), time %d", job.id, reason, crashes)
+        self.store.change(job.id, crashes=crashes)
+        if crashes >= MOST_CRASHES:
+            self._fail(
+                job,
+                f"reading the file ended its worker {crashes} times ({reason}); "
+                "the file is damaged or too large: repair or divide it",
+            )
+
+    def _note(self, job: FileJob) -> Callable[[int], None]:
         noted = 0.0
 
-        def note(_: str, done: int, total: int | None, /) -> None:
+        def note(records: int) -> None:
             nonlocal noted
             self._stop_if_asked(job)
             if time.monotonic() - noted >= _SECONDS_BETWEEN_NOTES:
                 noted = time.monotonic()
-                self._store.change(job.id, records=done)
+                self.store.change(job.id, records=records)
 
         return note
 
@@ -342,41 +445,7 @@ class JobRunner:
             raise _StopError
 
     def _fail(self, job: FileJob, message: str) -> None:
-        self._store.change(job.id, state="failed", message=" ".join(message.split()))
-
-
-class _Patient:
-    """A served model as a scorer whose texts wait behind those of requests."""
-
-    def __init__(self, model: ServedModel, engine: Engine, check: Callable[[], None]) -> None:
-        self._model, self._engine, self._check = model, engine, check
-
-    @property
-    def task(self) -> Task:
-        return self._model.scorer.task
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return self._model.scorer.preprocessing
-
-    @property
-    def thresholds(self) -> Thresholds | None:
-        return self._model.scorer.thresholds
-
-    @property
-    def digest(self) -> str:
-        return self._model.scorer.digest
-
-    @property
-    def engine(self) -> str:
-        return self._model.scorer.engine
-
-    def predict(self, texts: Sequence[str], *, progress: Progress = silent) -> NDArray[np.float64]:
-        self._check()
-        try:
-            return self._engine.score_patiently(self._model, texts)
-        except Refusal as error:
-            raise _StopError from error
+        self.store.change(job.id, state="failed", message=" ".join(message.split()))
 
 
 JobId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
@@ -388,10 +457,9 @@ _MEDIA_TYPES = {
 }
 
 
-def job_routes(
-    served: Served, store: JobStore, runner: JobRunner, settings: ServeSettings
-) -> APIRouter:
-    """Routes over the jobs of `store`, which `runner` works on."""
+def job_routes(served: Served, runner: JobRunner, settings: ServeSettings) -> APIRouter:
+    """Routes over the jobs that `runner` works on."""
+    store = runner.store
     routes = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=failures(401, 404, 422))
 
     def existing(job_id: str) -> FileJob:
@@ -400,7 +468,7 @@ def job_routes(
             raise Refusal(404, f"no job {job_id} here", code="unknown_job")
         return job
 
-    @routes.post("", status_code=202, responses=failures(400, 413, 429, 503))
+    @routes.post("", status_code=202, responses=failures(400, 413, 429, 503, 507))
     async def send(
         file: Annotated[UploadFile, "Texts or trials."],
         response: Response,
@@ -416,11 +484,19 @@ def job_routes(
             raise Refusal(
                 429, f"{settings.waiting_jobs:,} jobs are waiting already", retry_seconds=60
             )
+        used = await asyncio.to_thread(store.used_bytes)
+        if used + (file.size or 0) > settings.jobs_bytes:
+            raise Refusal(
+                507,
+                f"the jobs here take {used:,} of {settings.jobs_bytes:,} bytes; delete some, "
+                "or send a smaller file",
+                code="quota",
+            )
         job_id, upload = store.place(file.filename or "")
         try:
             await asyncio.to_thread(_keep, file, upload)
         except BaseException:
-            store.delete_files(job_id)
+            shutil.rmtree(store.folder / job_id, ignore_errors=True)
             raise
         job = await asyncio.to_thread(
             store.add,
@@ -468,14 +544,15 @@ def job_routes(
     @routes.delete("/{job_id}", status_code=204)
     async def delete(job_id: JobId) -> None:
         """Stop the job if it runs, and delete its files."""
-        runner.remove(existing(job_id).id)
+        await asyncio.to_thread(runner.remove, existing(job_id).id)
 
     return routes
 
 
 def _keep(file: UploadFile, path: Path) -> None:
     """Put the upload, which came to disk in pieces, where its job looks for it."""
-    with path.open("wb") as out:
+    with path.open("xb") as out:
+        path.chmod(0o600)
         shutil.copyfileobj(file.file, out, 2**20)
         out.flush()
         os.fsync(out.fileno())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import sqlite3
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
@@ -62,7 +64,9 @@ _CODES = {
     429: "queue_full",
     503: "not_ready",
     504: "timeout",
+    507: "disk_full",
 }
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Refusal(HTTPException):
@@ -96,7 +100,16 @@ def handle_failures(app: FastAPI) -> None:
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 405:
             error.headers = {"Allow": _allowed(app, request)}
+        if _is_disk_full(error.__cause__):  # while the framework put an upload aside
+            return as_response(_disk_full())
         return as_response(error)
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(sqlite3.OperationalError)
+    async def maybe_full(_: Request, error: Exception) -> JSONResponse:
+        if _is_disk_full(error):
+            return as_response(_disk_full())
+        raise error
 
     @app.exception_handler(RecordError)
     async def misunderstood(_: Request, error: RecordError) -> JSONResponse:
@@ -115,6 +128,16 @@ def handle_failures(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
         return _answer(500, "internal", "this is a bug of the server; its log has the details")
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    if isinstance(error, sqlite3.OperationalError):
+        return "full" in str(error)
+    return isinstance(error, OSError) and error.errno in _DISK_FULL
+
+
+def _disk_full() -> Refusal:
+    return Refusal(507, "the server's disk is full; delete jobs or free some space, then ask again")
 
 
 def _allowed(app: FastAPI, request: Request) -> str:
