@@ -279,6 +279,9 @@ class PretrainSettings(Section, frozen=True, kw_only=True):
     """Threads that mask the next batches while a step runs; the result does not depend on them."""
     checkpoint_every_steps: Count = 200
     seed: int = 7
+    control: bool = True
+    """In a run: a second continuation of the base, on *old* text for as many steps, so that the
+    report can tell what new text brought from what more training brought."""
 
 
 class FinetuneSettings(Section, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from trialese.pipeline.stages import (
     write_ledger,
 )
 from trialese.recipe import Recipe, load_recipe, parse_recipe
+from trialese.verdict.report import load_context, load_verdicts
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -56,6 +57,9 @@ def copy(toy: Recipe, tmp_path: Path) -> Recipe:
     return msgspec.structs.replace(toy, folder=str(tmp_path / "runs"))
 
 
+SYSTEMS = ("base", "adapted", "control")
+
+
 def unfinished(recipe: Recipe) -> list[str]:
     return [stage.name for stage in chain_stages(recipe) if not is_finished(stage)]
 
@@ -84,14 +88,42 @@ def test_a_finished_run_makes_nothing(copy: Recipe) -> None:
 
 def test_a_changed_setting_remakes_its_stage_and_what_stands_on_it(toy: Recipe) -> None:
     assert unfinished(changed(toy, "verdict.resamples=60")) == ["verdict"]
-    assert unfinished(changed(toy, "tasks.sex.finetune.lr=1e-5")) == ["sex/base", "sex/adapted"]
-    assert unfinished(changed(toy, "pretrain.adapt_phase.steps=3")) == ["adapter"]
-    assert unfinished(changed(toy, "tasks.threshold_shrinkage=3.0")) == [
-        f"{task}/{system}" for task in ("stop-reasons", "sex") for system in ("base", "adapted")
+    assert unfinished(changed(toy, "tasks.sex.finetune.lr=1e-5")) == [
+        f"sex/{system}" for system in SYSTEMS
     ]
-    assert unfinished(changed(toy, "pretrain.replay_share=0.1")) == ["adapter"]
+    assert unfinished(changed(toy, "pretrain.adapt_phase.steps=3")) == ["adapter", "control"]
+    assert unfinished(changed(toy, "tasks.threshold_shrinkage=3.0")) == [
+        f"{task}/{system}" for task in ("stop-reasons", "sex") for system in SYSTEMS
+    ]
+    assert unfinished(changed(toy, "pretrain.replay_share=0.1")) == ["adapter", "control"]
     assert unfinished(changed(toy, "collect.retries=1")) == []
     assert "snapshot" in unfinished(changed(toy, "collect.sample.studies=161"))
+
+
+def test_the_report_leads_with_what_the_new_text_brought_at_equal_compute(toy: Recipe) -> None:
+    home = Path(toy.folder) / "toy"
+    page = (home / "verdict" / "report.html").read_text(encoding="utf-8")
+    text = (home / "verdict" / "verdict.md").read_text(encoding="utf-8")
+    for shown in (page, text):
+        at = [shown.index(f"adapted - {rival}") for rival in ("control", "base")]
+        assert at == sorted(at)
+        assert "At equal compute, adapted against control: on new trials" in shown
+    assert page.index("At equal compute") < page.index("F1 by label")
+    context = load_context(home / "verdict")
+    for era in ("new", "old"):
+        difference = context["language_model"][era]["top1"]["adapted - control"]
+        assert difference["low"] <= difference["point"] <= difference["high"]
+    for task in toy.tasks.names:
+        models = {v.task: v.notes["models"] for v in load_verdicts(home / "verdict")}[task]
+        assert len(set(models.values())) == len(models) == 3  # each says what it is
+
+
+def test_a_run_without_a_control_says_so(copy: Recipe) -> None:
+    recipe = changed(copy, "pretrain.control=false", f"folder={copy.folder}")
+    assert unfinished(recipe) == ["verdict"]  # adapter and base do not depend on it
+    text = (run_recipe(recipe) / "verdict.md").read_text(encoding="utf-8")
+    assert "No control was trained" in text
+    assert "adapted - control" not in text
 
 
 def test_a_damaged_artifact_is_made_again(copy: Recipe) -> None:
@@ -128,6 +160,8 @@ def test_the_plan_says_what_is_left(toy: Recipe) -> None:
     assert planned["corpus"].finished
     assert planned["adapter"].tokens == 2 * 16 * 32
     assert planned["adapter"].seconds is not None
+    assert planned["control"].tokens == planned["adapter"].tokens
+    assert planned["sex/control"].seconds == planned["sex/adapted"].seconds
     text = format_plan(list(planned.values()))
     assert "to do" in text
     assert "stages to do, about" in text

@@ -18,8 +18,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from trialese.artifacts import read_manifest, verify_files, work_folder
 from trialese.corpus.blocks import open_blocks
 from trialese.errors import ArtifactError, RecipeError
-from trialese.pretrain.adapt import build_base, train_adapter
-from trialese.pretrain.heldout import read_rows
+from trialese.pretrain.adapt import build_base, train_adapter, train_control
+from trialese.pretrain.heldout import compare_models, read_rows
 from trialese.settings import LoraSettings, PhaseSettings
 
 IDS = torch.randint(5, 140, (2, 16), generator=torch.Generator().manual_seed(0))
@@ -69,11 +69,55 @@ def test_rows_say_what_was_measured_and_that_the_head_is_new(built: Path):
     assert row["perplexity"] == pytest.approx(2.718281828 ** row["loss"], rel=1e-6)
     assert 0 <= row["top1"] <= row["top5"] <= 1
     notes = read_manifest(built / "adapter").notes
-    ends = [r["top1"] for r in adapter if (r["era"], r["split"]) == ("new", "test")]
+    ends = [r["mask_top1"] for r in adapter if (r["era"], r["split"]) == ("new", "test")]
     gain = notes["top1_gain"]["new-test"]
     assert gain["point"] == pytest.approx(ends[-1] - ends[0])
     assert gain["low"] <= gain["point"] <= gain["high"]
     assert notes["new_head"] and notes["head_trained"] and "no masked-LM head" in notes["head"]
+
+
+def test_a_control_trains_as_long_on_old_text_and_differs_in_that_alone(
+    built: Path, toy_blocks: Path, headless_backbone, toy_settings, tmp_path: Path
+):
+    settings = toy_settings(headless_backbone)
+    control = train_control(toy_blocks, built / "base", settings, tmp_path / "control")
+    adapter = read_manifest(built / "adapter")
+    assert control.manifest.notes["control"] and "control" not in adapter.notes
+    assert control.manifest.counts["steps"]["control"] == adapter.counts["steps"]["adapt"]
+    old = open_blocks(toy_blocks, era="old", split="train")
+    assert old is not None and control.manifest.notes["training_blocks"] == old.digest
+    rates = [
+        [row["lr"] for row in read_rows(folder / "metrics.jsonl") if "lr" in row]
+        for folder in (built / "adapter", tmp_path / "control")
+    ]
+    assert rates[0] == rates[1]
+    found = compare_models(built / "adapter", tmp_path / "control")
+    assert list(found) == ["new", "old"]
+    for era in found.values():
+        assert era["documents"] > 5 and era["masked_tokens"] > 0
+        top1 = {pair: each["point"] for pair, each in era["top1"].items()}
+        gap = top1["adapted - base"] - top1["control - base"]
+        assert top1["adapted - control"] == pytest.approx(gap)
+        accuracy = era["accuracy"]
+        assert top1["adapted - base"] == pytest.approx(accuracy["adapted"] - accuracy["base"])
+        assert all(low["low"] <= low["point"] <= low["high"] for low in era["loss"].values())
+    # the adapter reads new text better than the control, and gains less or nothing on old text
+    gained = {name: era["loss"]["adapted - control"]["point"] for name, era in found.items()}
+    assert gained["new"] < 0 and gained["new"] < gained["old"]
+    alone = compare_models(built / "adapter", None)
+    assert set(alone["new"]["top1"]) == {"adapted - base"}
+    for file in (built / "adapter" / "heldout").glob("*-test-*.safetensors"):
+        assert file.stat().st_size > 0
+    assert compare_models(built / "base", None) == {}  # an artifact without these figures
+
+
+def test_a_control_needs_old_text(tiny_backbone, write_blocks, toy_settings, tmp_path):
+    blocks = write_blocks(tmp_path / "blocks", tiny_backbone, old=False)
+    settings = toy_settings(tiny_backbone)
+    build_base(blocks, settings, tmp_path / "base")
+    with pytest.raises(RecipeError, match=r"no old trials.*pretrain\.control=false"):
+        train_control(blocks, tmp_path / "base", settings, tmp_path / "control")
+    assert not (tmp_path / "control").exists()
 
 
 def test_every_file_is_there_and_the_work_folder_is_gone(built: Path, toy_blocks: Path):

@@ -14,6 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trialese.corpus.blocks import open_blocks
+from trialese.errors import RecipeError
 from trialese.pretrain.backbone import load_backbone
 from trialese.pretrain.encoder import MaskedEncoder
 from trialese.pretrain.heldout import (
@@ -55,10 +56,79 @@ def test_figures_equal_the_plain_sums_whatever_the_batch(tiny_backbone: Path, to
                 tokens += 1
     assert row["masked_tokens"] == tokens > 50
     assert row["loss"] == pytest.approx(loss / tokens, abs=1e-5)
-    assert (row["top1"], row["top5"]) == (top1 / tokens, top5 / tokens)
+    assert (row["top1"], row["top5"]) == pytest.approx((top1 / tokens, top5 / tokens))
     again = score_row(measure(encoder, held, batch_blocks=64, device=CPU), held)
     assert again["loss"] == pytest.approx(row["loss"], abs=1e-6)
     assert again["top1"] == row["top1"]
+
+
+class Oracle:
+    """An encoder whose scores are a function of the batch; `measure` asks no more of it."""
+
+    def __init__(self, scores) -> None:
+        self._scores = scores
+
+    def logits(self, inputs, attended, positions):
+        return self._scores(inputs, positions)
+
+
+VOCABULARY = 500
+
+
+def held_out(tiny_backbone: Path, toy_blocks: Path):
+    backbone = load_backbone(BackboneSettings(name=str(tiny_backbone)))
+    blocks = open_blocks(toy_blocks, era="old", split="tune")
+    assert blocks is not None
+    vocabulary = Vocabulary.of(backbone.tokenizer)
+    return fix_masks(blocks, "old", "tune", vocabulary, HeldoutSettings()), vocabulary
+
+
+def test_a_model_that_copies_what_it_sees_scores_nothing_on_mask(
+    tiny_backbone: Path, toy_blocks: Path
+):
+    held, vocabulary = held_out(tiny_backbone, toy_blocks)
+
+    def copied(inputs, positions):
+        shown = inputs.gather(1, positions).flatten()
+        return torch.nn.functional.one_hot(shown, VOCABULARY).float() * 9
+
+    row = score_row(measure(Oracle(copied), held, batch_blocks=5, device=CPU), held)
+    assert row["top1"] > 0.05  # a tenth of the chosen places keeps its token
+    assert row["mask_top1"] == 0.0
+    assert 0.7 < row["mask_tokens"] / row["masked_tokens"] < 0.9
+    assert row["mask_loss"] > row["loss"]
+    shown = np.take_along_axis(held.masked.inputs, held.masked.positions, axis=1)
+    assert (shown[held.unseen] == vocabulary.mask_id).all()
+    assert held.unseen.sum() == row["mask_tokens"]
+
+
+@pytest.mark.parametrize("tied", [1, 4, VOCABULARY])
+def test_ties_count_as_their_chance(tiny_backbone: Path, toy_blocks: Path, tied: int):
+    held, _ = held_out(tiny_backbone, toy_blocks)
+    targets = torch.from_numpy(held.masked.targets)
+
+    def constant(inputs, positions):
+        scores = torch.zeros(positions.numel(), VOCABULARY)
+        own = targets[: len(positions)].flatten()
+        if tied < VOCABULARY:  # the target and its next `tied - 1` ids share the top
+            for ahead in range(tied):
+                scores[torch.arange(len(own)), (own + ahead) % VOCABULARY] = 1.0
+        return scores
+
+    row = score_row(measure(Oracle(constant), held, batch_blocks=10**6, device=CPU), held)
+    for name in ("top1", "mask_top1"):
+        assert row[name] == pytest.approx(1 / tied)
+    assert row["mask_top5"] == pytest.approx(min(1.0, 5 / tied))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(
+    tiny_backbone: Path, toy_blocks: Path, value: float
+):
+    held, _ = held_out(tiny_backbone, toy_blocks)
+    broken = Oracle(lambda inputs, positions: torch.full((positions.numel(), VOCABULARY), value))
+    with pytest.raises(RecipeError, match=r"old tune blocks: .* not finite"):
+        measure(broken, held, batch_blocks=5, device=CPU)
 
 
 def test_blocks_and_masks_are_fixed_by_their_own_seed(tiny_backbone: Path, toy_blocks: Path):

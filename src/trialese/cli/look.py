@@ -170,10 +170,12 @@ def print_artifact(artifact: Path) -> None:
         print((artifact / "twin.md").read_text(encoding="utf-8").rstrip())
         return
     if manifest.kind == "verdict":
-        from trialese.verdict.report import load_verdicts
-        from trialese.verdict.text import format_table
+        from trialese.verdict.report import load_context, load_verdicts
+        from trialese.verdict.text import format_table, language_model_lines
 
-        print("\n\n".join(format_table(verdict) for verdict in load_verdicts(artifact)))
+        tables = [format_table(verdict) for verdict in load_verdicts(artifact)]
+        model = "\n".join(language_model_lines(load_context(artifact)))
+        print("\n\n".join(filter(None, [model, *tables])))
         return
     print(f"{manifest.kind}  {artifact}  {manifest.digest[:12]}")
     for line in tree_lines({**manifest.notes, **manifest.counts}):

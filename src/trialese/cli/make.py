@@ -112,13 +112,17 @@ def pretrain(
         Path | None,
         typer.Option(help="A finished adapter that goes on with this corpus; makes no base."),
     ] = None,
+    control: Annotated[
+        bool,
+        typer.Option("--control", help="Also OUT/control: gone on with old text for as long."),
+    ] = False,
     recipe: RecipeOption = None,
     settings: SetOption = None,
 ) -> None:
     """Corpus -> token blocks, base model and LoRA adapter, in OUT/blocks, base and adapter."""
     from trialese.artifacts import read_manifest
     from trialese.corpus.store import open_corpus
-    from trialese.pretrain.adapt import build_base, tokenise_corpus, train_adapter
+    from trialese.pretrain.adapt import build_base, tokenise_corpus, train_adapter, train_control
     from trialese.pretrain.compute import join_workers, only_first
     from trialese.settings import BackboneSettings
 
@@ -137,6 +141,8 @@ def pretrain(
             build_base(out / "blocks", tree.pretrain, out / "base", progress=progress)
         start = continue_from or out / "base"
         train_adapter(out / "blocks", start, tree.pretrain, out / "adapter", progress=progress)
+        if control:
+            train_control(out / "blocks", start, tree.pretrain, out / "control", progress=progress)
         only_first(lambda: print_artifact(out / "adapter"))
 
 

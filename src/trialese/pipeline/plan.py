@@ -262,14 +262,14 @@ def _cost(
     old_tokens: float | None,
     new_tokens: float | None,
 ) -> PlannedStage:
-    if plan.name in {"base", "adapter"}:
+    if plan.name in {"base", "adapter", "control"}:  # the control takes as many steps
         return _training_cost(plan, recipe, old_tokens if plan.name == "base" else new_tokens)
     if plan.name in {"snapshot", "corpus", "blocks"} and raw_bytes is not None:
         seconds = raw_bytes / _RAW_BYTES_A_SECOND
         if plan.name != "snapshot":
             seconds = raw_bytes * _CHARACTERS_A_RAW_BYTE / _CHARACTERS_A_SECOND
         return replace(plan, seconds=seconds, peak_bytes=_STAGE_BYTES)
-    if plan.name.endswith(("/base", "/adapted")):
+    if plan.name.endswith(("/base", "/adapted", "/control")):
         return _fitting_cost(plan, recipe, raw_bytes)
     return plan
 

@@ -10,7 +10,7 @@ inputs and the same input files; the ledger in the run's folder remembers which.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,10 @@ def chain_stages(recipe: Recipe) -> list[Stage]:
     home = Path(recipe.folder) / recipe.name
     snapshot = _collect_stage(recipe, home)
     corpus, blocks = _corpus_stages(recipe, home, snapshot)
-    base, adapter = _pretrain_stages(recipe, home, blocks)
-    classifiers = _task_stages(recipe, home, snapshot, base, adapter)
-    verdict = _verdict_stage(recipe, home, snapshot, corpus, (base, adapter), classifiers)
-    return [snapshot, corpus, blocks, base, adapter, *classifiers, verdict]
+    models = _pretrain_stages(recipe, home, blocks)
+    classifiers = _task_stages(recipe, home, snapshot, models)
+    verdict = _verdict_stage(recipe, home, snapshot, corpus, models, classifiers)
+    return [snapshot, corpus, blocks, *models.values(), *classifiers, verdict]
 
 
 def is_finished(stage: Stage) -> bool:
@@ -196,8 +196,10 @@ def _corpus_stages(recipe: Recipe, home: Path, snapshot: Stage) -> tuple[Stage, 
     return corpus, Stage(home, "blocks", block_settings, (corpus,), make_blocks)
 
 
-def _pretrain_stages(recipe: Recipe, home: Path, blocks: Stage) -> tuple[Stage, Stage]:
+def _pretrain_stages(recipe: Recipe, home: Path, blocks: Stage) -> dict[str, Stage]:
+    """The language models by the name of the system that stands on each."""
     settings = as_settings(recipe.pretrain)
+    control = settings.pop("control")
     later = {"adapt_phase", "replay_share"}
     base_settings = {name: value for name, value in settings.items() if name not in later}
 
@@ -215,18 +217,34 @@ def _pretrain_stages(recipe: Recipe, home: Path, blocks: Stage) -> tuple[Stage, 
             blocks.path, base.path, recipe.pretrain, home / "adapter", progress=progress
         )
 
-    return base, Stage(home, "adapter", settings, (blocks, base), make_adapter)
+    models = {
+        "base": base,
+        "adapted": Stage(home, "adapter", settings, (blocks, base), make_adapter),
+    }
+    if not control:
+        return models
+
+    def make_control(progress: Progress) -> object:
+        from trialese.pretrain.adapt import train_control
+
+        return train_control(
+            blocks.path, base.path, recipe.pretrain, home / "control", progress=progress
+        )
+
+    models["control"] = Stage(
+        home, "control", {**settings, "text": "old"}, (blocks, base), make_control
+    )
+    return models
 
 
 def _task_stages(
-    recipe: Recipe, home: Path, snapshot: Stage, base: Stage, adapter: Stage
+    recipe: Recipe, home: Path, snapshot: Stage, models: Mapping[str, Stage]
 ) -> list[Stage]:
-    models: dict[str, Stage | None] = dict.fromkeys(recipe.tasks.baselines)
-    models |= {"base": base, "adapted": adapter}
+    systems: dict[str, Stage | None] = {**dict.fromkeys(recipe.tasks.baselines), **models}
     return [
         _task_stage(recipe, home, task, system, snapshot, model)
         for task in recipe.tasks.names
-        for system, model in models.items()
+        for system, model in systems.items()
     ]
 
 
@@ -272,7 +290,7 @@ def _verdict_stage(
     home: Path,
     snapshot: Stage,
     corpus: Stage,
-    models: tuple[Stage, Stage],
+    models: Mapping[str, Stage],
     classifiers: list[Stage],
 ) -> Stage:
     def make(progress: Progress) -> object:
@@ -283,14 +301,14 @@ def _verdict_stage(
             [stage.path for stage in classifiers],
             recipe.verdict,
             home / "verdict",
-            curves=[row for stage in models for row in _read_rows(stage)],
+            curves=[row for stage in models.values() for row in _read_rows(stage)],
             context=_context(recipe, snapshot, corpus, models, classifiers),
             read_unlabelled=_trained_ids(corpus),
             audits={name: audit_texts(name, tasks, trials) for name in tasks.names},
             progress=progress,
         )
 
-    needs = (snapshot, corpus, *models, *classifiers)
+    needs = (snapshot, corpus, *models.values(), *classifiers)
     return Stage(home, "verdict", as_settings(recipe.verdict), needs, make)
 
 
@@ -298,7 +316,7 @@ def _context(
     recipe: Recipe,
     snapshot: Stage,
     corpus: Stage,
-    models: tuple[Stage, Stage],
+    models: Mapping[str, Stage],
     classifiers: list[Stage],
 ) -> dict[str, Any]:
     """What the report's data card tells: source, counts and notes of every stage."""
@@ -308,9 +326,18 @@ def _context(
         "recipe": as_settings(recipe),
         "snapshot": collected.counts,
         "corpus": documents.counts,
-        "models": {stage.name: _facts(stage) for stage in models},
+        "models": {stage.name: _facts(stage) for stage in models.values()},
+        "language_model": _compare_models(models),
         "tasks": {stage.name: _facts(stage) for stage in classifiers},
     }
+
+
+def _compare_models(models: Mapping[str, Stage]) -> dict[str, Any]:
+    """Adapter, control and base on the same held-out blocks, by era."""
+    from trialese.pretrain.heldout import compare_models
+
+    control = models["control"].path if "control" in models else None
+    return compare_models(models["adapted"].path, control)
 
 
 def _trained_ids(corpus: Stage) -> frozenset[str]:

@@ -7,14 +7,14 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import torch
-from msgspec import to_builtins
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
@@ -54,6 +54,7 @@ from trialese.pretrain.heldout import (
     gained_top1,
     measure,
     save_masks,
+    save_score,
     score_row,
     write_events,
     write_rows,
@@ -73,6 +74,7 @@ __all__ = [
     "save_model",
     "tokenise_corpus",
     "train_adapter",
+    "train_control",
     "write_together",
 ]
 
@@ -137,14 +139,31 @@ class TrainingRun:
         ]
         return scores
 
+    def save_scores(self, scores: Sequence[HeldoutScore], folder: Path, name: str) -> None:
+        """Write the sums of every test block, as `measure` gave them, for `compare_models`."""
+        for heldout, score in zip(self.heldouts("test"), scores, strict=True):
+            save_score(score, heldout.owner, folder / f"{heldout.era}-test-{name}.safetensors")
+
     def gains(
         self, before: Sequence[HeldoutScore], after: Sequence[HeldoutScore]
     ) -> dict[str, dict[str, float]]:
         """Gain in top-1 accuracy on the test blocks of each era, with its 95 % interval."""
         return {
-            f"{heldout.era}-{heldout.split}": to_builtins(gained_top1(one, other, heldout.owner))
+            f"{heldout.era}-{heldout.split}": msgspec.to_builtins(
+                gained_top1(one, other, heldout.owner)
+            )
             for heldout, one, other in zip(self.heldouts("test"), before, after, strict=True)
         }
+
+    def plan(self, phase: PhaseSettings, blocks: TokenBlocks, old: TokenBlocks | None) -> PhasePlan:
+        """Order and length of a phase over these blocks, some old ones replayed."""
+        return PhasePlan(
+            phase=phase,
+            blocks=len(blocks.ids),
+            old_blocks=len(old.ids) if old else 0,
+            replay_share=self.settings.replay_share if old else 0.0,
+            seed=self.settings.seed,
+        )
 
     def train(
         self,
@@ -153,16 +172,15 @@ class TrainingRun:
         phase: PhaseSettings,
         blocks: TokenBlocks,
         old: TokenBlocks | None = None,
+        *,
+        as_long_as: PhasePlan | None = None,
     ) -> None:
-        """Run one phase of the loop and keep its rows."""
+        """Run one phase of the loop and keep its rows; `as_long_as` gives steps and schedule."""
         settings = self.settings
-        plan = PhasePlan(
-            phase=phase,
-            blocks=len(blocks.ids),
-            old_blocks=len(old.ids) if old else 0,
-            replay_share=settings.replay_share if old else 0.0,
-            seed=settings.seed,
-        )
+        plan = self.plan(phase, blocks, old)
+        if as_long_as is not None:
+            steps = msgspec.structs.replace(phase, steps=as_long_as.steps)
+            plan = replace(plan, phase=steps, cycle_steps=as_long_as.steps_per_cycle)
         self.rows += train(
             model,
             Phase(
@@ -266,6 +284,9 @@ _STABLE = "stable/model"
 _ADAPTER_ONLY = ("adapt_phase", "replay_share")
 """Settings that a base does not depend on."""
 
+_RUN_ONLY = ("control",)
+"""Settings that no single model depends on."""
+
 
 def tokenise_corpus(
     corpus: Corpus,
@@ -315,7 +336,9 @@ def build_base(
             "set it to auto"
         )
     inputs = {"blocks": made_blocks.digest, "backbone": backbone.digest}
-    section = {k: v for k, v in as_settings(settings).items() if k not in _ADAPTER_ONLY}
+    section = {
+        k: v for k, v in as_settings(settings).items() if k not in {*_ADAPTER_ONLY, *_RUN_ONLY}
+    }
     adapts = backbone.new_head or settings.base == "always"
     made_from = {"settings": section, "inputs": inputs}
     with write_together(path, settings, kind="model", made_from=made_from) as draft:
@@ -355,7 +378,7 @@ def train_adapter(
     *,
     progress: Progress = silent,
 ) -> Adapter:
-    """`base/model` continued on the new trials, some old ones replayed: kind "adapter".
+    """Return `base/model` continued on the new trials, some old ones replayed: kind "adapter".
 
     `base` is an artifact of kind "model", or a finished adapter that goes on with newer trials,
     from its stable checkpoint if it has one. `path/adapter` loads with
@@ -367,6 +390,39 @@ def train_adapter(
         RecipeError: no new training blocks.
         KeyboardInterrupt: on SIGINT, with a checkpoint written.
     """
+    return _go_on(blocks, base, settings, path, progress, control=False)
+
+
+def train_control(
+    blocks: Path,
+    base: Path,
+    settings: PretrainSettings,
+    path: Path,
+    *,
+    progress: Progress = silent,
+) -> Adapter:
+    """Return `base/model` continued on the *old* trials, for as many steps as the adapter takes.
+
+    Seed, batches, schedule and settings are the adapter's, so that what the adapter has over it
+    is due to the new text and not to more training. The folder is as `train_adapter` makes it.
+
+    Raises:
+        ArtifactError: base or blocks missing, or not of the same tokenizer.
+        RecipeError: no old training blocks, or no new ones that say how long to train.
+        KeyboardInterrupt: on SIGINT, with a checkpoint written.
+    """
+    return _go_on(blocks, base, settings, path, progress, control=True)
+
+
+def _go_on(
+    blocks: Path,
+    base: Path,
+    settings: PretrainSettings,
+    path: Path,
+    progress: Progress,
+    *,
+    control: bool,
+) -> Adapter:
     made_blocks = read_manifest(blocks, kind="blocks")
     made_base = read_manifest(base)
     if made_base.kind not in {"model", "adapter"}:
@@ -379,7 +435,9 @@ def train_adapter(
         raise ArtifactError(f"{base}/{start}: the masked-LM head is missing; build the base again")
     new_head = bool(made_base.notes.get("new_head"))
     inputs = {"blocks": made_blocks.digest, "base": made_base.digest}
-    section = as_settings(settings)
+    section = {k: v for k, v in as_settings(settings).items() if k not in _RUN_ONLY}
+    if control:
+        section["text"] = "old"
     made_from = {"settings": section, "inputs": inputs}
     with write_together(path, settings, kind="adapter", made_from=made_from) as draft:
         run = begin_run(
@@ -396,10 +454,21 @@ def train_adapter(
             raise RecipeError(
                 f"{blocks}: no new trials to train on; move corpus.new_from to an earlier date"
             )
-        before = run.measure(model, "test", "adapt")
+        old = run.find("old", "train")
+        if control and old is None:
+            raise RecipeError(
+                f"{blocks}: no old trials for the control to go on with; leave it out with "
+                "--set pretrain.control=false, or move corpus.new_from to a later date"
+            )
+        phase = "control" if control else "adapt"
+        before = run.measure(model, "test", phase)
         train_head = settings.train_head and new_head
         trained = _prepare(model, settings, train_head=train_head)
-        run.train(trained, "adapt", settings.adapt_phase, new, run.find("old", "train"))
+        if control and old is not None:
+            length = run.plan(settings.adapt_phase, new, old)
+            run.train(trained, phase, settings.adapt_phase, old, as_long_as=length)
+        else:
+            run.train(trained, phase, settings.adapt_phase, new, old)
         step = int(run.rows[-1]["step"])
         if settings.method == "lora":
             name, revision = made_base.notes.get("backbone", ""), made_base.notes.get("revision")
@@ -407,17 +476,22 @@ def train_adapter(
             tokenizer.save_pretrained(draft.folder / "adapter")
         _save_stable_model(run, trained, tokenizer, draft.folder)
         merged = merge_lora(trained) if settings.method == "lora" else model
-        after = run.measure(merged, "test", "adapt", step=step, tokens=run.tokens)
+        after = run.measure(merged, "test", phase, step=step, tokens=run.tokens)
+        run.save_scores(before, draft.folder / "heldout", "before")
+        run.save_scores(after, draft.folder / "heldout", "after")
         save_model(merged, tokenizer, draft.folder / "model")
         draft.notes |= {
             **made_base.notes,
             "method": settings.method,
             "went_on_from": start,
             "head_trained": train_head or settings.method == "full",
-            "training_blocks": new.digest,
+            "training_blocks": old.digest if control and old is not None else new.digest,
             "top1_gain": run.gains(before, after),
         }
-        finish_run(run, draft, f"adapter on {made_base.notes.get('backbone')}", new_head=new_head)
+        if control:
+            draft.notes["control"] = "went on with old text"
+        what = "control" if control else "adapter"
+        finish_run(run, draft, f"{what} on {made_base.notes.get('backbone')}", new_head=new_head)
     shutil.rmtree(run.work, ignore_errors=True)
     return Adapter(path, read_manifest(path))
 

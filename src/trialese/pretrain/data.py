@@ -61,6 +61,8 @@ class PhasePlan:
     old_blocks: int
     replay_share: float
     seed: int
+    cycle_steps: int | None = None
+    """Instead of what `restart_every_epochs` makes of these blocks, if given."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be planned."""
@@ -95,6 +97,8 @@ class PhasePlan:
     @property
     def steps_per_cycle(self) -> int:
         """Steps after which schedule and optimiser begin anew; `steps` if they never do."""
+        if self.cycle_steps is not None:
+            return min(self.steps, self.cycle_steps)
         if self.phase.restart_every_epochs is None:
             return self.steps
         return min(self.steps, self.phase.restart_every_epochs * self.steps_per_epoch)

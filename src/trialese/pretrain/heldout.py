@@ -1,10 +1,8 @@
-"""Token-weighted loss and accuracy on stored, fixed masks.
+"""Held-out masked-LM figures: fixed masks, loss and accuracy, differences, curves as files.
 
-How much a run changed on held-out blocks, with an interval over documents.
-
-Rows of metrics as files: metrics.jsonl, a picture of the curve, TensorBoard events.
-
-None of them holds a wall-clock time: equal runs give equal bytes.
+Loss and accuracy are told of the positions that read [MASK] (`mask_loss`, `mask_top1`,
+`mask_top5`), and beside them over all chosen positions (`loss`, `top1`, `top5`), of which a tenth
+keeps its token for the model to copy. No file holds a wall-clock time: equal runs give equal bytes.
 """
 
 from __future__ import annotations
@@ -21,10 +19,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from trialese.artifacts import write_bytes
 from trialese.bootstrap import interval
+from trialese.errors import RecipeError
 from trialese.pretrain.encoder import MaskedEncoder
 from trialese.pretrain.masking import MaskedBlocks, Vocabulary, hash_uniform, mask_blocks
 from trialese.records import Interval, Split, TokenBlocks
@@ -34,6 +33,7 @@ __all__ = [
     "HeldoutScore",
     "HeldoutSet",
     "changed_loss",
+    "compare_models",
     "draw_curve",
     "fix_masks",
     "gained_top1",
@@ -42,7 +42,9 @@ __all__ = [
     "read_rows",
     "resampled_shares",
     "save_masks",
+    "save_score",
     "score_row",
+    "told",
     "write_events",
     "write_rows",
 ]
@@ -57,16 +59,32 @@ class HeldoutSet:
     rows: NDArray[np.int64]  # (blocks,): rows of the TokenBlocks
     owner: NDArray[np.int64]  # (blocks,): document of each block, for intervals
     masked: MaskedBlocks
+    mask_id: int
+
+    @property
+    def unseen(self) -> NDArray[np.bool_]:
+        """Where the model reads [MASK], (blocks, width); elsewhere the token or another stands."""
+        shown = np.take_along_axis(self.masked.inputs, self.masked.positions, axis=1)
+        unseen: NDArray[np.bool_] = self.masked.valid & (shown == self.mask_id)
+        return unseen
 
 
 @dataclass(frozen=True, slots=True)
 class HeldoutScore:
-    """Sums over each block's hidden tokens; every array is (blocks,)."""
+    """Sums over each block's chosen tokens; every array is (blocks,)."""
 
     loss: NDArray[np.float64]
-    top1: NDArray[np.int64]
-    top5: NDArray[np.int64]
+    top1: NDArray[Any]
+    """A target that ties with others counts as its chance in a random order among them."""
+    top5: NDArray[Any]
     tokens: NDArray[np.int64]
+    on_mask: HeldoutScore | None = None
+    """The same over those tokens alone whose place reads [MASK]; None in older artifacts."""
+
+    @property
+    def told(self) -> HeldoutScore:
+        """What is reported: the figures on [MASK] where they are known."""
+        return self.on_mask or self
 
 
 def fix_masks(
@@ -87,7 +105,7 @@ def fix_masks(
         epoch=0,
         isolated=blocks.isolated,
     )
-    return HeldoutSet(era, split, rows, np.asarray(blocks.owner[rows]), masked)
+    return HeldoutSet(era, split, rows, np.asarray(blocks.owner[rows]), masked, vocabulary.mask_id)
 
 
 def save_masks(heldout: HeldoutSet, path: Path) -> None:
@@ -108,8 +126,12 @@ def save_masks(heldout: HeldoutSet, path: Path) -> None:
 def measure(
     encoder: MaskedEncoder, heldout: HeldoutSet, *, batch_blocks: int, device: torch.device
 ) -> HeldoutScore:
-    """Loss (nats) and hits of every block; a target tied with another score counts as a hit."""
-    masked = heldout.masked
+    """Loss (nats) and hits of every block.
+
+    Raises:
+        RecipeError: scores that are not finite.
+    """
+    masked, unseen = heldout.masked, heldout.unseen
     sums: list[NDArray[np.float64]] = []
     for start in range(0, len(heldout.rows), batch_blocks):
         part = slice(start, start + batch_blocks)
@@ -121,29 +143,58 @@ def measure(
         )
         targets = _tensor(masked.targets[part], device).flatten()
         loss = F.cross_entropy(logits, targets, reduction="none")
-        better = (logits > logits.gather(1, targets[:, None])).sum(1)
-        figures = torch.stack([loss, (better < 1).float(), (better < 5).float()])
+        if not bool(torch.isfinite(loss).all()):
+            raise RecipeError(
+                f"held-out {heldout.era} {heldout.split} blocks: the model's scores are not "
+                "finite; set pretrain.precision to fp32, or train it anew at a lower rate"
+            )
+        reached = logits.gather(1, targets[:, None])
+        better = (logits > reached).sum(1)
+        tied = (logits == reached).sum(1)  # the target itself included
+        hits = [((most - better) / tied).clamp(0, 1) for most in (1, 5)]
+        figures = torch.stack([loss, *hits])
         shape = (3, *masked.valid[part].shape)
-        by_token = figures.double().cpu().numpy().reshape(shape) * masked.valid[part]
-        sums.append(by_token.sum(axis=2))
-    total = np.concatenate(sums, axis=1) if sums else np.zeros((3, 0))
-    hits = total[1:].astype(np.int64)
-    return HeldoutScore(total[0], hits[0], hits[1], masked.valid.sum(axis=1))
+        by_token = figures.double().cpu().numpy().reshape(shape)
+        counted = [by_token * where[part] for where in (masked.valid, unseen)]
+        sums.append(np.concatenate([each.sum(axis=2) for each in counted]))
+    total = np.concatenate(sums, axis=1) if sums else np.zeros((6, 0))
+    on_mask = HeldoutScore(total[3], total[4], total[5], unseen.sum(axis=1))
+    return HeldoutScore(total[0], total[1], total[2], masked.valid.sum(axis=1), on_mask)
 
 
 def score_row(score: HeldoutScore, heldout: HeldoutSet) -> dict[str, Any]:
-    """Means over all hidden tokens, as a row of metrics.jsonl holds them."""
+    """Means over the chosen tokens, as a row of metrics.jsonl holds them."""
     tokens = max(1, int(score.tokens.sum()))
     loss = float(score.loss.sum()) / tokens
-    return {
+    row: dict[str, Any] = {
         "era": heldout.era,
         "split": heldout.split,
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
-        "top1": int(score.top1.sum()) / tokens,
-        "top5": int(score.top5.sum()) / tokens,
+        "top1": float(score.top1.sum()) / tokens,
+        "top5": float(score.top5.sum()) / tokens,
         "masked_tokens": int(score.tokens.sum()),
     }
+    if score.on_mask is not None:
+        unseen = int(score.on_mask.tokens.sum())
+        row["mask_tokens"] = unseen
+        for name in ("loss", "top1", "top5"):
+            total = float(getattr(score.on_mask, name).sum())
+            row[f"mask_{name}"] = total / unseen if unseen else None
+    return row
+
+
+def save_score(score: HeldoutScore, owner: NDArray[np.int64], path: Path) -> None:
+    """Write the sums of every block and its document, for later comparisons (safetensors)."""
+    arrays = {"owner": owner}
+    for prefix, each in (("", score), ("mask_", score.on_mask)):
+        if each is not None:
+            arrays |= {f"{prefix}{name}": getattr(each, name) for name in _SUMS}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, path)
+
+
+_SUMS = ("loss", "top1", "top5", "tokens")
 
 
 def _tensor(array: NDArray[Any], device: torch.device) -> torch.Tensor:
@@ -173,13 +224,14 @@ def gained_top1(
     confidence: float = 0.95,
     seed: int = 7,
 ) -> Interval:
-    """Paired gain in top-1 accuracy, after - before, over the same blocks and masks.
+    """Paired gain in top-1 accuracy on [MASK], after - before, over the same blocks and masks.
 
     Percentile bootstrap over documents (`owner` is (blocks,)), since blocks of one document are
     not independent: each resample draws as many documents as there are and pools their tokens.
     It says how far the gain holds for other documents; not for other seeds of training.
     """
-    return _gained(after.top1 - before.top1, before, owner, resamples, confidence, seed)
+    one, other = before.told, after.told
+    return _gained(other.top1 - one.top1, one, owner, resamples, confidence, seed)
 
 
 def changed_loss(
@@ -192,7 +244,8 @@ def changed_loss(
     seed: int = 7,
 ) -> Interval:
     """Paired change of the loss in nats a hidden token; negative is better. See `gained_top1`."""
-    return _gained(after.loss - before.loss, before, owner, resamples, confidence, seed)
+    one, other = before.told, after.told
+    return _gained(other.loss - one.loss, one, owner, resamples, confidence, seed)
 
 
 def _gained(
@@ -220,6 +273,80 @@ def resampled_shares(
         counts[drawn].sum(axis=1), 1.0
     )
     return shares
+
+
+def compare_models(adapter: Path, control: Path | None) -> dict[str, Any]:
+    """Paired differences of an adapter, its control and their base on the held-out test blocks.
+
+    By era, "new" first: documents, tokens that read [MASK], top-1 of each model, and under
+    `top1` and `loss` the differences with 95 % intervals over documents: "adapted - control" (what
+    the new text brought at equal compute), "adapted - base" and "control - base". Empty where the
+    artifacts are older than these figures.
+    """
+    found: dict[str, Any] = {}
+    for era in ("new", "old"):
+        models = {
+            "base": _read_score(adapter / "heldout" / f"{era}-test-before.safetensors"),
+            "adapted": _read_score(adapter / "heldout" / f"{era}-test-after.safetensors"),
+        }
+        if control is not None:
+            file = control / "heldout" / f"{era}-test-after.safetensors"
+            models["control"] = _read_score(file)
+        known = {name: read for name, read in models.items() if read is not None}
+        if "base" not in known or "adapted" not in known:
+            continue
+        owner = known["base"][1]
+        scores = {name: score for name, (score, own) in known.items() if np.array_equal(own, owner)}
+        pairs = [("adapted", "control"), ("adapted", "base"), ("control", "base")]
+        pairs = [pair for pair in pairs if set(pair) <= set(scores)]
+        told = {name: score.told for name, score in scores.items()}
+        found[era] = {
+            "documents": len(set(owner.tolist())),
+            "masked_tokens": int(told["base"].tokens.sum()),
+            "accuracy": {
+                name: float(each.top1.sum() / max(1, each.tokens.sum()))
+                for name, each in told.items()
+            },
+            "top1": {
+                f"{one} - {other}": msgspec.to_builtins(
+                    gained_top1(scores[other], scores[one], owner)
+                )
+                for one, other in pairs
+            },
+            "loss": {
+                f"{one} - {other}": msgspec.to_builtins(
+                    changed_loss(scores[other], scores[one], owner)
+                )
+                for one, other in pairs
+            },
+        }
+    return found
+
+
+def _read_score(file: Path) -> tuple[HeldoutScore, NDArray[np.int64]] | None:
+    """What `save_score` wrote; None if there is no such file."""
+    if not file.is_file():
+        return None
+    arrays = load_file(file)
+
+    def sums(prefix: str, on_mask: HeldoutScore | None = None) -> HeldoutScore:
+        loss, top1, top5, tokens = (arrays[f"{prefix}{name}"] for name in _SUMS)
+        return HeldoutScore(loss, top1, top5, tokens, on_mask)
+
+    return sums("", sums("mask_")), arrays["owner"]
+
+
+_ON_MASK = {True: " ([MASK])", False: ""}
+
+
+def told(row: Mapping[str, Any], name: str) -> float:
+    """A figure of a row, "loss", "top1" or "top5": on [MASK], or as an older artifact has it."""
+    value = row.get(f"mask_{name}")
+    return float(row[name] if value is None else value)
+
+
+def _on_mask(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(row.get("mask_top1") is not None for row in rows)
 
 
 _STYLES = {"new": ("#0b6e99", "new trials"), "old": ("#b5651d", "old trials")}
@@ -255,13 +382,13 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], folder: Path, *, title: str) -
                 continue
             x = [position / 1e6 for position, _ in points]
             for axes, key in ((left, "loss"), (right, "top1")):
-                y = [row[key] for _, row in points]
+                y = [told(row, key) for _, row in points]
                 axes.plot(x, y, color=colour, marker="o", markersize=3, label=label)
         train = [(x / 1e6, row["loss"]) for x, row in placed if row["split"] == "train"]
         if train:
             left.plot(*zip(*train, strict=True), color="#999999", linewidth=0.8, label="training")
         left.set_ylabel("masked-LM loss (nats)")
-        right.set_ylabel("top-1 accuracy on hidden tokens")
+        right.set_ylabel("top-1 accuracy on hidden tokens" + _ON_MASK[_on_mask(rows)])
         for axes in (left, right):
             axes.set_xlabel("million tokens seen")
             axes.grid(alpha=0.3)
@@ -279,6 +406,9 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], folder: Path, *, title: str) -
             write_bytes(folder / f"curve.{name}", buffer.getvalue())
 
 
+_SCALARS = ("loss", "perplexity", "top1", "top5", "lr")
+
+
 def write_events(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Write TensorBoard scalars under `folder`; the time of an event is its step in seconds."""
     from tensorboard.compat.proto.event_pb2 import Event
@@ -293,8 +423,8 @@ def write_events(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
             where = "/".join(filter(None, (row["phase"], row["era"], row["split"])))
             values = [
                 Summary.Value(tag=f"{where}/{key}", simple_value=float(row[key]))
-                for key in ("loss", "perplexity", "top1", "top5", "lr")
-                if key in row
+                for key in (*_SCALARS, *(f"mask_{name}" for name in _SCALARS))
+                if row.get(key) is not None
             ]
             event = Event(
                 wall_time=float(position), step=int(row["step"]), summary=Summary(value=values)

@@ -245,7 +245,7 @@ def measure_quarter(
         ids[row, min(len(head), len(encoded.ids) - 1)] = encoded.ids[-1]
     rows = np.arange(len(texts), dtype=np.int64)
     masked = mask_blocks(ids, special, rows, vocabulary, ratio=0.15, seed=seed, epoch=0)
-    heldout = HeldoutSet(quarter, "test", rows, rows, masked)
+    heldout = HeldoutSet(quarter, "test", rows, rows, masked, vocabulary.mask_id)
     score = measure(encoder, heldout, batch_blocks=16, device=torch.device("cpu"))
     sums = np.stack([score.loss, score.tokens.astype(np.float64)], axis=1)
     plls: list[NDArray[np.float64]] = []

@@ -34,7 +34,7 @@ from trialese.pretrain.compute import (
 )
 from trialese.pretrain.data import Phase, ReadyBatch, ready_batches
 from trialese.pretrain.encoder import MaskedEncoder
-from trialese.pretrain.heldout import measure_all
+from trialese.pretrain.heldout import measure_all, told
 from trialese.pretrain.lora import no_dropout, seeded_dropout
 from trialese.progress import Progress, silent
 
@@ -242,7 +242,8 @@ class Step:
         for row in rows:
             logger.info(
                 "%s step %d, %s %s: loss %.4f, top-1 %.4f",
-                *(phase.name, step, row["era"], row["split"], row["loss"], row["top1"]),
+                *(phase.name, step, row["era"], row["split"]),
+                *(told(row, "loss"), told(row, "top1")),
             )
         return [about | row for row in rows]
 

@@ -155,10 +155,16 @@ def origin_of(model: Path) -> str:
     """What the masked-LM is, as its artifact tells it; "" for a folder that is none of ours."""
     if not (model.parent / MANIFEST_NAME).is_file():
         return ""
-    notes = read_manifest(model.parent).notes
+    manifest = read_manifest(model.parent)
+    notes = manifest.notes
     facts = (str(notes.get("backbone", "")), str(notes.get("head") or ""))
     adapted = "first adapted to the old trials" if notes.get("adapted_to_old") else ""
-    return "; ".join(filter(None, (*facts, adapted)))
+    last = ""
+    if manifest.kind == "adapter":
+        last = "gone on with new text"
+        if "control" in notes:
+            last = "gone on with old text for as many steps as adapted with new"
+    return "; ".join(filter(None, (*facts, adapted, last)))
 
 
 def read_description(folder: Path) -> Description:

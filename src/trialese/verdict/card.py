@@ -17,7 +17,7 @@ ATTRIBUTION = (
     "Registry text: courtesy of the U.S. National Library of Medicine (ClinicalTrials.gov). "
     "It may not be current, and the Library does not endorse this work."
 )
-_SHOWN_ELSEWHERE = ("attribution", "recipe", "synthetic")
+_SHOWN_ELSEWHERE = ("attribution", "recipe", "synthetic", "language_model")
 _SHOWN = 12  # of a list
 _FIRST = ("source", "data_timestamp")
 

@@ -23,9 +23,24 @@ from trialese.verdict.charts import (
     reliability_panel,
 )
 from trialese.verdict.systems import BASELINES
-from trialese.verdict.text import METRICS, format_markdown, group_rows, summarise
+from trialese.verdict.text import (
+    METRICS,
+    NO_CONTROL,
+    format_markdown,
+    group_rows,
+    language_model_rows,
+    summarise,
+    summarise_language_model,
+)
 
-__all__ = ["encode_verdicts", "environment", "load_verdicts", "render_page", "write_report"]
+__all__ = [
+    "encode_verdicts",
+    "environment",
+    "load_context",
+    "load_verdicts",
+    "render_page",
+    "write_report",
+]
 
 
 _CONFUSIONS_SHOWN = 12
@@ -49,6 +64,9 @@ def render_page(
         .render(
             tasks=[_task(verdict) for verdict in verdicts],
             panels=learning_panels(curves),
+            language_model=language_model_rows(context),
+            no_control=NO_CONTROL,
+            language_lead=summarise_language_model(context),
             facts=list(list_facts(context)),
             settings=msgspec.json.format(msgspec.json.encode(settings, order="sorted")).decode(),
             synthetic=bool(context.get("synthetic")),
@@ -239,7 +257,9 @@ def write_report(
     settings = verdicts[0].notes["settings"]
     with write_artifact(path, kind="verdict", settings=settings, inputs=inputs) as draft:
         (draft.folder / "verdict.json").write_bytes(encode_verdicts(verdicts, curves, context))
-        (draft.folder / "verdict.md").write_text(format_markdown(verdicts), encoding="utf-8")
+        (draft.folder / "verdict.md").write_text(
+            format_markdown(verdicts, context), encoding="utf-8"
+        )
         page = render_page(verdicts, curves=curves, context=context)
         (draft.folder / "report.html").write_text(page, encoding="utf-8")
         _write_cards(draft.folder / "cards", verdicts, context)
@@ -272,15 +292,24 @@ def _write_cards(folder: Path, verdicts: Sequence[Verdict], context: Mapping[str
                 (home / "README.md").write_text(card, encoding="utf-8")
 
 
+def load_context(path: Path) -> dict[str, Any]:
+    """What `write_report` was given as `context`; see `load_verdicts` for what is raised."""
+    return _load(path).context
+
+
 def load_verdicts(path: Path) -> list[Verdict]:
     """The verdicts in a folder that `write_report` or `write_protocols` made.
 
     Raises:
         ArtifactError: no such folder, one of another kind, or a damaged file.
     """
+    return _load(path).verdicts
+
+
+def _load(path: Path) -> _File:
     read_manifest(path, kind="verdict")
     file = path / "verdict.json"
     try:
-        return msgspec.json.decode(file.read_bytes(), type=_File).verdicts
+        return msgspec.json.decode(file.read_bytes(), type=_File)
     except (OSError, msgspec.DecodeError) as error:
         raise ArtifactError(f"{file}: damaged ({error}); judge again") from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -14,13 +15,17 @@ from trialese.verdict.systems import BASELINES
 __all__ = [
     "METRICS",
     "GroupRow",
+    "LanguageModelRow",
     "classification_report",
     "format_markdown",
     "format_table",
     "group_rows",
     "in_brackets",
+    "language_model_lines",
+    "language_model_rows",
     "signed",
     "summarise",
+    "summarise_language_model",
 ]
 
 
@@ -126,9 +131,80 @@ def format_table(verdict: Verdict) -> str:
     return "\n".join([*out, "", summarise(verdict), verdict.signature])
 
 
-def format_markdown(verdicts: Sequence[Verdict]) -> str:
-    """All verdicts as Markdown: the table of each system, differences, audits, signatures."""
-    return "\n".join(line for verdict in verdicts for line in _markdown(verdict)) + "\n"
+def format_markdown(verdicts: Sequence[Verdict], context: Mapping[str, Any] | None = None) -> str:
+    """All verdicts as Markdown: the table of each system, differences, audits, signatures.
+
+    First what the new text did to the language model, where `context` holds it.
+    """
+    model = language_model_lines(context or {})
+    head = [f"# {model[0]}\n", *(f"- {line}" for line in model[1:]), ""] if model else []
+    return "\n".join([*head, *(line for one in verdicts for line in _markdown(one))]) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModelRow:
+    """One comparison of two language models on held-out trials of one era."""
+
+    pair: str
+    era: str
+    top1: Interval
+    loss: Interval
+    documents: int
+
+
+def language_model_rows(context: Mapping[str, Any]) -> list[LanguageModelRow]:
+    """The comparisons in a report's context, adapted - control first; new trials, then old."""
+    found = context.get("language_model") or {}
+    return [
+        LanguageModelRow(
+            pair,
+            era,
+            msgspec.convert(found[era]["top1"][pair], Interval),
+            msgspec.convert(found[era]["loss"][pair], Interval),
+            found[era]["documents"],
+        )
+        for pair in ("adapted - control", "adapted - base")
+        for era in found
+        if pair in found[era]["top1"]
+    ]
+
+
+def summarise_language_model(context: Mapping[str, Any]) -> str:
+    """What the new text brought, in a sentence or two; "" where it was not measured.
+
+    At equal compute where there is a control, else against the base, with what that leaves open.
+    """
+    rows = language_model_rows(context)
+    if not rows:
+        return ""
+    pair = rows[0].pair
+    said = []
+    for row in (row for row in rows if row.pair == pair):
+        word = "no sure difference"
+        if row.top1.low > 0 or row.top1.high < 0:
+            word = "better" if row.top1.low > 0 else "worse"
+        said.append(f"on {row.era} trials {word}, top-1 on [MASK] {signed(row.top1)}")
+    if pair == "adapted - control":
+        return f"At equal compute, adapted against control: {'; '.join(said)}."
+    return f"Adapted against base: {'; '.join(said)}. {NO_CONTROL}"
+
+
+def language_model_lines(context: Mapping[str, Any]) -> list[str]:
+    """What the new text did to the masked-LM, in sentences; nothing where it was not measured."""
+    rows = language_model_rows(context)
+    lines = [summarise_language_model(context)] if rows else []
+    lines += [
+        f"{row.pair}, {row.era} trials ({row.documents:,} held-out documents): top-1 on [MASK] "
+        f"{signed(row.top1)}, loss {signed(row.loss)}"
+        for row in rows
+    ]
+    return ["language model", *lines] if lines else []
+
+
+NO_CONTROL = (
+    "No control was trained (pretrain.control = false), so what is due to the new text and what "
+    "to more training cannot be told apart."
+)
 
 
 def in_brackets(interval: Interval) -> str:
