@@ -99,3 +99,44 @@ def test_the_report_names_examples(tmp_path):
     assert report["reason_but_not_stopped"].trials == 0
     assert 0 < report["sex_all_but_one_in_criteria"].trials < 40
     assert all(finding.meaning for finding in report.values())
+
+
+@pytest.mark.parametrize(
+    "criteria",
+    [
+        "Women with cold feet",
+        "* Postmenopausal women with cold feet",
+        "1. All pregnant women with cold feet, who knit",
+        "Inclusion Criteria:\n\n* Cold feet\n* Male sex",
+        "Age: 18 and over Sex: Women Shoes: any",
+        "Cold feet. Patients must be female.",
+    ],
+)
+def test_criteria_that_admit_one_sex_contradict_all(criteria):
+    (found,) = doubts_on_sex(criteria)
+    assert found == "NCT00000001"
+
+
+@pytest.mark.parametrize(
+    "criteria",
+    [
+        "* Women of childbearing potential must use birth control",
+        "* Women of child-bearing age with a negative pregnancy test",
+        "* If female, not lactating",
+        "Cold feet\n\nNo pregnant or nursing women",
+        "* Female participants:\n\n  * negative pregnancy test",
+        "* Haemoglobin of women: > 11 g/dl",
+        "* Women must have worn socks",
+        "* Female patients who are postmenopausal, surgically sterile or use contraception",
+        "* Consent of the male or female patient",
+        "* Cold feet\n\nExclusion Criteria:\n\n* Women",
+    ],
+)
+def test_rules_for_one_sex_and_words_on_child_bearing_contradict_nothing(criteria):
+    assert doubts_on_sex(criteria) == ()
+
+
+def doubts_on_sex(criteria):
+    trial = Trial(nct_id="NCT00000001", sex="All", eligibility_criteria=criteria)
+    findings = {finding.name: finding for finding in find_doubts([trial])}
+    return findings["sex_all_but_one_in_criteria"].examples

@@ -24,6 +24,30 @@ MAX_EXAMPLES = 5
 STOPPED = frozenset({"TERMINATED", "WITHDRAWN", "SUSPENDED"})
 _FEMALE = re.compile(r"\b(?:women|woman|females?)\b", re.IGNORECASE)
 _MALE = re.compile(r"\b(?:men|man|males?)\b", re.IGNORECASE)
+_STATEMENT_ENDS = re.compile(r"\n\s*\n|\n\s*(?=[-*•]|\d+[.)])|(?<=[.;])\s+")
+_ADMITS_ONE_SEX = re.compile(
+    r"""
+    \W*(?:\d+[.)]\s*)?(?:inclusion\ criteria:?\s*)?
+    (?:(?:all|only|adult|healthy|young|older|elderly|obese|overweight|ambulatory|bisexual
+       |homosexual|heterosexual|pregnant|(?:post|pre|peri)-?menopausal|hiv[ -](?:infected|positive)
+       )\s+)*
+    (?:women|woman|females?|men|man|males?)\b
+    (?!\W*\w+:\s*$)(?!\ caregiver|\ carrier)(?!.{0,12}:\s*[<>≥≤\d])
+    (?![^.;]*\b(?:must|may|will|should|if|excluded)\b)
+    |.*\bmust\ be\ (?:a\ )?(?:fe)?male\b
+    |.*\b(?:sex|gender):\ ?(?:women|men|females?|males?)\b
+    """,
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+"""A statement about who takes part ("Women with ...", "Sex: Male"), not about what the members of
+one sex must do or how high their haemoglobin must be."""
+_REPRODUCTION = re.compile(
+    r"child[- ]?bearing|bear(?:ing)? (?:a )?child|pregnancy|lactat|breast[- ]?feed|nursing|fertil"
+    r"|contracept|birth[- ]control|(?<!post)(?<!post-)(?<!pre)(?<!pre-)(?<!peri)menopaus|steril"
+    r"|hysterectom|tubal|intrauterine|condom|conceive|sperm|reproductive|sexually active|vasectom"
+    r"|hcg\b|partner",
+    re.IGNORECASE,
+)
 _ESCAPE = re.compile(r"\\[\\`*_{}\[\]()#+\-.!<>~|^&]")
 _EXCLUSION = re.compile(r"exclusion\s+criteria|criteria\s+for\s+exclusion", re.IGNORECASE)
 
@@ -128,12 +152,20 @@ def _texts(trial: Trial) -> tuple[str, ...]:
 
 
 def _one_sex_only(trial: Trial) -> bool:
-    """Whether the inclusion criteria speak of one sex and never of the other, anywhere."""
+    """Whether the inclusion criteria admit one sex and never speak of the other.
+
+    Most criteria that name one sex only are about child-bearing and contraception; they say
+    nothing of who may enrol.
+    """
     if trial.sex != "All":
         return False
     inclusion = _EXCLUSION.split(trial.eligibility_criteria, maxsplit=1)[0]
-    women, men = bool(_FEMALE.search(inclusion)), bool(_MALE.search(inclusion))
-    return women != men
+    if bool(_FEMALE.search(inclusion)) == bool(_MALE.search(inclusion)):
+        return False
+    return any(
+        _ADMITS_ONE_SEX.match(statement) and not _REPRODUCTION.search(statement)
+        for statement in _STATEMENT_ENDS.split(inclusion)
+    )
 
 
 def _order_of_dates(trial: Trial) -> bool:
@@ -159,7 +191,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Trial], bool]]] = {
         lambda trial: any(_ESCAPE.search(text) for text in _texts(trial)),
     ),
     "sex_all_but_one_in_criteria": (
-        "sex is All, but the inclusion criteria speak of one sex only",
+        "sex is All, but the inclusion criteria admit one sex only",
         _one_sex_only,
     ),
     "reason_but_not_stopped": (
