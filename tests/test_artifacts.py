@@ -432,18 +432,33 @@ def test_a_result_replaces_only_an_earlier_one(tmp_path: Path) -> None:
 
     file = tmp_path / "deep" / "out.tsv"
     for text in (b"id\tone", b"id\ttwo"):
-        artifacts.write_result(file, text, ours=ours)
-    assert file.read_bytes() == b"id\ttwo"
-    with pytest.raises(ArtifactError, match="this is what the command reads"):
-        artifacts.write_result(file, b"id\tx", ours=ours, inputs=[file])
+        artifacts.refuse_file(file, ours=ours)
+        write_bytes(file, text)
+    with pytest.raises(ArtifactError, match="is what the command reads"):
+        artifacts.refuse_file(file, ours=ours, inputs=[file])
     file.write_bytes(b"a,table,of,mine")
-    with pytest.raises(ArtifactError, match="a file of another kind stands there"):
-        artifacts.write_result(file, b"id\tx", ours=ours)
-    with pytest.raises(ArtifactError, match="this is a folder; name a file"):
-        artifacts.write_result(file.parent, b"id\tx", ours=ours)
+    with pytest.raises(ArtifactError, match="is a file of another kind"):
+        artifacts.refuse_file(file, ours=ours)
+    with pytest.raises(ArtifactError, match="is a folder; name a file"):
+        artifacts.refuse_file(file.parent, ours=ours)
     with artifacts.replacing_anything():
-        artifacts.write_result(file, b"id\tx", ours=ours)
-    assert file.read_bytes() == b"id\tx"
+        artifacts.refuse_file(file, ours=ours, inputs=[file])
+
+
+def test_before_any_work_it_is_said_that_a_folder_will_not_be_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "corpus")
+    (tmp_path / "x").mkdir()
+    with pytest.raises(ArtifactError, match="is what the command reads"):
+        artifacts.refuse_other(tmp_path / "x" / ".." / "corpus", "corpus",
+                               inputs=[tmp_path / "corpus", tmp_path / "none"])  # fmt: skip
+    with pytest.raises(ArtifactError, match="is a corpus"):
+        artifacts.refuse_other(tmp_path / "corpus", None)
+    with pytest.raises(ArtifactError, match="is a corpus"):
+        artifacts.refuse_other(tmp_path / "corpus", "snapshot")
+    artifacts.refuse_other(tmp_path / "corpus", "corpus")
+    artifacts.refuse_other(tmp_path, None)  # holds other things, and will hold a few more
+    with pytest.raises(ArtifactError, match="trialese did not write"):
+        artifacts.refuse_other(tmp_path, "corpus")
 
 
 def test_names_and_places_that_cannot_be_are_one_line(

@@ -39,13 +39,13 @@ __all__ = [
     "level_permissions",
     "locked",
     "read_manifest",
+    "refuse_file",
     "refuse_other",
     "replacing_anything",
     "verify_files",
     "work_folder",
     "write_artifact",
     "write_bytes",
-    "write_result",
 ]
 
 MANIFEST_NAME = "manifest.json"
@@ -178,8 +178,8 @@ def refuse_other(path: Path, kind: str | None, *, inputs: Iterable[Path] = ()) -
     for given in inputs:
         if _same(given, target):
             raise ArtifactError(
-                f"{path}: this is what the command reads; choose another folder, or replace it "
-                "with --force"
+                f"{path}: is what the command reads; choose another folder, or replace it with "
+                "--force"
             )
     _recover(target)
     _refuse(path, target, kind, frozenset())
@@ -237,6 +237,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     target = _destination(path)
     aside = _sibling(target, f"{os.getpid()}.partial")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
             file.write(data)
             file.flush()
@@ -248,40 +249,33 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise ArtifactError(f"{path}: cannot write ({error.strerror})") from error
 
 
-def write_result(
-    path: Path, data: bytes, *, ours: Callable[[bytes], bool], inputs: Iterable[Path] = ()
-) -> None:
-    """Write a file that somebody asked for with -o; folders above it are made.
+def refuse_file(path: Path, *, ours: Callable[[bytes], bool], inputs: Iterable[Path] = ()) -> None:
+    """Check that a file may be written at `path`, where somebody asked for it with -o.
 
     A file that stands there is replaced only if it is empty or `ours` says, of its first 64 kB,
     that it is an earlier result of the same command; within `replacing_anything`, always.
 
     Raises:
-        ArtifactError: another file or a folder stands there, it is among `inputs`, or the disk
-            refused.
+        ArtifactError: another file or a folder stands there, or it is among `inputs`.
     """
     target = _destination(path)
+    if _anything.get():
+        return
+    force = "or replace it with --force"
     try:
-        if not _anything.get():
-            if any(_same(given, target) for given in inputs):
+        if any(_same(given, target) for given in inputs):
+            raise ArtifactError(f"{path}: is what the command reads; choose another file, {force}")
+        if target.is_dir():
+            raise ArtifactError(f"{path}: is a folder; name a file")
+        if target.exists():
+            with target.open("rb") as file:
+                begins = file.read(65_536)
+            if begins and not ours(begins):
                 raise ArtifactError(
-                    f"{path}: this is what the command reads; choose another file, or replace it "
-                    "with --force"
+                    f"{path}: is a file of another kind; choose another name, {force}"
                 )
-            if target.is_dir():
-                raise ArtifactError(f"{path}: this is a folder; name a file")
-            if target.exists():
-                with target.open("rb") as file:
-                    begins = file.read(65_536)
-                if begins and not ours(begins):
-                    raise ArtifactError(
-                        f"{path}: a file of another kind stands there; choose another name, or "
-                        "replace it with --force"
-                    )
-        target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from error
-    write_bytes(path, data)
 
 
 def level_permissions(folder: Path) -> None:

@@ -1,9 +1,8 @@
-"""The verbs that look: into an artifact, between two snapshots, at the state of a model.
-
-The verbs that study a classifier: what it lives on, and how far it agrees with other labels."""
+"""The verbs that look into artifacts, compare them, and measure models and classifiers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,23 +11,32 @@ import msgspec
 import typer
 
 from trialese.cli.terminal import (
+    ForceOption,
     JsonOption,
     OutOption,
     RecipeOption,
     SetOption,
+    print_json,
     read_recipe,
     tree_lines,
     watch,
+    writing,
 )
+from trialese.errors import ArtifactError
 
 if TYPE_CHECKING:
     from trialese.records import Manifest
 
 __all__ = ["VERBS", "print_artifact"]
 
+_NCT_LINES = re.compile(rb"([A-Z]+[-\w]*\n)*[-\w]*")
 
-def show(artifact: Path, as_json: JsonOption = False) -> None:
-    """What an artifact holds.
+
+def show(
+    artifact: Annotated[Path, typer.Argument(help="Folder of any artifact.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Print what an artifact holds.
 
     Of a snapshot the counts by status, phase, year and sex; of a corpus its leakage table; of a
     verdict the tables; of anything else its manifest.
@@ -36,24 +44,24 @@ def show(artifact: Path, as_json: JsonOption = False) -> None:
     from trialese.artifacts import read_manifest
 
     manifest = read_manifest(artifact)
+    print_artifact(artifact, as_json=as_json)
     if as_json:
-        print(msgspec.json.encode(manifest).decode())
         return
-    print_artifact(artifact)
     for line in _details(artifact, manifest):
         print(line)
 
 
 def diff(
-    older: Path,
-    newer: Path,
+    older: Annotated[Path, typer.Argument(help="Snapshot to compare with.")],
+    newer: Annotated[Path, typer.Argument(help="Snapshot that is looked at.")],
     ids: Annotated[
         Path | None, typer.Option(help="Folder for new.txt, changed.txt and vanished.txt.")
     ] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What is new, changed or gone between two snapshots, by NCT number with aliases."""
-    from trialese.artifacts import write_bytes
+    """List what is new, changed or gone between two snapshots, by NCT number with aliases."""
+    from trialese.artifacts import refuse_file, replacing_anything, write_bytes
     from trialese.collect.diff import changed_fields, compare_snapshots
     from trialese.collect.snapshot import open_snapshot
 
@@ -62,11 +70,13 @@ def diff(
     fields = changed_fields(new, old, changes)
     lists = {"new": changes.new, "changed": changes.changed, "vanished": changes.vanished}
     if ids:
-        ids.mkdir(parents=True, exist_ok=True)
-        for name, members in lists.items():
-            write_bytes(ids / f"{name}.txt", "".join(f"{each}\n" for each in members).encode())
+        with replacing_anything(force):
+            for name in lists:
+                refuse_file(ids / f"{name}.txt", ours=_lists_trials)
+            for name, members in lists.items():
+                write_bytes(ids / f"{name}.txt", "".join(f"{each}\n" for each in members).encode())
     if as_json:
-        print(msgspec.json.encode({"changes": changes, "fields": fields}).decode())
+        print_json({"changes": changes, "fields": fields})
         return
     counts = {name: len(members) for name, members in lists.items()}
     for line in tree_lines(counts | {"unchanged": changes.unchanged}):
@@ -80,15 +90,22 @@ def diff(
             print(f"{name:<9} and {len(members) - 10:,} more; --ids FOLDER or --json lists them")
 
 
-def quality(snapshot: Path, as_json: JsonOption = False) -> None:
-    """What somebody should look at before trusting a snapshot's records."""
+def _lists_trials(begins: bytes) -> bool:
+    return _NCT_LINES.fullmatch(begins) is not None
+
+
+def quality(
+    snapshot: Annotated[Path, typer.Argument(help="Folder that `collect` wrote.")],
+    as_json: JsonOption = False,
+) -> None:
+    """List what somebody should look at before trusting a snapshot's records."""
     from trialese.collect.snapshot import open_snapshot
     from trialese.collect.summary import quality_report
 
     findings = quality_report(open_snapshot(snapshot))
     for finding in findings:
         if as_json:
-            print(msgspec.json.encode(finding).decode())
+            print_json(finding)
         else:
             print(f"{finding.trials:>9,}  {finding.name:<28} {finding.meaning}")
             if finding.examples:
@@ -96,7 +113,7 @@ def quality(snapshot: Path, as_json: JsonOption = False) -> None:
 
 
 def staleness(
-    snapshot: Path,
+    snapshot: Annotated[Path, typer.Argument(help="Folder that `collect` wrote.")],
     backbone: Annotated[str, typer.Option(help="Masked-LM: a folder, such as OUT/base/model.")],
     adapter: Annotated[
         Path | None, typer.Option(help="Its adapter, such as OUT/adapter/adapter.")
@@ -112,9 +129,11 @@ def staleness(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for staleness.html and .json.")
     ] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """How well a model reads trials by the quarter they were posted in, and whether to adapt."""
+    """Measure how well a model reads trials of each quarter, and say whether to adapt it again."""
+    from trialese.artifacts import refuse_file, refuse_other, replacing_anything
     from trialese.collect.snapshot import open_snapshot, read_trials
     from trialese.corpus.store import open_corpus
     from trialese.pretrain.staleness import (
@@ -131,6 +150,11 @@ def staleness(
     until = trained_until or newest
     if not until:
         raise typer.BadParameter("say --trained-until DATE, or --corpus with dated trials")
+    if out:
+        with replacing_anything(force):
+            refuse_other(out, None, inputs=[snapshot, *filter(None, (corpus, adapter))])
+            for name in ("staleness.html", "staleness.json"):
+                refuse_file(out / name, ours=lambda begins: b"trained" in begins)
     trials = read_trials(open_snapshot(snapshot))
     model, tokenizer = load_reader(BackboneSettings(name=backbone), adapter)
     with watch() as progress:
@@ -150,22 +174,54 @@ def staleness(
     print(msgspec.json.encode(as_dict(found)).decode() if as_json else as_table(found))
 
 
-def check_dropin(model: Path) -> None:
-    """Whether Open Targets' pipeline could use a stop-reasons classifier as it is."""
+def check_dropin(
+    model: Annotated[Path, typer.Argument(help="Classifier folder.")], as_json: JsonOption = False
+) -> None:
+    """Check that Open Targets' pipeline could use a stop-reasons classifier as it is."""
     from trialese.tasks.opentargets import check_dropin as check
 
     audits = check(model)
-    for audit in audits:
+    if as_json:
+        print_json(audits)
+    for audit in audits if not as_json else ():
         print(f"{'passed' if audit.passed else 'FAILED'}  {audit.name}: {audit.finding}")
     if not all(audit.passed for audit in audits):
         raise typer.Exit(1)
 
 
-def print_artifact(artifact: Path) -> None:
-    """Print the manifest's notes and counts, or a verdict's tables."""
+def verify(
+    folder: Annotated[Path, typer.Argument(help="An artifact, or a folder that holds some.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare every file of the artifacts in a folder with the digest that its manifest holds."""
+    from trialese.artifacts import MANIFEST_NAME, read_manifest, verify_files
+
+    found = sorted(file.parent for file in folder.rglob(MANIFEST_NAME))
+    if not found:
+        read_manifest(folder)  # says what is wrong with it
+    damages: dict[str, str] = {}
+    for artifact in found:
+        try:
+            verify_files(artifact)
+            kind = read_manifest(artifact).kind
+        except ArtifactError as error:
+            damages[str(artifact)] = str(error)
+        if not as_json:
+            print(damages.get(str(artifact)) or f"whole  {kind:<10}  {artifact}")
+    if as_json:
+        print_json({"whole": len(found) - len(damages), "damaged": damages})
+    if damages:
+        raise typer.Exit(1)
+
+
+def print_artifact(artifact: Path, *, as_json: bool = False) -> None:
+    """Print the manifest's notes and counts, or a verdict's tables; or the manifest as JSON."""
     from trialese.artifacts import read_manifest
 
     manifest = read_manifest(artifact)
+    if as_json:
+        print_json(manifest)
+        return
     if (artifact / "twin.md").is_file():
         print((artifact / "twin.md").read_text(encoding="utf-8").rstrip())
         return
@@ -188,7 +244,9 @@ def _details(artifact: Path, manifest: Manifest) -> Iterator[str]:
         from trialese.collect.summary import summarise_snapshot
 
         summary: dict[str, Any] = msgspec.to_builtins(summarise_snapshot(open_snapshot(artifact)))
-        yield from tree_lines(summary)
+        yield from tree_lines(
+            {name: value for name, value in summary.items() if name not in manifest.counts}
+        )
     elif manifest.kind == "corpus":
         from trialese.corpus.split import leakage_table
         from trialese.corpus.store import open_corpus
@@ -203,7 +261,7 @@ def _details(artifact: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def ablate(
-    snapshot: Path,
+    snapshot: Annotated[Path, typer.Argument(help="Folder that `collect` wrote.")],
     out: OutOption,
     model: Annotated[
         Path | None, typer.Option(help="Masked-LM folder; without it, TF-IDF is fitted.")
@@ -214,14 +272,16 @@ def ablate(
     ] = None,
     recipe: RecipeOption = None,
     settings: SetOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Whether the sex classifier reads or peeks: the same trials with less to read."""
+    """Judge the sex classifier on the same trials with less and less to read."""
     from trialese.collect.snapshot import open_snapshot
     from trialese.pipeline.evaluate import judge_classifiers
     from trialese.tasks.ablate import VARIANTS, ablate_sex
 
     tree = read_recipe(recipe, settings)
-    with watch() as progress:
+    with writing(out, None, inputs=[snapshot, model], force=force) as progress:
         made = ablate_sex(
             open_snapshot(snapshot),
             model,
@@ -231,8 +291,9 @@ def ablate(
             progress=progress,
         )
         judge_classifiers(made, tree.verdict, out / "verdict", progress=progress)
-    print_artifact(out / "verdict")
-    print(f"\nreport: {out / 'verdict' / 'report.html'}")
+    print_artifact(out / "verdict", as_json=as_json)
+    if not as_json:
+        print(f"\nreport: {out / 'verdict' / 'report.html'}")
 
 
 def agree(
@@ -242,19 +303,24 @@ def agree(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="TSV file for every disagreement.")
     ] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """How far a classifier agrees with labels that are no truth, and which rows to look at."""
+    """Compare a classifier's labels with somebody else's, and list the rows to look at."""
+    from trialese.artifacts import refuse_file, replacing_anything
     from trialese.tasks.agreement import compare_labels, write_disagreements
     from trialese.tasks.formats import beginning
     from trialese.tasks.predict import load_scorer
 
+    if out:
+        with replacing_anything(force):
+            refuse_file(out, ours=lambda begins: begins.startswith(b"id\trows\t"), inputs=[table])
     with watch() as progress:
         found = compare_labels(load_scorer(classifier), table, column, progress=progress)
     if out:
         write_disagreements(out, found)
     if as_json:
-        print(msgspec.json.encode(found).decode())
+        print_json(found)
         return
     left_out = ", ".join(f"{count:,} {why}" for why, count in found.left_out.items()) or "none"
     print(f"{found.rows:,} rows ({found.texts:,} texts); left out: {left_out}")
@@ -278,4 +344,4 @@ def agree(
         print(f"all of them: {out}")
 
 
-VERBS = (ablate, agree, show, diff, quality, staleness, check_dropin)
+VERBS = (ablate, agree, show, diff, quality, staleness, check_dropin, verify)

@@ -1,41 +1,135 @@
-"""The command line: arguments in, lines out; no logic. Results to stdout, the rest to stderr."""
+"""The command `trialese`: its verbs, its options, and how it ends.
+
+Arguments in, lines out, no logic: results go to stdout, progress and mistakes to stderr. A
+mistake is one line and exit status 1, or 2 where the command itself was wrong.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
+from trialese import __version__
 from trialese.cli import look, make, use
+from trialese.cli.terminal import harmless, harmless_output
 from trialese.errors import TrialeseError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "set_loudness"]
 
+_EXTRAS = {
+    "train": (
+        "accelerate", "huggingface_hub", "peft", "safetensors", "scipy", "sklearn", "tensorboard",
+        "torch", "transformers",
+    ),
+    "serve": ("fastapi", "multipart", "prometheus_client", "python_multipart", "starlette",
+              "uvicorn"),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
+}  # fmt: skip
+"""Of each extra, the modules that its packages bring."""
 
 app = typer.Typer(
     name="trialese",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Keep a language model of clinical-trial text up to date, and score it honestly.",
 )
 for _verb in (*make.VERBS, *use.VERBS, *look.VERBS):
     app.command()(_verb)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"trialese {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def set_loudness(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tell more, and show a mistake's traceback.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Neither progress nor notes on stderr.")
+    ] = False,
+) -> None:
+    """Set how much is told on stderr; the options stand before the command."""
+    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO
+    logging.getLogger("trialese").setLevel(level)
+
+
 def main() -> NoReturn:
-    """Run the command line; a user's mistake is one line on stderr and exit status 1."""
+    """Run the command line; a user's mistake is one line on stderr and exit status 1 or 2."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    logging.getLogger("trialese").setLevel(logging.INFO)
     try:
-        app()
-    except TrialeseError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        with harmless_output():
+            status = _run(sys.argv[1:])
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read us has enough
+        _close_stdout()
         sys.exit(1)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
-    sys.exit(0)
+    sys.exit(status)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        if "" in arguments:
+            raise typer.BadParameter("an empty argument; is a variable of the shell unset?")
+        return app(arguments or ["--help"], prog_name="trialese", standalone_mode=False) or 0
+    except (Exception, typer.Abort) as error:
+        told = _told(error)
+        if told is None:
+            raise
+        if logging.getLogger("trialese").level == logging.DEBUG:
+            sys.excepthook(type(error), error, error.__traceback__)
+        message, status = told
+        print(f"error: {harmless(' '.join(message.split()))}", file=sys.stderr)
+        return status
+
+
+def _told(error: Exception) -> tuple[str, int] | None:
+    """The line and the exit status of what a user can cause and cure; None for a bug."""
+    if isinstance(error, TyperException):
+        return f"{error.format_message()}{_where_help_is(error)}", error.exit_code
+    if isinstance(error, typer.Abort):
+        return "stopped", 1
+    if isinstance(error, TrialeseError):
+        return str(error), 1
+    if isinstance(error, ModuleNotFoundError) and (extra := _extra_of(error.name or "")):
+        cure = f"run `pip install 'trialese[{extra}]'`"
+        module = (error.name or "").partition(".")[0]
+        return f"this needs {module}, which is not installed; {cure}", 1
+    if isinstance(error, OSError) and error.errno != errno.EPIPE and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}; check path and permissions", 1
+    return None
+
+
+def _where_help_is(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f" (`{context.command_path} --help` tells more)" if context else ""
+
+
+def _extra_of(module: str) -> str | None:
+    root = module.partition(".")[0]
+    return next((extra for extra, modules in _EXTRAS.items() if root in modules), None)
+
+
+def _close_stdout() -> None:
+    """Let the interpreter's last flush go nowhere."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115

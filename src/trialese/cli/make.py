@@ -1,7 +1,8 @@
-"""The verbs that make something: one a stage, and `run` for all of them."""
+"""The verbs that make artifacts: one for each stage, and `run` for all of them."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,12 +11,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trialese.cli.look import print_artifact
-from trialese.cli.terminal import OutOption, RecipeOption, SetOption, read_recipe, watch
+from trialese.cli.terminal import (
+    ForceOption,
+    JsonOption,
+    OutOption,
+    RecipeOption,
+    SetOption,
+    print_json,
+    read_recipe,
+    writing,
+)
 
 if TYPE_CHECKING:
     from trialese.pipeline.stages import Stage
 
 __all__ = ["VERBS", "FitProtocol", "JudgeProtocol"]
+
+logger = logging.getLogger(__name__)
 
 
 class FitProtocol(StrEnum):
@@ -54,6 +66,8 @@ def collect(
     ] = False,
     recipe: RecipeOption = None,
     settings: SetOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Registry records -> snapshot.
 
@@ -82,31 +96,40 @@ def collect(
     section = read_recipe(recipe, settings, named).collect
     if dry_run:
         found = estimate_collection(section)
+        if as_json:
+            print_json(found)
+            return
         studies = "an unknown number of" if found.studies is None else f"{found.studies:,}"
         print(f"{studies} studies, about {found.json_bytes / 1e6:,.0f} MB of records")
         if found.requests:
             print(f"{found.requests:,} requests, at least {found.seconds:,.0f} s")
         return
-    with watch() as progress:
+    read = [*(files or ()), ids, new_since]
+    with writing(out, "snapshot", inputs=read, force=force) as progress:
         collect_snapshot(section, out, progress=progress)
-    print_artifact(out)
+    print_artifact(out, as_json=as_json)
 
 
 def corpus(
-    snapshot: Path, out: OutOption, recipe: RecipeOption = None, settings: SetOption = None
+    snapshot: Annotated[Path, typer.Argument(help="Folder that `collect` wrote.")],
+    out: OutOption,
+    recipe: RecipeOption = None,
+    settings: SetOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Snapshot -> clean, deduplicated, split documents."""
+    """Snapshot -> corpus: clean, deduplicated documents in their splits."""
     from trialese.collect.snapshot import open_snapshot
     from trialese.corpus.assemble import build_corpus
 
     section = read_recipe(recipe, settings).corpus
-    with watch() as progress:
+    with writing(out, "corpus", inputs=[snapshot], force=force) as progress:
         build_corpus(open_snapshot(snapshot), section, out, progress=progress)
-    print_artifact(out)
+    print_artifact(out, as_json=as_json)
 
 
 def pretrain(
-    corpus: Path,
+    corpus: Annotated[Path, typer.Argument(help="Folder that `corpus` wrote.")],
     out: OutOption,
     continue_from: Annotated[
         Path | None,
@@ -118,6 +141,8 @@ def pretrain(
     ] = False,
     recipe: RecipeOption = None,
     settings: SetOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Corpus -> token blocks, base model and LoRA adapter, in OUT/blocks, base and adapter."""
     from trialese.artifacts import read_manifest
@@ -131,7 +156,11 @@ def pretrain(
     if continue_from:
         read_manifest(continue_from, kind="adapter")
         backbone = BackboneSettings(name=str(continue_from / "model"))
-    with watch() as progress, join_workers(tree.pretrain):
+    read = [corpus, continue_from]
+    with (
+        writing(out, None, inputs=read, force=force) as progress,
+        join_workers(tree.pretrain),
+    ):
         only_first(
             lambda: tokenise_corpus(
                 open_corpus(corpus), backbone, blocks, out / "blocks", progress=progress
@@ -143,7 +172,7 @@ def pretrain(
         train_adapter(out / "blocks", start, tree.pretrain, out / "adapter", progress=progress)
         if control:
             train_control(out / "blocks", start, tree.pretrain, out / "control", progress=progress)
-        only_first(lambda: print_artifact(out / "adapter"))
+        only_first(lambda: print_artifact(out / "adapter", as_json=as_json))
 
 
 def finetune(
@@ -165,6 +194,8 @@ def finetune(
     ] = FitProtocol.honest,
     recipe: RecipeOption = None,
     settings: SetOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Labelled texts + model -> classifier and its honest predictions on held-out folds."""
     from trialese.collect.snapshot import open_snapshot
@@ -174,9 +205,9 @@ def finetune(
     section = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None}).tasks
     trials = open_snapshot(snapshot) if snapshot else None
     make = fit if protocol is FitProtocol.honest else finetune_published
-    with watch() as progress:
+    with writing(out, "classifier", inputs=[model, snapshot], force=force) as progress:
         make(task, system, model, trials, section, out, progress=progress)
-    print_artifact(out)
+    print_artifact(out, as_json=as_json)
 
 
 def evaluate(
@@ -192,15 +223,23 @@ def evaluate(
     ] = False,
     recipe: RecipeOption = None,
     settings: SetOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Saved predictions -> verdict: report.html, verdict.md, verdict.json. Needs no torch."""
     from trialese.pipeline.evaluate import judge_classifiers
 
     section = read_recipe(recipe, settings).verdict
-    judge_classifiers(
-        classifiers, section, out, protocol=protocol.value, allow_overlap=allow_overlap
-    )
-    print_artifact(out)
+    with writing(out, "verdict", inputs=classifiers, force=force) as progress:
+        judge_classifiers(
+            classifiers,
+            section,
+            out,
+            protocol=protocol.value,
+            allow_overlap=allow_overlap,
+            progress=progress,
+        )
+    print_artifact(out, as_json=as_json)
 
 
 def run(
@@ -209,6 +248,8 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print stages, tokens, time and memory.")
     ] = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """All stages of a recipe; finished ones are skipped."""
     from trialese.pipeline.stages import run_recipe
@@ -217,16 +258,22 @@ def run(
     if dry_run:
         from trialese.pipeline.plan import format_plan, plan_recipe
 
-        print(format_plan(plan_recipe(tree)))
+        planned = plan_recipe(tree)
+        if as_json:
+            print_json(planned)
+        else:
+            print(format_plan(planned))
         return
-    with watch() as progress:
+    with writing(Path(tree.folder) / tree.name, None, force=force) as progress:
         folder = run_recipe(tree, progress=progress, on_stage=_announce)
-    print_artifact(folder)
-    print(f"\nreport: {folder / 'report.html'}")
+    print_artifact(folder, as_json=as_json)
+    if not as_json:
+        print(f"\nreport: {folder / 'report.html'}")
 
 
 def _announce(stage: Stage, finished: bool) -> None:
-    print(f"{'skip' if finished else 'make'}  {stage.path}", file=sys.stderr)
+    if logger.isEnabledFor(logging.INFO):
+        print(f"{'skip' if finished else 'make'}  {stage.path}", file=sys.stderr)
 
 
 VERBS = (collect, corpus, pretrain, finetune, evaluate, run)

@@ -1,32 +1,37 @@
-"""How progress and manifests look: bars on a terminal, plain lines elsewhere, always on stderr.
-
-Options that several verbs share, and what they stand for."""
+"""Options that several verbs share, and how progress and results look on a terminal."""
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import msgspec
 import typer
 
-from trialese.progress import Progress
+from trialese.progress import Progress, silent
 from trialese.recipe import Recipe, load_recipe, parse_recipe
 
 __all__ = [
+    "ForceOption",
     "JsonOption",
     "OutOption",
     "RecipeOption",
     "SetOption",
+    "harmless",
+    "harmless_output",
+    "print_json",
     "read_recipe",
     "show_progress",
     "tree_lines",
     "watch",
+    "writing",
 ]
 
 
@@ -44,12 +49,55 @@ def tree_lines(tree: dict[str, Any], indent: str = "  ") -> Iterator[str]:
             yield f"{indent}{key:<28} {text}"
 
 
+_HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    """The text with what steers a terminal, or turns its lines round, written as escapes.
+
+    Line feeds and tabs stay. Texts and labels come from registries and strangers.
+    """
+    return _HARMFUL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class _HarmlessText:
+    """A text stream that writes only what is harmless; everything else is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(harmless(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def harmless_output() -> Iterator[None]:
+    """Within it, what is printed holds no control characters and fits the terminal's encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    with redirect_stdout(cast(TextIO, _HarmlessText(sys.stdout))):
+        yield
+
+
+def print_json(value: object) -> None:
+    """Print a value as one line of JSON."""
+    print(msgspec.json.encode(value).decode())
+
+
 @contextmanager
 def show_progress() -> Iterator[Progress]:
     """A bar for each thing counted on a terminal, a line every few seconds elsewhere.
 
     Both tell the rate and, where the total is known, about how long it still takes.
     """
+    if logging.getLogger("trialese").level > logging.INFO:
+        yield silent
+        return
     if not sys.stderr.isatty():
         yield _plain_lines()
         return
@@ -118,6 +166,9 @@ SetOption = Annotated[
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override one setting; repeatable."),
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace whatever stands at OUT, an input or a stranger's.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable lines on stdout.")]
 
 
@@ -151,3 +202,19 @@ def watch() -> Iterator[Progress]:
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped; what was finished stays", file=sys.stderr)
         raise typer.Exit(130) from stop
+
+
+@contextmanager
+def writing(
+    out: Path, kind: str | None, *, inputs: Iterable[Path | None] = (), force: bool = False
+) -> Iterator[Progress]:
+    """`watch`, after a check that a `kind` of artifact may be written at `out`.
+
+    `kind` None is a folder of several; see `artifacts.refuse_other`.
+    """
+    from trialese.artifacts import refuse_other, replacing_anything
+
+    with replacing_anything(force):
+        refuse_other(out, kind, inputs=[given for given in inputs if given is not None])
+        with watch() as progress:
+            yield progress

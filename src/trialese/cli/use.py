@@ -1,6 +1,4 @@
-"""The verbs that use a finished classifier: on texts, on files of any size, elsewhere, and why.
-
-The verb that serves finished classifiers."""
+"""The verbs that use a finished classifier: `predict`, `explain`, `export` and `serve`."""
 
 from __future__ import annotations
 
@@ -9,11 +7,20 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 import typer
 
 from trialese.cli.look import print_artifact
-from trialese.cli.terminal import JsonOption, OutOption, RecipeOption, SetOption, read_recipe, watch
+from trialese.cli.terminal import (
+    ForceOption,
+    JsonOption,
+    OutOption,
+    RecipeOption,
+    SetOption,
+    print_json,
+    read_recipe,
+    watch,
+    writing,
+)
 from trialese.errors import RecipeError
 from trialese.settings import Precision
 
@@ -42,24 +49,27 @@ def predict(
         typer.Option("--format", help="table, csv, tsv, jsonl or parquet; else by extension."),
     ] = None,
     precision: _Precision = "auto",
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Texts, or trials of a snapshot or file -> labels with probabilities.
+    """Texts, or trials of a snapshot or file -> labels with their probabilities.
 
     With -o, files of any size: the same command goes on after an interruption, and processes
     started by torchrun divide the work.
     """
+    from trialese.artifacts import replacing_anything
     from trialese.tasks.predict import predict_inputs, stream_inputs
 
     stdin = sys.stdin if inputs == ["-"] else None
     if out is not None:
-        _predict_file(model, inputs, out, format_name, precision)
+        with replacing_anything(force):
+            _predict_file(model, inputs, out, format_name, precision, as_json=as_json)
     elif format_name is not None:
         for part in stream_inputs(model, inputs, format_name, stdin=stdin, precision=precision):
             sys.stdout.buffer.write(part)
     else:
         for row in predict_inputs(model, inputs, stdin=stdin, precision=precision):
-            print(msgspec.json.encode(row).decode() if as_json else row.as_line())
+            print_json(row) if as_json else print(row.as_line())
 
 
 def _predict_file(
@@ -68,12 +78,17 @@ def _predict_file(
     out: Path,
     format_name: str | None,
     precision: Precision,
+    *,
+    as_json: bool,
 ) -> None:
+    from trialese.artifacts import refuse_file
+    from trialese.tasks.formats import about_file
     from trialese.tasks.predict import load_scorer, own_share, predict_file
 
     if len(inputs) != 1 or (inputs == ["-"] and own_share().of > 1):
         raise typer.BadParameter("-o takes one file, one snapshot, or - (one process only)")
     source = Path(inputs[0])
+    refuse_file(out, ours=lambda begins: about_file(out).is_file(), inputs=[source, model])
     spooled = out.with_name(f".{out.name}.stdin.txt") if inputs == ["-"] else None
     if spooled is not None:  # what goes on after an interruption must be there to be read again
         with spooled.open("wb") as file:
@@ -84,7 +99,11 @@ def _predict_file(
         about = predict_file(scorer, source, out, format_name=format_name, progress=progress)
     if spooled is not None:
         spooled.unlink()
-    if about is not None:  # None in all processes but the first
+    if about is None:  # in all processes but the first
+        return
+    if as_json:
+        print_json(about)
+    else:
         print(f"{out}  {about.texts:,} texts of {about.records:,} records  {about.sha256[:12]}")
         for reason, count in about.left_out.items():
             print(f"  left out: {count:,} {reason}")
@@ -92,7 +111,7 @@ def _predict_file(
 
 def explain(
     model: Annotated[Path, typer.Argument(help="Classifier folder.")],
-    text: str,
+    text: Annotated[str, typer.Argument(help="The text to be explained.")],
     label: Annotated[
         str | None, typer.Option(help="Without it, the label with the highest probability.")
     ] = None,
@@ -104,7 +123,7 @@ def explain(
 
     found = explain_text(Classifier.load(model), text, label)
     if as_json:
-        print(msgspec.json.encode(found).decode())
+        print_json(found)
         return
     print(f"{found.label} {found.probability:.3f}")
     for span in found.spans:
@@ -121,13 +140,16 @@ def export(
         Path | None,
         typer.Option(help="File of real texts to compare labels on; onnx-int8 needs it."),
     ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """A classifier -> a folder that runs on ONNX Runtime, without torch, parity checked."""
     from trialese.tasks.export import export_classifier
     from trialese.tasks.formats import read_texts
 
-    export_classifier(model, to, out, texts=read_texts(texts, model) if texts else ())
-    print_artifact(out)
+    with writing(out, "export", inputs=[model, texts], force=force):
+        export_classifier(model, to, out, texts=read_texts(texts, model) if texts else ())
+    print_artifact(out, as_json=as_json)
 
 
 def serve(
@@ -153,11 +175,9 @@ def serve(
     settings: SetOption = None,
 ) -> None:
     """Classifiers -> a web page and an API, until stopped."""
-    try:
-        from trialese.web.app import serve as run
-        from trialese.web.models import open_served
-    except ModuleNotFoundError as error:
-        raise RecipeError(f"serving needs {error.name}; pip install 'trialese[serve]'") from error
+    from trialese.web.app import serve as run
+    from trialese.web.models import open_served
+
     if token_file is not None:
         token = _read_token(token_file)
     if token is not None and not (token.isascii() and token.isprintable() and token.strip()):

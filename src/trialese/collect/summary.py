@@ -112,7 +112,11 @@ def summarise_snapshot(snapshot: Snapshot) -> Summary:
         sexes=dict(sexes.most_common()),
         study_types=dict(types.most_common()),
         stopped_with_reason=reasons,
-        missing={name: missing[name] for name in Trial.__struct_fields__ if missing[name]},
+        missing={
+            name: missing[name]
+            for name in Trial.__struct_fields__
+            if missing[name] and not name.startswith("synthetic")
+        },
     )
 
 

@@ -1,0 +1,265 @@
+"""The command line's own behaviour: how it ends, what it refuses, what reaches a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trialese import __version__
+from trialese.artifacts import read_manifest, write_artifact
+from trialese.cli.main import app
+from trialese.cli.terminal import harmless
+from trialese.recipe import Recipe
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def home(toy: Recipe) -> Path:
+    return Path(toy.folder) / "toy"
+
+
+def called(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "trialese", *arguments],
+        capture_output=True, check=False, timeout=60, **options,
+    )  # type: ignore[call-overload]  # fmt: skip
+
+
+def test_version_and_short_help(run: Run) -> None:
+    assert run("--version") == (0, f"trialese {__version__}\n", "")
+    for arguments in (["-h"], [], ["show", "-h"]):
+        status, out, err = run(*arguments)
+        assert (status, err) == (0, "")
+        assert out.startswith("Usage: trialese")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "No such command 'nonsense'. (`trialese --help` tells more)"),
+        (["shwo"], "No such command 'shwo'"),
+        (["collect"], "Missing option '--out' / '-o'. (`trialese collect --help` tells more)"),
+        (["show", "--jsn", "x"], "No such option: --jsn"),
+        (["predict", "m", "t", "--precision", "fp23"], "'fp23' is not one of"),
+        (["corpus", "", "-o", "x"], "an empty argument; is a variable of the shell unset?"),
+        (["collect", "--ids", "", "-o", "x"], "an empty argument"),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_2(arguments: list[str], said: str, run: Run) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_broken_pipe_ends_silently(home: Path) -> None:
+    script = f"{sys.executable} -m trialese show {home / 'snapshot'} | true"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, check=False, timeout=60)
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(("option", "lines"), [("-q", 0), ("--quiet", 0), ("-v", 1)])
+def test_quiet_tells_nothing_on_stderr(option: str, lines: int, run: Run, tmp_path: Path) -> None:
+    collect = ("collect", "-o", tmp_path / "s", "-s", "collect.sample.studies=20")
+    status, out, err = run(option, *collect)
+    assert status == 0
+    assert out
+    assert (len(err.splitlines()) > 0) == bool(lines)
+
+
+def test_verbose_shows_where_a_mistake_was_met(run: Run) -> None:
+    _, _, err = run("-v", "show", "nowhere")
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("error: nowhere: no such folder")
+
+
+def test_what_steers_a_terminal_is_written_as_escapes() -> None:
+    text = "a\x1b]0;title\x07b\x1b[31m\x9b1m\r\u202edcba\x7f"
+    shown = r"a\x1b]0;title\x07b\x1b[31m\x9b1m\r" + r"\u202edcba\x7f"
+    assert harmless(text) == shown
+    assert harmless("line\n\ttab é 日本") == "line\n\ttab é 日本"
+
+
+def test_notes_of_strangers_do_not_reach_the_terminal_raw(run: Run, tmp_path: Path) -> None:
+    with write_artifact(tmp_path / "model", kind="model") as draft:
+        draft.notes["backbone"] = "nice\x1b]52;c;cm0gLXJmIH4=\x07"
+    status, out, _ = run("show", tmp_path / "model")
+    assert status == 0
+    assert "\x1b" not in out
+    assert r"nice\x1b]52" in out
+    status, _, err = run("show", tmp_path / "no\x1b[2J")
+    assert "\x1b" not in err
+    assert status == 1
+
+
+def test_an_ascii_terminal_gets_escapes_and_no_traceback(tmp_path: Path) -> None:
+    with write_artifact(tmp_path / "model", kind="model") as draft:
+        draft.notes["backbone"] = "é ≥ 日"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = called("show", str(tmp_path / "model"), env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"\xe9 \u2265 \u65e5" in done.stdout
+
+
+HIDDEN = [
+    ("torch", ["predict", "{home}/sex/adapted", "text"], "train"),
+    ("transformers", ["explain", "{home}/sex/adapted", "text"], "train"),
+    ("torch", ["export", "{home}/sex/adapted", "-o", "x"], "train"),
+    ("onnx", ["export", "{home}/sex/adapted", "-o", "x"], "export"),
+    ("torch", ["agree", "{home}/stop-reasons/adapted", "{table}"], "train"),
+    ("peft", ["pretrain", "{home}/corpus", "-o", "x"], "train"),
+    ("torch", ["staleness", "{home}/snapshot", "--backbone", "{home}/base/model",
+               "--trained-until", "2021-12-31"], "train"),
+    ("sklearn", ["ablate", "{home}/snapshot", "-o", "x"], "train"),
+    ("sklearn", ["finetune", "stop-reasons", "--system", "tfidf", "--snapshot",
+                 "{home}/snapshot", "-o", "x"], "train"),
+    ("fastapi", ["serve", "{home}/sex/adapted"], "serve"),
+    ("uvicorn", ["serve", "{home}/sex/adapted"], "serve"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [
+        pytest.param(
+            *each,
+            id=f"{each[0]}-{each[1][0]}",
+            marks=[] if each[0] in {"torch", "fastapi"} else [pytest.mark.slow],
+        )
+        for each in HIDDEN
+    ],
+)
+def test_a_missing_extra_is_one_line_that_names_it(
+    module: str, arguments: list[str], extra: str, home: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "theirs.tsv"
+    table.write_text("text\tprediction\nSlow accrual\tInsufficient_Enrollment\n")
+    filled = [each.format(home=home, table=table) for each in arguments]
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "from trialese.cli.main import main\n"
+        f"sys.argv = ['trialese', *{filled!r}]\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    said = done.stderr.strip().splitlines()
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    assert said[-1].startswith("error: ")
+    assert f" needs {module}" in said[-1] or module == "transformers"
+    assert f"pip install 'trialese[{extra}]'" in said[-1]
+    assert not [file for file in (tmp_path / "x").rglob("*") if file.is_file()]
+
+
+OUT = [
+    ["evaluate", "{home}/sex/prior", "{home}/sex/tfidf", "-o", "{copy}"],
+    ["corpus", "{copy}", "-o", "{copy}"],
+    ["collect", "-o", "{corpus}", "-s", "collect.sample.studies=20"],
+    ["collect", "{copy}", "-o", "{copy}"],
+    ["pretrain", "{home}/corpus", "-o", "{copy}"],
+    ["finetune", "sex", "--system", "prior", "--snapshot", "{copy}", "-o", "{copy}"],
+    ["export", "{home}/sex/adapted", "-o", "{copy}"],
+    ["staleness", "{copy}", "--backbone", "{home}/base/model", "--trained-until", "2021-12-31",
+     "-o", "{copy}"],
+    ["ablate", "{copy}", "-o", "{copy}"],
+    ["agree", "{home}/stop-reasons/adapted", "{table}", "-o", "{table}"],
+    ["agree", "{home}/stop-reasons/adapted", "{table}", "-o", "{foreign}"],
+    ["predict", "{home}/stop-reasons/adapted", "{table}", "-o", "{table}"],
+    ["predict", "{home}/stop-reasons/adapted", "{table}", "-o", "{foreign}"],
+    ["predict", "{home}/stop-reasons/adapted", "{table}", "-o", "{copy}", "--format", "csv"],
+    ["diff", "{copy}", "{copy}", "--ids", "{lists}"],
+    ["collect", "-o", "{copy}/deeper"],
+    ["collect", "-o", "."],
+    ["collect", "-o", "/proc/x"],
+    ["agree", "{home}/stop-reasons/adapted", "{table}", "-o", "."],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", OUT, ids=[f"{n}-{a[0]}" for n, a in enumerate(OUT)])
+def test_nothing_of_another_kind_is_replaced(
+    arguments: list[str], home: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = {name: tmp_path / name for name in ("copy", "corpus", "table", "foreign", "lists")}
+    run("collect", "-o", named["copy"], "-s", "collect.sample.studies=30")
+    with write_artifact(named["corpus"], kind="corpus") as draft:
+        (draft.folder / "data").write_text("x")
+    named["table"].write_text("text\tprediction\nSlow accrual\tInsufficient_Enrollment\n")
+    named["foreign"].write_text("years of work\n")
+    named["lists"].mkdir()
+    (named["lists"] / "new.txt").write_text("a novel, not a list\n")
+
+    def bytes_of() -> dict[str, bytes]:
+        return {str(f): f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+
+    before = bytes_of()
+    status, out, err = run(*(each.format(home=home, **named) for each in arguments))
+    assert (status, out) == (1, ""), err
+    assert len(err.splitlines()) == 1, err
+    assert bytes_of() == before
+
+
+def test_force_replaces_it_all_the_same(run: Run, tmp_path: Path) -> None:
+    with write_artifact(tmp_path / "corpus", kind="corpus") as draft:
+        (draft.folder / "data").write_text("x")
+    collect = ("collect", "-o", tmp_path / "corpus", "-s", "collect.sample.studies=20")
+    assert run(*collect)[0] == 1
+    assert run(*collect, "--force")[0] == 0
+    assert read_manifest(tmp_path / "corpus").kind == "snapshot"
+
+
+def test_every_command_that_writes_can_be_forced_and_those_that_tell_can_do_so_in_json() -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        names = set(command.callback.__annotations__)
+        if command.callback.__name__ != "serve":
+            assert "as_json" in names, command.callback.__name__
+        if names & {"out", "ids"} or command.callback.__name__ == "run":
+            assert "force" in names, command.callback.__name__
+
+
+def test_results_as_json_are_one_value(run: Run, tmp_path: Path) -> None:
+    status, out, _ = run(
+        "collect", "-o", tmp_path / "s", "-s", "collect.sample.studies=20", "--json"
+    )
+    assert status == 0
+    assert json.loads(out)["kind"] == "snapshot"
+
+
+def test_verify_finds_a_flipped_bit(run: Run, tmp_path: Path) -> None:
+    run("collect", "-o", tmp_path / "runs" / "a", "-s", "collect.sample.studies=20")
+    run("collect", "-o", tmp_path / "runs" / "b", "-s", "collect.sample.studies=20")
+    status, out, _ = run("verify", tmp_path / "runs")
+    assert status == 0
+    assert [line.split()[:2] for line in out.splitlines()] == [["whole", "snapshot"]] * 2
+    file = tmp_path / "runs" / "b" / "trials.parquet"
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    status, out, _ = run("verify", tmp_path / "runs")
+    assert status == 1
+    assert f"{file}: altered since it was written" in out
+    status, out, _ = run("verify", tmp_path / "runs" / "b", "--json")
+    assert status == 1
+    assert list(json.loads(out)["damaged"]) == [str(tmp_path / "runs" / "b")]
+    status, _, err = run("verify", tmp_path / "nothing")
+    assert status == 1
+    assert "no such folder" in err
+
+
+def test_show_tells_each_figure_once(run: Run, home: Path, tmp_path: Path) -> None:
+    _, out, _ = run("show", home / "snapshot")
+    words = [line.split()[0] for line in out.splitlines() if line.strip()]
+    assert words.count("trials") == 1
+    assert "synthetic_stop_reasons" not in words
