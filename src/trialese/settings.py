@@ -497,6 +497,22 @@ class ServeSettings(Section, frozen=True, kw_only=True):
     """A request that waits longer is given up."""
     stuck_seconds: float = 120.0
     """`/readyz` says 503 while one batch has been under way for longer."""
+    hosts: tuple[str, ...] = ()
+    """Names that the server answers to, beside its own address and, with a token, all others."""
+    connections: Count = 2000
+    """Open at most; the quietest of the busiest peer makes room for a new one."""
+    peer_connections: Count = 512
+    """Likewise for those of one address."""
+    header_seconds: float = 10.0
+    """The head of a request must be there so long after its first byte, or after connecting."""
+    idle_seconds: Count = 30
+    """A connection is closed so long after its last answer."""
+    body_seconds: float = 30.0
+    """A body must be there so long after its head, and a second later for each of the next."""
+    body_bytes_per_second: Count = 10_000
+    """See `body_seconds`."""
+    arriving_bytes: Count = 256_000_000
+    """Bodies under way together; uploads, which go to disk, are not among them."""
     drain_seconds: Count = 30
     """At the end, requests under way have so long to finish."""
     upload_bytes: Count = 2_000_000_000

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -217,6 +218,147 @@ def test_elsewhere_without_a_token_is_warned_of(start: Started) -> None:
     assert refused.value.code == 401
     refused.value.close()
     assert closed.ask("/v1/models", Authorization="Bearer secret")["models"]
+
+
+def closed_after(connection: socket.socket) -> float:
+    """Seconds until the server has closed the connection; what it sends is not looked at."""
+    started = time.monotonic()
+    connection.settimeout(30)
+    try:
+        while connection.recv(2**16):
+            pass
+    except ConnectionResetError:
+        pass
+    return time.monotonic() - started
+
+
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+def test_connections_on_which_nothing_happens_are_closed(start: Started) -> None:
+    limits = ("header_seconds=0.5", "idle_seconds=1", "body_seconds=1.0", "peer_connections=20")
+    server = start(*(word for limit in limits for word in ("--set", f"serve.{limit}"))).ready()
+    for sent in (b"", HEALTH[:30], HEAD[:-4], HEAD, HEAD + b"x" * 50, HEALTH, HEALTH + HEALTH[:9]):
+        with server.connect() as connection:
+            connection.sendall(sent)
+            assert closed_after(connection) < 10, sent
+    with server.connect() as connection:  # a byte now and then keeps nothing open
+        connection.sendall(HEAD)
+        for _ in range(60):
+            try:
+                connection.sendall(b"x")
+            except OSError:
+                break
+            time.sleep(0.1)
+        else:
+            raise AssertionError("still open after 6 s")
+    with server.connect() as connection:  # an answer that is worth waiting for
+        connection.sendall(request_bytes(["a study of the drug in patients " * 200] * 200))
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    quiet = [server.connect() for _ in range(60)]  # more than one address may have
+    assert server.ask("/healthz") == {"status": "ok"}
+    for connection in quiet:
+        connection.close()
+
+
+def test_a_connection_that_is_kept_answers_at_once(start: Started) -> None:
+    server = start().ready()
+    seconds = []
+    with server.connect() as connection:
+        for _ in range(40):
+            started = time.perf_counter()
+            connection.sendall(HEALTH)
+            answer = b""
+            while b'{"status":"ok"}' not in answer:
+                answer += connection.recv(2**16)
+            seconds.append(time.perf_counter() - started)
+    assert sorted(seconds)[20] < 0.03  # 0.044 where an acknowledgement is waited for
+
+
+def test_few_open_files_are_enough_and_nonsense_fills_no_disk(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    whole = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen",
+        lambda *args, **how: whole(
+            *args, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)), **how
+        ),
+    )  # fmt: skip
+    server = Server(classifier, cwd=tmp_path)
+    monkeypatch.undo()
+    try:
+        server.ready()
+        crowd = []
+        for _ in range(400):
+            try:
+                crowd.append(server.connect())
+                crowd[-1].sendall(b"nonsense\r\n\r\n")
+            except OSError:  # closed already, to make room
+                pass
+        for _ in range(20):
+            assert server.ask("/healthz") == {"status": "ok"}
+        assert server.log.stat().st_size < 20_000
+        for connection in crowd:
+            connection.close()
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.mark.slow
+def test_a_thousand_idle_and_hundreds_of_slow_clients_slow_nobody_down(start: Started) -> None:
+    server = start().ready()
+    idle = [server.connect() for _ in range(1000)]
+    slow = [server.connect() for _ in range(600)]
+    for connection in slow:
+        connection.sendall(HEAD)
+    seconds = []
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        for connection in slow[:: len(slow) // 60]:
+            connection.sendall(b"x")
+        for path, body in (("/healthz", None), ("/v1/predict", {"texts": ["slow accrual"]})):
+            started = time.perf_counter()
+            server.ask(path, body)
+            seconds.append(time.perf_counter() - started)
+    assert sorted(seconds)[int(len(seconds) * 0.99)] < 1, (len(seconds), max(seconds))
+    assert all(closed_after(connection) < 60 for connection in (*idle, *slow[1:20]))
+    for connection in (*idle, *slow):
+        connection.close()
+
+
+@pytest.mark.slow
+def test_ten_thousand_requests_leave_nothing_in_memory(start: Started) -> None:
+    server = start().ready()
+    host, _, port = server.url.removeprefix("http://").rpartition(":")
+    client = HTTPConnection(host, int(port), timeout=60)
+    headers = {"Content-Type": "application/json"}
+
+    def ask(number: int) -> None:
+        body = json.dumps({"texts": [f"slow accrual in patients {number}" * (1 + number % 40)]})
+        for method, path, sent in (
+            ("POST", "/v1/predict", body), ("GET", f"/nothing/{number}", None),
+            ("POST", "/v1/predict", '{"texts": 3}'), (f"M{number}", "/healthz", None),
+        ):  # fmt: skip
+            client.request(method, path, sent, headers)
+            client.getresponse().read()
+
+    def resident() -> int:
+        found = re.search(r"^process_resident_memory_bytes (\S+)", server.metrics(), re.MULTILINE)
+        assert found
+        return int(float(found[1]))
+
+    for number in range(500):
+        ask(number)
+    before = resident()
+    for number in range(500, 3000):
+        ask(number)
+    after = resident()
+    client.close()
+    assert after < 1.05 * before, f"{before:,} -> {after:,} bytes"
 
 
 PATHS = (

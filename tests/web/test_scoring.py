@@ -113,7 +113,7 @@ def test_one_bad_study_does_not_spoil_the_others(client: TestClient) -> None:
     bad: list[dict[str, object]] = [
         {},
         {"protocolSection": 3},
-        {"protocolSection": {"identificationModule": {"nctId": "NCT00000001", "briefTitle": 5}}},
+        {"protocolSection": {"identificationModule": {"nctId": 5}}},
     ]
     told = client.post("/v1/predict", json={"trials": [*bad, good]}).json()["predictions"]
     assert [each["missing"] for each in told[:3]] == ["unreadable"] * 3

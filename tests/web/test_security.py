@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 from trialese.settings import ServeSettings
 from trialese.web.app import create_app
 from trialese.web.models import open_served
+from trialese.web.security import LogRate
 
 Opened = Callable[..., TestClient]
 TEXTS = {"texts": ["slow accrual"]}
@@ -119,6 +121,28 @@ def test_a_named_server_answers_to_any_name(open_client: Opened) -> None:
     assert client.get("/healthz", headers={"Host": "trials.example"}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example", 403),
+        ("trials.example.evil.example", 403),
+        ("", 403),
+        ("trials.example", 200),
+        ("trials.example:8000", 200),
+        ("192.0.2.7:8000", 200),
+        ("[2001:db8::7]:8000", 200),
+        ("localhost", 200),
+    ],
+)
+def test_without_a_token_only_known_names_are_answered_to(
+    open_client: Opened, host: str, status: int
+) -> None:
+    client = open_client(host="0.0.0.0", hosts=("trials.example",))
+    answer = client.get("/v1/models", headers={"Host": host})
+    assert answer.status_code == status
+    assert status == 200 or "serve.hosts" in answer.json()["message"]
+
+
 def test_not_ready_is_told_apart_from_dead(classifier: Path, monkeypatch: Any) -> None:
     from trialese.web.models import Served
 
@@ -182,3 +206,33 @@ def test_metrics_count_routes_not_paths(open_client: Opened) -> None:
     assert requests("POST", "/v1/predict", "422") == 1
     assert requests("GET", "unknown", "404") == 3
     assert samples["trialese_batch_texts_sum",] == 1
+
+
+def test_invented_methods_are_one_label(open_client: Opened) -> None:
+    client = open_client()
+    for number in range(300):
+        client.request(f"INVENTED{number}", f"/{number}")
+    told = client.get("/metrics").text
+    assert "INVENTED" not in told
+    assert 'trialese_requests_total{method="other",route="unknown",status="404"} 300.0' in told
+
+
+def test_bodies_under_way_are_bounded_together(open_client: Opened) -> None:
+    client = open_client(arriving_bytes=1000)
+    large = client.post("/v1/predict", json={"texts": ["x" * 1200]})
+    assert (large.status_code, large.json()["error"]) == (429, "queue_full")
+    assert client.post("/v1/predict", json=TEXTS).status_code == 200  # nothing is held any more
+
+
+def test_lines_of_the_log_are_bounded(monkeypatch: Any) -> None:
+    rate = LogRate(lines=3)
+    now = 100.0
+    monkeypatch.setattr("trialese.web.security.time.monotonic", lambda: now)
+
+    def line() -> str | None:
+        record = logging.LogRecord("x", logging.WARNING, "", 0, "line %d", (7,), None)
+        return record.getMessage() if rate.filter(record) else None
+
+    assert [line() for _ in range(5)] == ["line 7"] * 3 + [None, None]
+    now += 11
+    assert line() == "line 7 (2 lines before it left out)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +22,14 @@ from trialese.web.models import Served
 from trialese.web.page import page_routes
 from trialese.web.schemas import Failure, Refusal, ServerState, ServerVersion, handle_failures
 from trialese.web.scoring import predict_routes
-from trialese.web.security import LOOPBACK, METRICS_TYPE, SecurityMiddleware, ServerMetrics
+from trialese.web.security import (
+    LOOPBACK,
+    METRICS_TYPE,
+    LogRate,
+    SecurityMiddleware,
+    ServerMetrics,
+    limited_connections,
+)
 
 __all__ = ["create_app", "health_routes", "serve"]
 
@@ -145,8 +153,13 @@ def serve(served: Served, settings: ServeSettings, *, token: str | None = None) 
         server.should_exit = True
 
     app = create_app(served, settings, token=token, on_failure=stop)
+    connections = limited_connections(settings)
     config = uvicorn.Config(
         app,
+        http=connections,
+        ws="none",
+        backlog=connections.backlog,
+        timeout_keep_alive=settings.idle_seconds,
         log_config=None,
         log_level=logging.WARNING,
         access_log=False,
@@ -154,6 +167,8 @@ def serve(served: Served, settings: ServeSettings, *, token: str | None = None) 
         timeout_graceful_shutdown=settings.drain_seconds,
     )
     server = uvicorn.Server(config)
+    for name in ("uvicorn.error", "asyncio"):  # else whoever sends nonsense fills the disk
+        logging.getLogger(name).addFilter(LogRate())
     with _listening(settings) as listener:
         if settings.host not in LOOPBACK and token is None:
             logger.warning(
@@ -170,9 +185,16 @@ def serve(served: Served, settings: ServeSettings, *, token: str | None = None) 
 
 def _listening(settings: ServeSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # asyncio sets TCP_NODELAY only where the protocol is named; without it each answer on a
+    # connection that was kept alive waits 40 ms for an acknowledgement
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        return listener
     except (OSError, OverflowError) as error:
+        listener.close()
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(
             f"cannot listen on {settings.host}:{settings.port} ({reason}); "
