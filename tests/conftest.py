@@ -117,7 +117,7 @@ max_trials = 100
 run_folds = 1
 finetune = {{ epochs = 1, max_tokens = 32 }}
 [verdict]
-resamples = 50
+resamples = 100
 """
 
 

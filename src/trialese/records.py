@@ -266,7 +266,11 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     interval: Interval
     p_value: float
     conclusion: str
-    """One of better, worse, cannot tell."""
+    """One of better, worse, no significant difference, too few texts (earlier: cannot tell)."""
+    primary: bool = False
+    """Whether the verdict rests on it; its p-value is adjusted for all that are (Holm)."""
+    detectable: float | None = None
+    """The smallest true difference that a test set like this one finds four times in five."""
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):

@@ -473,6 +473,11 @@ class VerdictSettings(Section, frozen=True, kw_only=True):
     """Promise of the conformal label sets: at most this share of a text's labels is missing."""
     most_labels: int = 3
     """A text whose conformal set has more labels is left to a person (multiclass: more than 1)."""
+    primary: Literal["macro-f1", "micro-f1", "weighted-f1"] = "macro-f1"
+    """The figure that decides; differences in any other are exploratory."""
+    seed_spread: Annotated[float, msgspec.Meta(ge=0)] = 0.02
+    """Standard deviation over training runs that a difference of averages is taken to have where
+    each system was trained once; one label's is larger by the root of the number of labels."""
 
 
 class ServeSettings(Section, frozen=True, kw_only=True):

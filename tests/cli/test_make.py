@@ -73,7 +73,7 @@ def test_a_finished_adapter_goes_on_with_another_corpus(
 
 def test_evaluate_prints_tables_and_writes_the_report(run: Run, home: Path, tmp_path: Path) -> None:
     folders = [home / "sex" / system for system in ("tfidf", "adapted")]
-    status, out, _ = run("evaluate", *folders, "-o", tmp_path / "v", "-s", "verdict.resamples=50")
+    status, out, _ = run("evaluate", *folders, "-o", tmp_path / "v", "-s", "verdict.resamples=100")
     assert status == 0
     assert "sex|test:" in out
     assert "synthetic trials: no evidence about real ones" in out
@@ -145,7 +145,7 @@ def test_both_protocols_side_by_side(run: Run, home: Path, tmp_path: Path) -> No
     twin = tmp_path / "twin"
     status, out, _ = run(
         "evaluate", *honest, *published, "--protocol", "both", "-o", twin,
-        "-s", "verdict.resamples=50",
+        "-s", "verdict.resamples=100",
     )  # fmt: skip
     assert status == 0
     assert "# stop-reasons: published and honest" in out
@@ -159,7 +159,7 @@ def test_both_protocols_side_by_side(run: Run, home: Path, tmp_path: Path) -> No
 def test_ablation_and_agreement_from_the_command_line(run: Run, home: Path, tmp_path: Path) -> None:
     status, out, _ = run(
         "ablate", home / "snapshot", "-o", tmp_path / "a", "-s", "tasks.sex.max_trials=100",
-        "-s", "tasks.sex.run_folds=1", "-s", "verdict.resamples=50",
+        "-s", "tasks.sex.run_folds=1", "-s", "verdict.resamples=100",
     )  # fmt: skip
     assert status == 0
     assert "of the gain over the prior" in out.lower()

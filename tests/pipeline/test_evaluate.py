@@ -16,8 +16,8 @@ from trialese.settings import VerdictSettings
 def test_judging_folders_by_hand_gives_the_same_verdict(toy: Recipe, tmp_path: Path) -> None:
     home = Path(toy.folder) / "toy"
     folders = [home / "sex" / system for system in ("prior", "tfidf", "base", "adapted")]
-    judge_classifiers(folders, VerdictSettings(resamples=50), tmp_path / "one")
-    judge_classifiers(folders, VerdictSettings(resamples=50), tmp_path / "two")
+    judge_classifiers(folders, VerdictSettings(resamples=100), tmp_path / "one")
+    judge_classifiers(folders, VerdictSettings(resamples=100), tmp_path / "two")
     one, two = ((tmp_path / name / "verdict.json").read_bytes() for name in ("one", "two"))
     assert one == two
     with pytest.raises(RecordError, match="second 'prior'"):
@@ -31,9 +31,9 @@ def test_evaluate_needs_no_torch_and_gives_the_same_bytes(toy: Recipe, tmp_path:
     home = Path(toy.folder) / "toy" / "stop-reasons"
     folders = [str(home / system) for system in ("prior", "tfidf", "base")]
     judge_classifiers(
-        [Path(folder) for folder in folders], VerdictSettings(resamples=50), tmp_path / "one"
+        [Path(folder) for folder in folders], VerdictSettings(resamples=100), tmp_path / "one"
     )
-    arguments = ["evaluate", *folders, "-o", str(tmp_path / "two"), "-s", "verdict.resamples=50"]
+    arguments = ["evaluate", *folders, "-o", str(tmp_path / "two"), "-s", "verdict.resamples=100"]
     script = (
         "import sys\n"
         "from trialese.cli.main import main\n"

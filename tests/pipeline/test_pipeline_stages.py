@@ -87,7 +87,7 @@ def test_a_finished_run_makes_nothing(copy: Recipe) -> None:
 
 
 def test_a_changed_setting_remakes_its_stage_and_what_stands_on_it(toy: Recipe) -> None:
-    assert unfinished(changed(toy, "verdict.resamples=60")) == ["verdict"]
+    assert unfinished(changed(toy, "verdict.resamples=110")) == ["verdict"]
     assert unfinished(changed(toy, "tasks.sex.finetune.lr=1e-5")) == [
         f"sex/{system}" for system in SYSTEMS
     ]

@@ -43,7 +43,7 @@ def test_variants_score_the_same_rows_and_end_in_a_verdict(
     ]  # fmt: skip
     tests = [load_predictions(f / "predictions.parquet")[1] for f in folders]
     assert len({run.ids for run in tests}) == len({run.clusters for run in tests}) == 1
-    judge_classifiers(folders, VerdictSettings(resamples=50), tmp_path / "verdict")
+    judge_classifiers(folders, VerdictSettings(resamples=100), tmp_path / "verdict")
     (verdict,) = load_verdicts(tmp_path / "verdict")
     said = summarise(verdict)
     assert "is left without the sentences that say a sex, so the classifier" in said
@@ -59,7 +59,7 @@ def test_a_language_model_can_be_asked(
         snapshot, tiny_backbone, SETTINGS, tmp_path, variants=("full", "no-sex-words")
     )
     assert [f.name for f in folders] == ["full", "no-sex-words", "keywords", "prior"]
-    judge_classifiers(folders, VerdictSettings(resamples=50), tmp_path / "verdict")
+    judge_classifiers(folders, VerdictSettings(resamples=100), tmp_path / "verdict")
 
 
 def test_bad_requests_are_refused(snapshot: Snapshot, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_verdict_can_be_judged_from_the_files(artifacts: dict[str, Path]) -> N
     runs = {
         system: load_predictions(path / "predictions.parquet") for system, path in artifacts.items()
     }
-    verdict = judge(runs, VerdictSettings(resamples=20))
+    verdict = judge(runs, VerdictSettings(resamples=100))
     scores = {score.system: score.averages["micro"].f1.point for score in verdict.scores}
     assert scores["tfidf"] > 0.9 > scores["prior"]
     assert verdict.rows == sum(
@@ -243,7 +243,7 @@ def test_inner_folds_score_every_text_outside_test_and_save_the_average(
     np.testing.assert_allclose(again, test.scores, atol=1e-6)
     judge(
         {name: list(by_round(tmp_path / name).values()) for name in ("base", "tfidf")},
-        VerdictSettings(resamples=20),
+        VerdictSettings(resamples=100),
     )
 
 
@@ -274,7 +274,7 @@ def test_silver_texts_are_learnt_by_every_system_and_the_verdict_says_so(
     more = by_round(tmp_path / "tfidf")[1, 0, "test"].scores
     assert not np.allclose(by_round(artifacts["tfidf"])[1, 0, "test"].scores, more)
     folders = [tmp_path / "tfidf", artifacts["base"], tmp_path / "silver"]
-    judge_classifiers(folders, VerdictSettings(resamples=20), tmp_path / "verdict")
+    judge_classifiers(folders, VerdictSettings(resamples=100), tmp_path / "verdict")
     said = (tmp_path / "verdict" / "verdict.md").read_text()
     assert "tfidf and silver learnt from" in said
     blend_classifiers(tmp_path / "silver", tmp_path / "tfidf", "hybrid", tmp_path / "hybrid")

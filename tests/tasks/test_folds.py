@@ -71,8 +71,8 @@ def test_an_overlapping_test_file_is_refused_or_brands_the_report(tmp_path: Path
         finetune("stop-reasons", system, None, None, settings, tmp_path / system)
         runs[system] = load_predictions(tmp_path / system / "predictions.parquet")
     with pytest.raises(LeakageError, match="10 of 10 test rows"):
-        judge(runs, VerdictSettings(resamples=50))
-    verdict = judge(runs, VerdictSettings(resamples=50), allow_overlap=True)
+        judge(runs, VerdictSettings(resamples=100))
+    verdict = judge(runs, VerdictSettings(resamples=100), allow_overlap=True)
     assert "OVERLAP=10" in verdict.signature
 
 

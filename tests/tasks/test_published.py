@@ -133,7 +133,7 @@ def test_a_folder_without_a_model_is_named(toy_task: Task, tmp_path: Path) -> No
 
 
 GOLD = Path(__file__).parents[2].parent / "shared" / "data" / "stop_reasons" / "gold.tsv"
-QUICK = VerdictSettings(resamples=50)
+QUICK = VerdictSettings(resamples=100)
 
 
 def noise(folder: Path, copies: int) -> TasksSettings:

@@ -14,7 +14,7 @@ from trialese.verdict.audits import audit_giveaways
 from trialese.verdict.judge import judge
 
 Runs = dict[str, list[Predictions]]
-QUICK = VerdictSettings(resamples=20)
+QUICK = VerdictSettings(resamples=100)
 
 
 def finding(audits: tuple[Audit, ...], words: str) -> Audit:

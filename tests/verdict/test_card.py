@@ -58,7 +58,7 @@ def test_only_real_text_is_attributed() -> None:
 
 
 Runs = dict[str, list[Predictions]]
-QUICK = VerdictSettings(resamples=50)
+QUICK = VerdictSettings(resamples=100)
 CONTEXT = {
     "source": "files",
     "recipe": {"pretrain": {"backbone": {"name": "some/bert"}}},

@@ -18,7 +18,7 @@ from trialese.verdict.charts import (
 from trialese.verdict.judge import judge
 
 Runs = dict[str, list[Predictions]]
-QUICK = VerdictSettings(resamples=50)
+QUICK = VerdictSettings(resamples=100)
 
 
 @given(st.lists(st.floats(-1e4, 1e4).map(lambda x: round(x, 6)), max_size=6))

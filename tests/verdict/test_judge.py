@@ -78,12 +78,12 @@ def test_same_bytes_whatever_the_order_of_systems_runs_and_rows(
 
 
 def test_signature_names_what_the_scores_depend_on(runs: Runs) -> None:
-    plain = judge(runs, VerdictSettings(resamples=50))
+    plain = judge(runs, VerdictSettings(resamples=100))
     assert plain.signature.startswith("stop-reasons|test:")
-    assert plain.signature.endswith(f"|thr=tune|boot=50|seed=7|v{__version__}")
-    odd = judge(runs, VerdictSettings(resamples=50, confidence=0.9, threshold_shrinkage=3.0))
+    assert plain.signature.endswith(f"|thr=tune|boot=100|seed=7|v{__version__}")
+    odd = judge(runs, VerdictSettings(resamples=100, confidence=0.9, threshold_shrinkage=3.0))
     assert odd.signature.endswith(f"|seed=7|ci=0.9|shrink=3|v{__version__}")
-    fixed = judge(runs, VerdictSettings(resamples=50, threshold=0.3))
+    fixed = judge(runs, VerdictSettings(resamples=100, threshold=0.3))
     assert "|thr=0.3|" in fixed.signature
     fewer = {s: given[:-2] for s, given in runs.items()}
     assert judge(fewer, QUICK).signature.split("|")[1] != plain.signature.split("|")[1]
@@ -103,11 +103,11 @@ def test_multiclass(made: Callable[..., Runs]) -> None:
 
 def test_models_come_first_and_baselines_last(runs: Runs) -> None:
     runs["teacher"] = list(runs["base"])
-    order = [s.system for s in judge(runs, VerdictSettings(resamples=20)).scores]
+    order = [s.system for s in judge(runs, VerdictSettings(resamples=100)).scores]
     assert order == ["adapted", "base", "teacher", "tfidf", "keywords", "prior"]
 
 
 def test_verdict_survives_json(runs: Runs) -> None:
-    verdict = judge(runs, VerdictSettings(resamples=20))
+    verdict = judge(runs, VerdictSettings(resamples=100))
     data: Any = msgspec.json.encode(verdict)
     assert msgspec.json.decode(data, type=type(verdict)) == verdict

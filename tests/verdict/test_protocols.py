@@ -17,7 +17,7 @@ from trialese.verdict.protocols import compare_protocols, subtract, write_protoc
 from trialese.verdict.report import load_verdicts
 
 Runs = dict[str, list[Predictions]]
-QUICK = VerdictSettings(resamples=50)
+QUICK = VerdictSettings(resamples=100)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def twins(
     flattered = made(systems=("base", "tfidf"), run_folds=1, skill={"base": 8.0, "tfidf": 8.0})
     for given in flattered.values():
         given[1] = changed(given[1], trained_on=frozenset(given[1].clusters))
-    settings = VerdictSettings(resamples=50, threshold=0.3)
+    settings = VerdictSettings(resamples=100, threshold=0.3)
     return judge(flattered, settings, allow_overlap=True), honest
 
 

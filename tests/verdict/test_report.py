@@ -27,7 +27,7 @@ from trialese.verdict.protocols import write_protocols
 from trialese.verdict.report import load_verdicts, write_report
 
 Runs = dict[str, list[Predictions]]
-QUICK = VerdictSettings(resamples=50)
+QUICK = VerdictSettings(resamples=100)
 ROWS = [
     {"stage": "adapter", "step": s, "tokens": s * 2048, "era": e, "split": "test",
      "loss": 3 - s / 100, "top1": 0.4 + s / 1000}
@@ -105,7 +105,7 @@ from trialese.verdict.judge import judge
 from trialese.verdict.report import write_report
 folder = Path({str(tmp_path)!r})
 runs = {{f.stem: load_predictions(f) for f in folder.glob("*.parquet")}}
-write_report(folder / "other", [judge(runs, VerdictSettings(resamples=50))])
+write_report(folder / "other", [judge(runs, VerdictSettings(resamples=100))])
 assert not {{"torch", "sklearn", "scipy", "transformers"}} & set(sys.modules)
 """
     subprocess.run(
@@ -278,7 +278,7 @@ def browser(open_chromium: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def pages(tmp_path: Path, made: Any) -> dict[str, Path]:
-    quick = VerdictSettings(resamples=50)
+    quick = VerdictSettings(resamples=100)
     reasons = judge(made(), quick, groups=STOP_REASON_GROUPS)
     sex = judge(
         made(task="sex", kind="multiclass", labels=("All", "Female", "Male"), run_folds=1), quick

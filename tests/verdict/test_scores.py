@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,7 +98,7 @@ def board_of(runs: Runs, settings: VerdictSettings | None = None) -> Scoreboard:
 def test_sets_keep_their_promise_on_honest_folds(made: Callable[..., Runs]) -> None:
     scores = board_of(made(rows=2000)).scores("base")
     assert scores.extra["set_recall"].point > 0.87
-    loose = board_of(made(rows=2000), VerdictSettings(resamples=50, miss_rate=0.4)).scores("base")
+    loose = board_of(made(rows=2000), VerdictSettings(resamples=100, miss_rate=0.4)).scores("base")
     assert 0.55 < loose.extra["set_recall"].point < 0.75
     assert loose.extra["set_labels"].point < scores.extra["set_labels"].point
 
@@ -167,7 +170,7 @@ def test_support_is_a_count_of_texts(runs: Runs) -> None:
     assert [label.support for label in labels] == truth.sum(axis=0).tolist()
 
 
-FIXED = VerdictSettings(resamples=50, threshold=0.4)
+FIXED = VerdictSettings(resamples=100, threshold=0.4)
 
 
 def test_figures_are_those_of_merged_labels(runs: Runs) -> None:
@@ -208,3 +211,59 @@ def test_every_label_needs_a_group(runs: Runs, made: Callable[..., Runs]) -> Non
     with pytest.raises(RecordError, match="no group for Covid19; give every label one"):
         groups = {k: v for k, v in STOP_REASON_GROUPS.items() if k != "Covid19"}
         judge(runs, FIXED, groups=groups)
+
+
+GOLD = Path(__file__).parents[3] / "shared" / "data" / "stop_reasons" / "gold.tsv"
+
+
+@pytest.fixture(scope="module")
+def coverage() -> Any:
+    """The benchmark that simulates how often intervals hold the truth."""
+    path = Path(__file__).parents[2] / "benchmarks" / "interval_coverage.py"
+    spec = importlib.util.spec_from_file_location("interval_coverage", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_intervals_hold_the_truth_where_labels_are_rare(coverage: Any) -> None:
+    """300 texts, 17 labels, the rarest expected once; the plain bootstrap holds it far less."""
+    truths = coverage.read_truth(None, np.random.default_rng(0))
+    held, plain = (
+        coverage.simulate(
+            truths,
+            "medium",
+            300,
+            rounds=60,
+            resamples=200,
+            random=np.random.default_rng(1),
+            smoothed=smoothed,
+        )
+        for smoothed in (True, False)
+    )
+    assert held["macro"].mean() >= 0.88  # of 95 %, less is a one in two hundred chance
+    assert held["difference"].mean() >= 0.88
+    assert held["labels"].mean() >= 0.93
+    assert not held["zero_width"].any()
+    assert plain["macro"].mean() < 0.8
+    assert plain["zero_width"].mean() > 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not GOLD.is_file(), reason="../shared/data is not here")
+@pytest.mark.parametrize("texts", [300, 600, 1500, 3015])
+def test_intervals_cover_with_the_label_sets_of_real_texts(coverage: Any, texts: int) -> None:
+    random = np.random.default_rng(texts)
+    truths = coverage.read_truth(GOLD, random)
+    for kind in coverage.SYSTEMS:
+        held = coverage.simulate(truths, kind, texts, rounds=400, resamples=400, random=random)
+        macro, difference = held["macro"].mean(), held["difference"].mean()
+        # Of 400 rounds the share itself spreads by one per cent.
+        assert 0.92 <= macro <= 0.99, (kind, macro)
+        assert difference >= 0.92, (kind, difference)
+        assert held["labels"].mean() >= 0.93, kind
+        many = truths.mean(axis=0) * texts >= 20
+        assert held["label_differences"][:, many].mean() >= 0.92, kind
+        assert not held["zero_width"].any()

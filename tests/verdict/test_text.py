@@ -3,31 +3,78 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
-from trialese.records import Predictions
+from trialese.records import Difference, Predictions
 from trialese.settings import VerdictSettings
 from trialese.verdict.judge import judge
-from trialese.verdict.text import format_markdown, format_table, summarise
+from trialese.verdict.text import format_markdown, format_table, headline_rows, summarise
 
 Runs = dict[str, list[Predictions]]
-QUICK = VerdictSettings(resamples=50)
+QUICK = VerdictSettings(resamples=100)
 
 
 def test_summary_answers_first_and_gives_figures_with_intervals(made: Callable[..., Runs]) -> None:
     verdict = judge(made(systems=("adapted", "base", "tfidf"), skill={"base": 0.8}), QUICK)
     text = summarise(verdict)
-    assert text.startswith("On 400 stop-reasons texts, adapted is better than base in micro-F1 and")
+    assert text.startswith("On 400 stop-reasons texts, adapted is better than base (+0.")
+    assert "One training run each; a difference of 0.04 may come from the run." in text
     f1 = verdict.scores[0].averages["macro"].f1
     assert f"macro-F1 {f1.point:.4f} [{f1.low:.4f}, {f1.high:.4f}]" in text
-    assert "the best baseline (" in text
+    assert " and tfidf (+0." in text
 
 
-def test_cannot_tell_is_said(made: Callable[..., Runs]) -> None:
+def test_no_significant_difference_is_said(made: Callable[..., Runs]) -> None:
     runs = made(systems=("adapted", "prior"))
     runs["base"] = list(runs["adapted"])
     text = summarise(judge(runs, QUICK))
-    assert "adapted cannot be told from base in micro-F1 or macro-F1" in text
+    assert "adapted is better than prior (" in text
+    assert "shows no significant difference from base (+0.00 [+0.00, +0.00]; " in text
+    assert "would be found four times in five" in text
+
+
+def test_the_first_table_has_two_decimals_and_one_word(made: Callable[..., Runs]) -> None:
+    """The same words in the terminal and in Markdown."""
+    runs = made(systems=("adapted", "base", "tfidf"), rows=800, skill={"base": 0.8})
+    verdict = judge(runs, VerdictSettings(resamples=200))
+    rows = headline_rows(verdict)
+    assert [row.system for row in rows] == ["adapted", "base", "tfidf"]
+    assert [row.word for row in rows][:2] == ["", "worse"]
+    macro = verdict.scores[1].averages["macro"].f1
+    assert rows[1].figure == macro
+    terminal = format_table(verdict)
+    assert re.search(r"system +macro-F1 +95% interval +against adapted\n", terminal)
+    bounds = f"{macro.low:.2f} to {macro.high:.2f}"
+    assert re.search(rf"\nbase +{macro.point:.2f} +{bounds} +worse\n", terminal)
+    markdown = format_markdown([verdict])
+    line = f"| stop-reasons | base | macro-F1 {macro.point:.2f} | {bounds} | worse |"
+    assert markdown.index(line) < markdown.index("precision")
+    assert summarise(verdict) in markdown
+    assert " ".join(summarise(verdict).split()) in " ".join(terminal.split())
+
+
+def test_a_verdict_of_an_earlier_version_is_told_too(runs: Runs) -> None:
+    """It marks no difference as primary, and says "cannot tell"."""
+    now = judge(runs, QUICK)
+    earlier = msgspec.structs.replace(
+        now,
+        differences=tuple(
+            Difference(
+                system=d.system,
+                rival=d.rival,
+                metric=d.metric,
+                interval=d.interval,
+                p_value=d.p_value,
+                conclusion="cannot tell",
+            )
+            for d in now.differences
+        ),
+    )
+    del earlier.notes["settings"]["primary"]
+    assert "no significant difference from base" in summarise(earlier)
+    assert {row.word for row in headline_rows(earlier)} == {"", "no difference"}
+    assert "no difference" in format_table(earlier)
 
 
 def test_terminal_table_has_every_label_average_and_the_signature(runs: Runs) -> None:

@@ -105,7 +105,7 @@ def made(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
             runs = [predictions(system, "tune"), predictions(system, "test")]
             save_predictions(draft.folder / "predictions.parquet", runs)
     judged = [home / "adapted", home / "tfidf"]
-    judge_classifiers(judged, VerdictSettings(resamples=50), home / "verdict")
+    judge_classifiers(judged, VerdictSettings(resamples=100), home / "verdict")
     (home / "studies").mkdir()
     for number, reason in enumerate(REASONS):
         file = home / "studies" / f"{number}.json"

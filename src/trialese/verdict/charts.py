@@ -13,7 +13,7 @@ from typing import Any
 
 from trialese.records import Difference, Interval, Verdict
 from trialese.verdict.systems import BASELINES
-from trialese.verdict.text import METRICS, in_brackets, signed
+from trialese.verdict.text import METRICS, in_brackets, short_word, signed
 
 __all__ = [
     "Axis",
@@ -157,13 +157,14 @@ def difference_strips(differences: Sequence[Difference]) -> tuple[Axis, list[Str
     strips = []
     for found in differences:
         name = METRICS.get(found.metric, found.metric.removeprefix("f1:"))
-        look = found.conclusion.replace(" ", "-")
+        name = f"minus {found.rival}" if found.primary else name
+        known = found.conclusion in ("better", "worse")
         strips.append(
             Strip(
                 name=name,
-                figure=f"{signed(found.interval)} {found.conclusion}",
-                marks=(_mark(axis, look, found.interval),),
-                sentence=f"{name}, {found.system} minus {found.rival}: "
+                figure=f"{signed(found.interval)} {short_word(found.conclusion)}",
+                marks=(_mark(axis, found.conclusion if known else "cannot-tell", found.interval),),
+                sentence=f"{found.metric.removeprefix('f1:')}, {found.system} minus {found.rival}: "
                 f"{signed(found.interval)}, {found.conclusion}",
             )
         )
@@ -239,7 +240,7 @@ def _panel(placed: Sequence[tuple[float, Mapping[str, Any]]], measure: str, titl
 def reliability_panel(system: str, notes: Mapping[str, Any]) -> Panel:
     """Share that came true against forecast, as given and after the temperature; see `judge`."""
     axis = Axis(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), 1)
-    curves = [Curve("a forecast that keeps its word", "diagonal", ((0.0, 100.0), (100.0, 0.0)))]
+    curves = [Curve("perfect calibration", "diagonal", ((0.0, 100.0), (100.0, 0.0)))]
     temperature = f"after temperature {notes['temperature_median']:.2f}"
     sentences = []
     for key, name, look in (("as_given", "as given", "base"), ("cooled", temperature, "adapted")):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DecisionMetrics", "measure", "row_figures"]
+__all__ = ["DecisionMetrics", "measure", "pseudo_counts", "row_figures"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -95,6 +95,18 @@ def measure(sums: Floats) -> DecisionMetrics:
         },
         extra={"label_accuracy": samples[3], "subset_accuracy": samples[4]},
     )
+
+
+def pseudo_counts(labels: int) -> Floats:
+    """What a label's counts are short of certainty: (3 x labels + 6,), to be added to the sums.
+
+    A third of a true positive, and a third of an error, half of it a false positive and half a
+    false negative. F1 is 2q / (1 + q) of q = tp / (tp + fp + fn), the share of the texts with the
+    label, given or true, on which both agree; Beta(1/3, 1/3) is the prior of a share whose
+    posterior median lies closest to what was observed (Kerman 2011). As the shape of a gamma
+    variable in every resample it gives an interval to a label that is never, or always, right.
+    """
+    return np.repeat([1 / 3, 1 / 6, 1 / 6, 0.0], [labels, labels, labels, _TAIL])
 
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:

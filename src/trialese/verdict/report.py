@@ -28,9 +28,13 @@ from trialese.verdict.text import (
     NO_CONTROL,
     format_markdown,
     group_rows,
+    headline_rows,
     language_model_rows,
+    primary_differences,
+    primary_of,
     summarise,
     summarise_language_model,
+    trained_once,
 )
 
 __all__ = [
@@ -104,6 +108,8 @@ def _task(verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict,
         "anchor": re.sub(r"[^a-z0-9]+", "-", f"task-{verdict.task.lower()}"),
         "summary": summarise(verdict),
+        "headline": headline_rows(verdict),
+        "primary": METRICS[primary_of(verdict)],
         "level": f"{verdict.notes['settings']['confidence']:.0%}",
         "label_axis": label_axis,
         "labels": labels,
@@ -158,23 +164,35 @@ def _matrix(verdict: Verdict) -> list[dict[str, Any]]:
 
 
 def _groups(verdict: Verdict) -> Iterator[dict[str, Any]]:
-    """The difference plots: averages and labels of each pair of models, then the baselines."""
-    averages = [d for d in verdict.differences if d.metric in METRICS]
-    labels = [d for d in verdict.differences if d.metric not in METRICS]
-    for system in dict.fromkeys(d.system for d in verdict.differences):
+    """The difference plots: the primary figure first, then what is exploratory, none twice."""
+    once = " One training run each." if trained_once(verdict) else ""
+    primary = primary_differences(verdict)
+    if primary:
+        name = METRICS[primary_of(verdict)]
+        yield _group(
+            f"{name}: {primary[0].system} against every other system",
+            "The verdict rests on these paired differences; their p-values are adjusted together "
+            f"(Holm).{once}",
+            primary,
+        )
+    further = [d for d in verdict.differences if d not in primary]
+    averages = [d for d in further if d.metric in METRICS]
+    labels = [d for d in further if d.metric not in METRICS]
+    for system in dict.fromkeys(d.system for d in further):
         rivals = [d for d in averages if d.system == system]
         for rival in dict.fromkeys(d.rival for d in rivals if d.rival not in BASELINES):
             found = [d for d in rivals if d.rival == rival]
             yield _group(
                 f"{system} minus {rival}",
-                "Paired differences of F1 averages over the same test texts.",
+                f"Exploratory: further averages, p-values not adjusted.{once}",
                 found,
             )
             found = [d for d in labels if (d.system, d.rival) == (system, rival)]
             if found:
                 yield _group(
                     f"{system} minus {rival}, label by label",
-                    "Paired differences of each label's F1.",
+                    "Exploratory: F1 of each label, p-values adjusted for the number of labels. "
+                    f"Too few: fewer than 20 texts have the label.{once}",
                     found,
                 )
         found = [d for d in rivals if d.rival in BASELINES]
@@ -182,7 +200,8 @@ def _groups(verdict: Verdict) -> Iterator[dict[str, Any]]:
             names = " and ".join(dict.fromkeys(d.rival for d in found))
             yield _group(
                 f"{system} minus the best baseline ({names})",
-                "For every figure the strongest baseline on that very figure.",
+                "Exploratory: for every figure the strongest baseline on that very figure, "
+                f"p-values not adjusted.{once}",
                 found,
             )
 

@@ -29,24 +29,40 @@ from trialese.verdict.calibration import (
     reliability,
     set_figures,
 )
-from trialese.verdict.metrics import AVERAGES, measure, row_figures
+from trialese.verdict.metrics import AVERAGES, measure, pseudo_counts, row_figures
 from trialese.verdict.systems import Comparison, Round, RoundThresholds
 
 __all__ = [
     "Scoreboard",
+    "Smoothing",
     "Table",
     "averages_of",
+    "decision_names",
+    "draw_figures",
+    "flat_decisions",
     "score",
     "score_decisions",
     "score_groups",
+    "smooth_labels",
     "tabulate",
     "tabulate_decisions",
 ]
 
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 Flat = Callable[[Floats], Floats]
 """Sums (..., columns) -> figures (..., figures)."""
+
+_COMMON = 0.75  # of each pseudo-count: the same for all systems, which are asked the same texts
+
+
+@dataclass(frozen=True, slots=True)
+class Smoothing:
+    """Pseudo-counts that some of the figures are drawn with; see `pseudo_counts`."""
+
+    pseudo: Floats  # (columns,)
+    figures: Bools  # (figures,): which ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +75,9 @@ class Table:
     flat: Flat
     sums: Floats  # (clusters, systems, seeds, columns)
     by_seed: Floats  # (systems, seeds, figures)
-    draws: Floats  # (resamples, systems, figures), mean over seeds
+    draws: Floats  # (resamples, systems, figures), mean over the seeds drawn
     confidence: float
+    smoothing: Smoothing | None = None
 
     def point(self, system: str, name: str) -> float:
         """The figure as measured: the mean over seeds."""
@@ -83,7 +100,19 @@ class Table:
         point, draws = self.point(system, name), self.drawn(system, name)
         if centred:
             draws = np.maximum(draws - (draws.mean() - point), 0.0)
-        return interval(point, draws, confidence=self.confidence)
+        return self._with_point(name, interval(point, draws, confidence=self.confidence))
+
+    def difference(self, system: str, rival: str, name: str) -> Interval:
+        """The paired difference `system - rival` with its interval."""
+        point = self.point(system, name) - self.point(rival, name)
+        draws = self.drawn(system, name) - self.drawn(rival, name)
+        return self._with_point(name, interval(point, draws, confidence=self.confidence))
+
+    def _with_point(self, name: str, found: Interval) -> Interval:
+        """A smoothed interval, stretched to its point: a rare label's may lie outside."""
+        if self.smoothing is None or not self.smoothing.figures[self.places[name]]:
+            return found
+        return Interval(found.point, min(found.low, found.point), max(found.high, found.point))
 
 
 def tabulate(
@@ -92,6 +121,8 @@ def tabulate(
     flat: Flat,
     names: Sequence[str],
     settings: VerdictSettings,
+    *,
+    smoothing: Smoothing | None = None,
 ) -> Table:
     """The table of what `flat` makes of the sums of `figures`.
 
@@ -101,6 +132,7 @@ def tabulate(
         flat: maps sums of those to the named figures, over any leading axes.
         names: of the figures, in the order of `flat`'s last axis.
         settings: how often to resample, from which seed, and how wide the intervals are.
+        smoothing: pseudo-counts for figures of labels, which may be rare.
     """
     clusters = sorted({cluster for each in comparison.rounds for cluster in each.clusters})
     sums = np.stack(
@@ -116,22 +148,65 @@ def tabulate(
         ],
         axis=1,
     )
-    wide = sums.reshape(len(clusters), -1)
-    draws = [
-        flat(portion.reshape(-1, *sums.shape[1:])).mean(axis=2)
-        for portion in resampled_sums(
-            wide, resamples=settings.resamples, random=np.random.default_rng(settings.seed)
-        )
-    ]
     return Table(
         places={name: place for place, name in enumerate(names)},
         systems=comparison.systems,
         flat=flat,
         sums=sums,
         by_seed=flat(sums.sum(axis=0)),
-        draws=np.concatenate(draws),
+        draws=draw_figures(sums, flat, settings, smoothing=smoothing),
         confidence=settings.confidence,
+        smoothing=smoothing,
     )
+
+
+def draw_figures(
+    sums: Floats, flat: Flat, settings: VerdictSettings, *, smoothing: Smoothing | None = None
+) -> Floats:
+    """The figures in each resample, (resamples, systems, figures).
+
+    `sums` is (clusters, systems, seeds, columns). A resample draws clusters, and seeds too: of
+    several it draws one fewer than there are, with replacement, and averages over them, which
+    makes the spread that of a mean over so many seeds (Rao & Wu 1988). With one seed the spread
+    over training runs is not in it.
+
+    Figures that are smoothed are taken from the sums plus a gamma variable for each pseudo-count,
+    three quarters of it common to all systems (all of it, if two systems always answer alike).
+    Then they are moved so that their mean is the figure of the sums plus the pseudo-counts
+    themselves: F1 is concave in the counts, so that its mean over resamples lies too low.
+    `benchmarks/interval_coverage.py` measures how often such intervals hold the truth.
+    """
+    clusters, systems, seeds, columns = sums.shape
+    cluster_random, noise, seed_random = (
+        np.random.default_rng(key)
+        for key in (settings.seed, [settings.seed, 2], [settings.seed, 3])
+    )
+    drawn: list[Floats] = []
+    by_system = np.moveaxis(sums, 1, 0).reshape(systems, -1)
+    # Of each system the first that answers alike: between the two there is no difference to find.
+    twins = [int((by_system == each).all(axis=1).argmax()) for each in by_system]
+    for portion in resampled_sums(
+        sums.reshape(clusters, -1), resamples=settings.resamples, random=cluster_random
+    ):
+        each = portion.reshape(-1, systems, seeds, columns)
+        found = flat(each)
+        if smoothing is not None:
+            shape, pseudo = (len(each), systems, 1, columns), smoothing.pseudo
+            common = noise.standard_gamma(_COMMON * pseudo, (len(each), 1, 1, columns))
+            own = noise.standard_gamma((1 - _COMMON) * pseudo, shape)[:, twins]
+            smooth = flat(each + common + own)
+            found[..., smoothing.figures] = smooth[..., smoothing.figures]
+        if seeds > 1:
+            weights = seed_random.multinomial(seeds - 1, np.full(seeds, 1 / seeds), len(each))
+            drawn.append(np.einsum("rsqf,rq->rsf", found, weights / (seeds - 1)))
+        else:
+            drawn.append(found[:, :, 0])
+    draws = np.concatenate(drawn)
+    if smoothing is not None:
+        centre = flat(sums.sum(axis=0) + smoothing.pseudo).mean(axis=1)  # (systems, figures)
+        moved = np.clip(draws + (centre - draws.mean(axis=0)), 0.0, 1.0)
+        draws[..., smoothing.figures] = moved[..., smoothing.figures]
+    return draws
 
 
 def _of_seed(
@@ -149,8 +224,6 @@ def _of_seed(
     ]
     return np.asarray(sum(parts))
 
-
-Bools = NDArray[np.bool_]
 
 _CALIBRATION = ("brier", "ece", "brier_cooled", "ece_cooled")
 _SETS = ("set_recall", "set_labels", "abstained", "answered_f1")
@@ -278,7 +351,20 @@ def tabulate_decisions(
     settings: VerdictSettings,
 ) -> Table:
     """The table of precision, recall and F1 of `labels`, from each row's `row_figures`."""
-    return tabulate(comparison, figures, _flat_decisions, _decision_names(labels), settings)
+    return tabulate(
+        comparison,
+        figures,
+        flat_decisions,
+        decision_names(labels),
+        settings,
+        smoothing=smooth_labels(labels),
+    )
+
+
+def smooth_labels(labels: Sequence[str]) -> Smoothing:
+    """Pseudo-counts for the figures of single labels and their plain mean, macro."""
+    figures = [":" in name or name.startswith("macro") for name in decision_names(labels)]
+    return Smoothing(pseudo_counts(len(labels)), np.array(figures))
 
 
 def score_decisions(
@@ -311,14 +397,15 @@ def averages_of(comparison: Comparison) -> tuple[str, ...]:
     return AVERAGES if comparison.kind == "multilabel" else AVERAGES[:3]
 
 
-def _decision_names(labels: Sequence[str]) -> list[str]:
-    """The order of `_flat_decisions`' last axis."""
+def decision_names(labels: Sequence[str]) -> list[str]:
+    """Names of the figures on the last axis of `flat_decisions`, such as "f1:Success"."""
     per_label = [f"{part}:{label}" for part in ("precision", "recall", "f1") for label in labels]
     averages = [f"{name}-{part}" for name in AVERAGES for part in ("precision", "recall", "f1")]
     return [*per_label, *averages, "label_accuracy", "subset_accuracy"]
 
 
-def _flat_decisions(sums: Floats) -> Floats:
+def flat_decisions(sums: Floats) -> Floats:
+    """All decision figures, (..., figures), from sums of `row_figures`, (..., columns)."""
     found = measure(sums)
     single = [*(part for name in AVERAGES for part in found.averages[name]), *found.extra.values()]
     parts = [found.label_precision, found.label_recall, found.label_f1, np.stack(single, axis=-1)]

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trialese.bootstrap import interval
+from trialese.errors import RecipeError
 from trialese.records import Difference
 from trialese.settings import VerdictSettings
 from trialese.verdict.scores import Table
-from trialese.verdict.systems import Comparison
+from trialese.verdict.systems import BASELINES, Comparison
 
-__all__ = ["compare", "count_discordant", "holm", "mcnemar", "randomisation_p"]
+__all__ = [
+    "NO_DIFFERENCE",
+    "TOO_FEW",
+    "compare",
+    "count_discordant",
+    "holm",
+    "mcnemar",
+    "randomisation_p",
+]
 
 
 Floats = NDArray[np.float64]
+
+NO_DIFFERENCE, TOO_FEW = "no significant difference", "too few texts"
+_FEWEST_TEXTS = 20
+"""Below so many texts with a label the interval of a difference holds the truth too seldom."""
+_COARSE = 0.1
+"""A test set that leaves so large a difference open is too small to speak of no difference."""
+_POWER = NormalDist().inv_cdf(0.8)
 
 
 def randomisation_p(
@@ -94,34 +111,74 @@ def compare(
 ) -> tuple[Difference, ...]:
     """All differences: between models on every figure, and to the best baseline on headlines.
 
-    The best baseline is the strongest on that very figure, so the choice is against the model.
-    The p-value is that of approximate randomisation by cluster; those of the labels of one pair
-    are adjusted for their number (Holm). A difference is called better or worse only if both
-    its interval and its p-value exclude 0; otherwise "cannot tell".
+    The verdict rests on the primary figure of the first system against every other one; these
+    p-values are adjusted together (Holm). All other differences are exploratory: those of the
+    labels of one pair are adjusted for their number, those of further averages are not. The best
+    baseline is the strongest on that very figure, so the choice is against the model.
+
+    P-values are those of approximate randomisation by cluster. A difference is called better or
+    worse only if both its interval and its p-value exclude 0. Where each system was trained once,
+    the interval is first widened by `settings.seed_spread`, unless neither is a model. Otherwise
+    it is called "too few texts" if a label stands in fewer than 20 texts or the interval of an
+    average reaches beyond 0.1 either way, and else "no significant difference".
+
+    Raises:
+        RecipeError: so few resamples that no p-value could come out below the level.
     """
+    systems, seeds = comparison.systems, len(comparison.seeds)
+    leader, rivals = systems[0], systems[1:]
+    _refuse_too_few_resamples(comparison, settings)
     per_label = [f"f1:{label}" for label in comparison.labels]
-    found: list[Difference] = []
+    support = comparison.support()
+    found: dict[tuple[str, str, str], Difference] = {}
+
+    @cache
+    def p_values(system: str, rival: str) -> dict[str, float]:
+        return _p_values(table, system, rival, settings)
+
+    def add(system: str, rival: str, name: str, p_value: float, *, primary: bool = False) -> None:
+        key = (system, rival, name)
+        if key not in found:
+            trained_once = seeds == 1 and not {system, rival} <= set(BASELINES)
+            label = name.startswith("f1:")
+            found[key] = _difference(
+                table,
+                key,
+                p_value,
+                spread=settings.seed_spread * (len(per_label) ** 0.5 if label else 1.0)
+                if trained_once
+                else 0.0,
+                support=support[name.removeprefix("f1:")] if label else None,
+                primary=primary,
+            )
+
+    first = [p_values(leader, rival)[settings.primary] for rival in rivals]
+    for rival, p_value in zip(rivals, holm(first), strict=True):
+        add(leader, rival, settings.primary, p_value, primary=True)
     for place, model in enumerate(comparison.models):
         for rival in comparison.models[place + 1 :]:
-            p_values = _p_values(table, model, rival, settings)
-            found += [_difference(table, model, rival, n, p_values[n]) for n in headlines]
-            adjusted = holm([p_values[name] for name in per_label])
-            found += [
-                _difference(table, model, rival, name, p_value)
-                for name, p_value in zip(per_label, adjusted, strict=True)
-            ]
+            found_p = p_values(model, rival)
+            for name in headlines:
+                add(model, rival, name, found_p[name])
+            adjusted = holm([found_p[name] for name in per_label])
+            for name, p_value in zip(per_label, adjusted, strict=True):
+                add(model, rival, name, p_value)
     for system in comparison.models or comparison.baselines:
         others = [name for name in comparison.baselines if name != system]
-        best = {name: _strongest(table, others, name) for name in headlines if others}
-        p_by_rival = {
-            rival: _p_values(table, system, rival, settings)
-            for rival in dict.fromkeys(best.values())
-        }
-        found += [
-            _difference(table, system, rival, name, p_by_rival[rival][name])
-            for name, rival in best.items()
-        ]
-    return tuple(found)
+        for name in headlines if others else ():
+            rival = _strongest(table, others, name)
+            add(system, rival, name, p_values(system, rival)[name])
+    return tuple(found.values())
+
+
+def _refuse_too_few_resamples(comparison: Comparison, settings: VerdictSettings) -> None:
+    pairs, level = len(comparison.systems) - 1, 1 - settings.confidence
+    if pairs / (settings.resamples + 1) >= level:
+        raise RecipeError(
+            f"{comparison.task}: {settings.resamples} resamples are too few for {pairs} "
+            f"comparisons at the {level:.2g} level; set verdict.resamples to at least "
+            f"{math.ceil(pairs / level)}, better 2000"
+        )
 
 
 def _strongest(table: Table, systems: Sequence[str], name: str) -> str:
@@ -179,15 +236,26 @@ def _p_values(table: Table, system: str, rival: str, settings: VerdictSettings) 
     return {name: float(p_values[place]) for name, place in table.places.items()}
 
 
-def _difference(table: Table, system: str, rival: str, name: str, p_value: float) -> Difference:
-    found = interval(
-        table.point(system, name) - table.point(rival, name),
-        table.drawn(system, name) - table.drawn(rival, name),
-        confidence=table.confidence,
-    )
-    conclusion = "cannot tell"
-    if p_value < 1 - table.confidence:
-        conclusion = "better" if found.low > 0 else "worse" if found.high < 0 else conclusion
+def _difference(
+    table: Table,
+    key: tuple[str, str, str],
+    p_value: float,
+    *,
+    spread: float,
+    support: float | None,
+    primary: bool,
+) -> Difference:
+    system, rival, name = key
+    found = table.difference(system, rival, name)
+    level = NormalDist().inv_cdf((1 + table.confidence) / 2)
+    low = found.point - math.hypot(found.point - found.low, level * spread)
+    high = found.point + math.hypot(found.high - found.point, level * spread)
+    deviation = float((table.drawn(system, name) - table.drawn(rival, name)).std())
+    few = support < _FEWEST_TEXTS if support is not None else max(-found.low, found.high) > _COARSE
+    conclusion = TOO_FEW if few else NO_DIFFERENCE
+    decided = round(p_value, 10) < round(1 - table.confidence, 10) and (low > 0 or high < 0)
+    if decided and not (few and support is not None):
+        conclusion = "better" if low > 0 else "worse"
     return Difference(
         system=system,
         rival=rival,
@@ -195,4 +263,6 @@ def _difference(table: Table, system: str, rival: str, name: str, p_value: float
         interval=found,
         p_value=round(p_value, 10),
         conclusion=conclusion,
+        primary=primary,
+        detectable=round((level + _POWER) * math.hypot(deviation, spread), 10),
     )

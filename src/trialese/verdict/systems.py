@@ -65,6 +65,11 @@ class Comparison:
         """The seeds, ascending."""
         return tuple(sorted({each.seed for each in self.rounds}))
 
+    def support(self) -> dict[str, float]:
+        """Of each label, how many test texts have it, the mean over seeds."""
+        total = sum(each.truth.sum(axis=0) for each in self.rounds) / len(self.seeds)
+        return dict(zip(self.labels, np.asarray(total).tolist(), strict=True))
+
     def digest(self) -> str:
         """sha256 of what is judged: task, labels, and the rows with their truth."""
         total = hashlib.sha256(msgspec.json.encode([self.task, self.kind, self.labels]))

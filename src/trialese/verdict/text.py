@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +16,23 @@ from trialese.verdict.systems import BASELINES
 __all__ = [
     "METRICS",
     "GroupRow",
+    "HeadlineRow",
     "LanguageModelRow",
     "classification_report",
     "format_markdown",
     "format_table",
     "group_rows",
+    "headline_rows",
     "in_brackets",
     "language_model_lines",
     "language_model_rows",
+    "primary_differences",
+    "primary_of",
+    "short_word",
     "signed",
     "summarise",
     "summarise_language_model",
+    "trained_once",
 ]
 
 
@@ -35,13 +42,13 @@ METRICS = {
     "weighted-f1": "weighted F1",
     "samples-f1": "samples F1",
     "accuracy": "accuracy",
-    "label_accuracy": "accuracy over labels",
-    "subset_accuracy": "all labels right",
+    "label_accuracy": "1 − Hamming loss",
+    "subset_accuracy": "exact match",
     "brier": "Brier score",
     "ece": "calibration error",
     "brier_cooled": "Brier score after temperature",
     "ece_cooled": "calibration error after temperature",
-    "set_recall": "share of a text's labels in its set",
+    "set_recall": "coverage of label sets",
     "set_labels": "labels in a set",
     "abstained": "share of texts left to a person",
     "answered_f1": "micro-F1 of the other texts",
@@ -49,53 +56,115 @@ METRICS = {
 """How a figure is called in print."""
 
 
-def summarise(verdict: Verdict) -> str:
-    """What was found, in a few sentences: first in words, then with figures and intervals.
+@dataclass(frozen=True, slots=True)
+class HeadlineRow:
+    """One system in the first table of a report."""
 
-    "Cannot tell" stands wherever that is all there is to say. An input ablation says what it
-    found instead.
+    system: str
+    figure: Interval
+    word: str
+    """How it compares with the first system; "" for that one itself."""
+
+
+def primary_of(verdict: Verdict) -> str:
+    """The figure that the verdict rests on, such as "macro-f1"."""
+    return str(verdict.notes["settings"].get("primary", "macro-f1"))
+
+
+def headline_rows(verdict: Verdict) -> list[HeadlineRow]:
+    """Every system with the primary figure and one word: what the report says first."""
+    words = {found.rival: _reverse(found.conclusion) for found in primary_differences(verdict)}
+    average = primary_of(verdict).removesuffix("-f1")
+    return [
+        HeadlineRow(scores.system, scores.averages[average].f1, words.get(scores.system, ""))
+        for scores in verdict.scores
+    ]
+
+
+def primary_differences(verdict: Verdict) -> list[Difference]:
+    """The first system against every other one in the primary figure.
+
+    A verdict of an earlier version marks none; there it is the same figure of the same system.
+    """
+    leader, metric = verdict.scores[0].system, primary_of(verdict)
+    marked = [found for found in verdict.differences if found.primary]
+    return marked or [d for d in verdict.differences if (d.system, d.metric) == (leader, metric)]
+
+
+def short_word(conclusion: str) -> str:
+    """A conclusion as a table says it: better, worse, no difference or too few."""
+    known = {"better": "better", "worse": "worse", "too few texts": "too few"}
+    return known.get(conclusion, "no difference")
+
+
+def _reverse(conclusion: str) -> str:
+    return {"better": "worse", "worse": "better"}.get(conclusion, short_word(conclusion))
+
+
+def summarise(verdict: Verdict) -> str:
+    """What was found, in a sentence or two: the primary figure, and against whom it is better.
+
+    An input ablation says what it found instead.
     """
     ablation = describe_ablation(verdict)
-    leader = verdict.scores[0]
-    answers, figures = [], []
-    for rival in dict.fromkeys(d.rival for d in verdict.differences if d.system == leader.system):
-        pair = [d for d in verdict.differences if (d.system, d.rival) == (leader.system, rival)]
-        role = f"the best baseline ({rival})" if rival in BASELINES else rival
-        found = [d for d in pair if d.metric in ("micro-f1", "macro-f1")]
-        if found:
-            answers.append(_answer(role, found))
-            figures.append(f"Against {rival}: {'; '.join(map(_phrase, found))}.")
-    own = " and ".join(
-        f"{METRICS[f'{name}-f1']} {leader.averages[name].f1.point:.4f} "
-        f"{in_brackets(leader.averages[name].f1)}"
-        for name in ("micro", "macro")
-    )
+    leader, primary = verdict.scores[0], primary_of(verdict)
     failed = sum(not audit.passed for audit in verdict.audits)
     found_by = f" {failed} of {len(verdict.audits)} audits found something." if failed else ""
     if ablation:
         return f"{verdict.task}, {verdict.rows:,} texts. {ablation}{found_by}"
+    figure = leader.averages[primary.removesuffix("-f1")].f1
+    by_conclusion: dict[str, list[Difference]] = {}
+    for found in primary_differences(verdict):
+        by_conclusion.setdefault(found.conclusion, []).append(found)
+    parts = [
+        f"{_CLAUSES.get(conclusion, _CLAUSES[''])} {_listed(map(_against, pairs))}"
+        for conclusion, pairs in sorted(by_conclusion.items())
+    ]
     return (
-        f"On {verdict.rows:,} {verdict.task} texts, {leader.system} {', and '.join(answers)}. "
-        f"It reaches {own}. {' '.join(figures)}{found_by}"
+        f"On {verdict.rows:,} {verdict.task} texts, {leader.system} {'; '.join(parts)}. "
+        f"It reaches {METRICS[primary]} {figure.point:.4f} {in_brackets(figure)}."
+        f"{_run_caveat(verdict)}{found_by}"
     )
 
 
-def _answer(role: str, found: Sequence[Difference]) -> str:
-    """Such as "is better than base in micro-F1, but in macro-F1 one cannot tell"."""
-    by_conclusion: dict[str, list[str]] = {}
-    for difference in found:
-        by_conclusion.setdefault(difference.conclusion, []).append(METRICS[difference.metric])
-    parts = [
-        f"cannot be told from {role} in {' or '.join(metrics)}"
-        if conclusion == "cannot tell"
-        else f"is {conclusion} than {role} in {' and '.join(metrics)}"
-        for conclusion, metrics in sorted(by_conclusion.items())
-    ]
-    return " but ".join(parts)
+def _run_caveat(verdict: Verdict) -> str:
+    """What one training run each leaves open: the default spread over runs, in the primary."""
+    if not trained_once(verdict):
+        return ""
+    spread = float(verdict.notes["settings"].get("seed_spread", 0.0))
+    open_to = f"; a difference of {2 * spread:.2f} may come from the run" if spread else ""
+    return f" One training run each{open_to}."
+
+
+_CLAUSES = {
+    "better": "is better than",
+    "worse": "is worse than",
+    "too few texts": "was tested on too few texts to be compared with",
+    "": "shows no significant difference from",
+}
+
+
+def trained_once(verdict: Verdict) -> bool:
+    """Whether every system was trained once, so that the spread over runs is unknown."""
+    models = [scores.system for scores in verdict.scores if scores.system not in BASELINES]
+    return bool(models) and len(verdict.notes["seeds"]) == 1
+
+
+def _against(found: Difference) -> str:
+    low, point, high = found.interval.low, found.interval.point, found.interval.high
+    said = f"{found.rival} ({point:+.2f} [{low:+.2f}, {high:+.2f}]"
+    if found.detectable is not None and found.conclusion not in ("better", "worse"):
+        said += f"; {found.detectable:.2f} would be found four times in five"
+    return f"{said})"
+
+
+def _listed(items: Iterable[str]) -> str:
+    *most, last = items
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def format_table(verdict: Verdict) -> str:
-    """The verdict for a terminal: F1 by label and average of every system side by side."""
+    """The verdict for a terminal: the primary figure first, then F1 by label of every system."""
     systems = [scores.system for scores in verdict.scores]
     names = [label.label for label in verdict.scores[0].labels]
     left = max(len(name) for name in [*names, "weighted avg"])
@@ -109,6 +178,10 @@ def format_table(verdict: Verdict) -> str:
         f"{verdict.task}: {_setting(verdict)}",
         *_models(verdict),
         "",
+        *_headline_lines(verdict),
+        "",
+        *textwrap.wrap(summarise(verdict), 88),
+        "",
         line("f1-score", systems, "support"),
     ]
     for place, label in enumerate(verdict.scores[0].labels):
@@ -121,24 +194,53 @@ def format_table(verdict: Verdict) -> str:
         out.append(line(f"{average} avg", [f"{f1.point:.4f}" for f1 in found], total))
         out.append(line(f"  {_level(verdict)} low", [f"{f1.low:.4f}" for f1 in found], ""))
         out.append(line(f"  {_level(verdict)} high", [f"{f1.high:.4f}" for f1 in found], ""))
+    further = [d for d in verdict.differences if d.metric in METRICS and not d.primary]
+    if further:
+        once = "; one training run each" if trained_once(verdict) else ""
+        out += ["", f"further differences, exploratory{once}:"]
+        out += [f"{each.system} - {each.rival}, {_phrase(each)}" for each in further]
     out.append("")
-    for found_difference in verdict.differences:
-        if found_difference.metric in METRICS:
-            out.append(
-                f"{found_difference.system} - {found_difference.rival}, {_phrase(found_difference)}"
-            )
     out += [f"audit: {audit.name}: {audit.finding}" for audit in verdict.audits if not audit.passed]
-    return "\n".join([*out, "", summarise(verdict), verdict.signature])
+    return "\n".join([*out, verdict.signature])
+
+
+def _headline_lines(verdict: Verdict) -> Iterator[str]:
+    rows, level = headline_rows(verdict), _level(verdict)
+    width = max(len("system"), *(len(row.system) for row in rows))
+    name, against = METRICS[primary_of(verdict)], f"against {rows[0].system}"
+    yield f"{'system':<{width}}  {name:<8}  {level + ' interval':<14}  {against}"
+    for row in rows:
+        f1 = row.figure
+        bounds = f"{f1.low:.2f} to {f1.high:.2f}"
+        yield f"{row.system:<{width}}  {f1.point:<8.2f}  {bounds:<14}  {row.word}".rstrip()
 
 
 def format_markdown(verdicts: Sequence[Verdict], context: Mapping[str, Any] | None = None) -> str:
-    """All verdicts as Markdown: the table of each system, differences, audits, signatures.
+    """All verdicts as Markdown: the primary figures, a sentence a task, then everything else.
 
-    First what the new text did to the language model, where `context` holds it.
+    What the new text did to the language model comes second, where `context` holds it.
     """
     model = language_model_lines(context or {})
     head = [f"# {model[0]}\n", *(f"- {line}" for line in model[1:]), ""] if model else []
-    return "\n".join([*head, *(line for one in verdicts for line in _markdown(one))]) + "\n"
+    rest = (line for verdict in verdicts for line in _markdown(verdict))
+    return "\n".join([*_headlines(verdicts), *head, *rest]) + "\n"
+
+
+def _headlines(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    yield "# Verdict\n"
+    yield f"| task | system | primary figure | {_level(verdicts[0])} interval | against the first |"
+    yield "|---|---|---|---|---|"
+    for verdict in verdicts:
+        name = METRICS[primary_of(verdict)]
+        for row in headline_rows(verdict):
+            f1 = row.figure
+            yield (
+                f"| {verdict.task} | {row.system} | {name} {f1.point:.2f} "
+                f"| {f1.low:.2f} to {f1.high:.2f} | {row.word} |"
+            )
+    yield ""
+    for verdict in verdicts:
+        yield f"{summarise(verdict)}\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +348,6 @@ def _models(verdict: Verdict) -> list[str]:
 
 def _markdown(verdict: Verdict) -> Iterator[str]:
     yield f"# {verdict.task}\n"
-    yield f"{summarise(verdict)}\n"
     yield f"{_setting(verdict)}; {_level(verdict)} intervals. Signature: `{verdict.signature}`\n"
     yield from (f"- {model}" for model in _models(verdict))
     yield ""
@@ -254,14 +355,17 @@ def _markdown(verdict: Verdict) -> Iterator[str]:
         yield from classification_report(scores, verdict)
     yield from _groups(verdict)
     yield "## Paired differences\n"
-    yield "| system | rival | figure | difference | interval | p | conclusion |"
-    yield "|---|---|---|--:|---|--:|---|"
+    once = "One training run each. " if trained_once(verdict) else ""
+    yield f"{once}P-values of the primary figure are adjusted together; the rest is exploratory.\n"
+    yield "| system | rival | figure | difference | interval | p | conclusion | |"
+    yield "|---|---|---|--:|---|--:|---|---|"
     for found in verdict.differences:
         yield (
             f"| {found.system} | {found.rival} | {METRICS.get(found.metric, found.metric)} "
             f"| {found.interval.point:+.4f} "
             f"| [{found.interval.low:+.4f}, {found.interval.high:+.4f}] "
-            f"| {found.p_value:.4f} | {found.conclusion} |"
+            f"| {found.p_value:.4f} | {found.conclusion} "
+            f"| {'primary' if found.primary else 'exploratory'} |"
         )
     yield "\n## Audits\n"
     for audit in verdict.audits:
