@@ -335,10 +335,13 @@ class SilverSettings(Section, frozen=True, kw_only=True):
     """Its rate meanwhile; None: `finetune.lr`, which the labelled texts have."""
 
 
+_COLUMN_SETTINGS = ("text_column", "label_column", "id_column")
+
+
 class TaskSettings(Section, frozen=True, kw_only=True):
     """What every task can be told, whoever defines it."""
 
-    undescribed: ClassVar[tuple[str, ...]] = ()
+    undescribed: ClassVar[tuple[str, ...]] = _COLUMN_SETTINGS
     """Settings that came to this task later: left out of manifests while they have their default,
     so that what was fitted before stays finished."""
 
@@ -350,6 +353,12 @@ class TaskSettings(Section, frozen=True, kw_only=True):
     """Test the clusters first posted on or after this date, and no others; needs run_folds = 1."""
     max_trials: int | None = None
     """At most so many trials, chosen by hash of their ids; None: all."""
+    text_column: str | None = None
+    """Of labelled files, the column of texts; None: the one with a known name."""
+    label_column: str | None = None
+    """Of labelled files, the column of labels; None: `labels`, `label`, or a 0/1 column a label."""
+    id_column: str | None = None
+    """Of labelled files, the column that names the rows; None: the one with a known name."""
     dedup: DedupSettings = DedupSettings()
     folds: Folds = 5
     run_folds: Count | None = None
@@ -380,7 +389,7 @@ class StopReasonsSettings(TaskSettings, frozen=True, kw_only=True):
     in `tasks/stop_reasons.py`.
     """
 
-    undescribed: ClassVar[tuple[str, ...]] = ("test_from", "max_trials")
+    undescribed: ClassVar[tuple[str, ...]] = ("test_from", "max_trials", *_COLUMN_SETTINGS)
 
     dedup: DedupSettings = DedupSettings(shingle_words=1)
     """Reasons have seven words: one that differs would hide a duplicate from longer shingles."""
@@ -389,7 +398,7 @@ class StopReasonsSettings(TaskSettings, frozen=True, kw_only=True):
 class SexSettings(TaskSettings, frozen=True, kw_only=True):
     """Who may enrol; `labelled` is such as `Kira-Asimov/gender_clinical_trial@COMMIT`."""
 
-    undescribed: ClassVar[tuple[str, ...]] = ("sentences", "silver")
+    undescribed: ClassVar[tuple[str, ...]] = ("sentences", "silver", *_COLUMN_SETTINGS)
 
     missing: Literal["drop", "label"] = "drop"
     """Trials without the field: dropped (and counted), or given the label "None"."""
@@ -417,6 +426,8 @@ class DeclaredTaskSettings(TaskSettings, frozen=True, kw_only=True):
         "label_sentences",
         "groups",
         "label_descriptions",
+        "leave_out_other_values",
+        *_COLUMN_SETTINGS,
     )
 
     name: str
@@ -425,6 +436,9 @@ class DeclaredTaskSettings(TaskSettings, frozen=True, kw_only=True):
     description: str = ""
     field: str | None = None
     """The field of `Trial` that holds the label; withheld from the text. True is "Yes"."""
+    leave_out_other_values: bool = False
+    """Trials and rows with a value that is none of the labels are left out, and counted, instead of
+    refused: two statuses of many, say."""
     fields: tuple[str, ...] = (
         "brief_title",
         "official_title",

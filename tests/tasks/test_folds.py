@@ -25,7 +25,13 @@ from trialese.settings import (
     VerdictSettings,
 )
 from trialese.tasks.finetune import finetune
-from trialese.tasks.folds import build_examples, gather_examples, split_fold
+from trialese.tasks.folds import (
+    build_examples,
+    describe_section,
+    gather_examples,
+    split_fold,
+    with_columns,
+)
 from trialese.verdict.judge import judge
 
 TEXTS = ("slow accrual", "no money", "toxic effects", "drug was inferior", "moved away")
@@ -122,7 +128,7 @@ def test_texts_at_odds_are_counted_and_shown(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "odd.tsv"
-    path.write_text("text\tlabels\nsame text\tSuccess\nsame text\t\nother\tNegative\n")
+    path.write_text("text\tlabels\nsame text\tSuccess\nsame text\tnone\nother\tNegative\n")
     settings = TasksSettings(stop_reasons=StopReasonsSettings(labelled=str(path)))
     assert build_examples("stop-reasons", settings, None).contradictions == 1
     assert "1 texts stand more than once with different labels, such as 'same text'" in caplog.text
@@ -158,6 +164,24 @@ def test_duplicates_share_a_cluster_and_contradictions_are_counted() -> None:
     assert found.contradictions == 1
     assert found.counts["labels"] == {"a": 3, "b": 1}
     assert found.counts["clusters"] == 3
+
+
+def test_equal_texts_are_one_cluster_of_duplicates_and_not_too_few() -> None:
+    same = [Example(f"e{row}", "The same words.", ("a",)) for row in range(40)]
+    with pytest.raises(RecordError, match=r"40 usable examples .dropped: none. are one cluster of"):
+        gather_examples(TASK, same, DEDUP, {})
+    with pytest.raises(RecordError, match=r"1 usable examples .dropped: 3 x., too few to learn"):
+        gather_examples(TASK, same[:1], DEDUP, {"x": 3})
+
+
+def test_columns_of_one_task_may_be_named() -> None:
+    declared = DeclaredTaskSettings(name="mine", labels=("a",), kind="multilabel", labelled="x")
+    whole = TasksSettings(declared=(declared,))
+    changed = with_columns(whole, "mine", text="reason", id_="key")
+    assert (changed.declared[0].text_column, changed.declared[0].id_column) == ("reason", "key")
+    assert changed.stop_reasons == whole.stop_reasons
+    assert with_columns(whole, "sex", label="who").sex.label_column == "who"
+    assert "text_column" not in describe_section(declared, is_model=True)
 
 
 @settings(max_examples=25, deadline=None)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import trialese
 from trialese.artifacts import digest_of, read_manifest
@@ -125,6 +126,18 @@ def test_the_field_itself_is_not_read() -> None:
     )  # fmt: skip
     examples = examples_of_declared(TRIALS, settings, {})
     assert all("PHASE" not in example.text for example in examples)
+
+
+def test_trials_with_other_values_may_be_left_out_and_are_counted() -> None:
+    settings = DeclaredTaskSettings(
+        name="phase", kind="multilabel", labels=("PHASE1",), field="phases"
+    )
+    with pytest.raises(RecordError, match="or set leave_out_other_values = true to leave such"):
+        examples_of_declared(TRIALS, settings, {})
+    dropped: dict[str, int] = {}
+    settings = replace(settings, leave_out_other_values=True)
+    (example,) = examples_of_declared(TRIALS, settings, dropped)
+    assert (example.example_id, dropped) == ("NCT1", {"no_phases": 1, "other_phases": 2})
 
 
 def test_a_task_from_a_labelled_file(tmp_path: Path) -> None:

@@ -189,6 +189,15 @@ def finetune(
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Keep test texts that are trained on too.")
     ] = False,
+    column: Annotated[
+        str | None, typer.Option(help="Of labelled files, the column of texts.")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Of labelled files, the column of labels.")
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="Of labelled files, the column that names the rows.")
+    ] = None,
     protocol: Annotated[
         FitProtocol, typer.Option(help="published: as the prior art did, to measure its inflation.")
     ] = FitProtocol.honest,
@@ -200,9 +209,11 @@ def finetune(
     """Labelled texts + model -> classifier and its honest predictions on held-out folds."""
     from trialese.collect.snapshot import open_snapshot
     from trialese.tasks.finetune import finetune as fit
+    from trialese.tasks.folds import with_columns
     from trialese.tasks.published import finetune_published
 
     section = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None}).tasks
+    section = with_columns(section, task, text=column, label=label_column, id_=id_column)
     trials = open_snapshot(snapshot) if snapshot else None
     make = fit if protocol is FitProtocol.honest else finetune_published
     with writing(out, "classifier", inputs=[model, snapshot], force=force) as progress:

@@ -37,7 +37,7 @@ from trialese.collect.source import RawStudy, Reject, StudyFormat
 from trialese.collect.vocabulary import nct_id_in
 from trialese.errors import RecordError
 
-__all__ = ["read_columnar", "read_csv", "read_json_rows", "read_table", "text_cells"]
+__all__ = ["read_columnar", "read_csv", "read_json_rows", "read_table", "text_cells", "unnested"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,19 +53,29 @@ def text_cells(row: Mapping[str, Any]) -> dict[str, str]:
 
     What a label tool nests below `data`, `fields` or `inputs` counts as columns of the row.
     """
-    names = [name for name in row if isinstance(name, str)]
-    if find_column(names, TEXT_COLUMNS) is None:
-        row = _unnested(row)
-        if find_column(list(row), TEXT_COLUMNS) is None:
-            return {}
+    row = unnested(row)
+    if find_column(list(row), TEXT_COLUMNS) is None:
+        return {}
     return {name: _text(value) for name, value in row.items()}
 
 
-def _unnested(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def unnested(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with the columns that a label tool nests below `data`, `fields` or `inputs`.
+
+    Of nested columns without a known name, the only one that is text is the text.
+    """
+    if find_column(list(row), TEXT_COLUMNS) is not None:
+        return row
     for name in _NESTED:
         inner = row.get(name)
-        if isinstance(inner, dict) and find_column(list(inner), TEXT_COLUMNS) is not None:
-            return {**{key: value for key, value in row.items() if key != name}, **inner}
+        if not isinstance(inner, dict):
+            continue
+        written = [key for key, value in inner.items() if isinstance(value, str)]
+        if find_column(list(inner), TEXT_COLUMNS) is None:
+            if len(written) != 1:
+                continue
+            inner = {**inner, TEXT_COLUMNS[0]: inner[written[0]]}
+        return {**{key: value for key, value in row.items() if key != name}, **inner}
     return row
 
 

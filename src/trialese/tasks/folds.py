@@ -50,6 +50,7 @@ __all__ = [
     "settings_of",
     "split_fold",
     "task_named",
+    "with_columns",
 ]
 
 
@@ -260,14 +261,51 @@ def _refuse_one_class(found: ExampleSet, section: TaskSettings) -> None:
 def _read(labelled: str, definition: TaskDefinition, dropped: dict[str, int]) -> list[Example]:
     """The examples of a labelled file; rows without a label as the task wants them."""
     path, task, missing = locate_labelled(labelled), definition.task, definition.missing_label
+    section = definition.section
     whole = task
     if missing is not None and missing not in task.labels:
         whole = replace(task, labels=(*task.labels, missing))
-    examples = read_labelled(path, whole, missing_label=missing)
+    examples = read_labelled(
+        path,
+        whole,
+        missing_label=missing,
+        dropped=dropped,
+        leave_out_others=definition.leave_out_other_values,
+        text_column=section.text_column,
+        label_column=section.label_column,
+        id_column=section.id_column,
+    )
     kept = [e for e in examples if set(e.labels) <= set(task.labels)]
     if len(kept) < len(examples):
         dropped[f"no_{task.name}"] = len(examples) - len(kept)
     return kept
+
+
+def with_columns(
+    settings: TasksSettings,
+    name: str,
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    id_: str | None = None,
+) -> TasksSettings:
+    """The settings with these columns of labelled files for the task called `name`.
+
+    Raises:
+        RecipeError: no such task.
+    """
+    asked = {"text_column": text, "label_column": label, "id_column": id_}
+    asked = {key: column for key, column in asked.items() if column is not None}
+    section = define_task(name, settings).section
+    changed = msgspec.structs.replace(section, **asked)
+
+    def swapped(each: Any) -> Any:
+        if isinstance(each, tuple):
+            return tuple(map(swapped, each))
+        return changed if each is section else each
+
+    values = {key: swapped(value) for key, value in msgspec.structs.asdict(settings).items()}
+    return TasksSettings(**values)
 
 
 def describe_section(section: TaskSettings, *, is_model: bool) -> dict[str, Any]:
@@ -294,6 +332,12 @@ def gather_examples(
     clusters = cluster_texts(((e.example_id, e.text) for e in examples), dedup)
     if len(set(clusters.values())) < 2:
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "none"
+        if len(examples) > 1:
+            raise RecordError(
+                f"{task.name}: {len(examples)} usable examples (dropped: {why}) are one cluster of "
+                f"duplicates, such as {examples[0].text[:60]!r}, so none can be tested that was "
+                "not learnt from; give other texts"
+            )
         raise RecordError(
             f"{task.name}: {len(examples)} usable examples (dropped: {why}), too few to learn "
             "from; give a labelled file or a snapshot whose trials carry the label"

@@ -1,24 +1,20 @@
-"""Labelled files in, Examples out: TSV, CSV, JSON, JSONL or Parquet, UTF-8, or a folder of them.
+"""Labelled files in, Examples out: any table that `trialese.collect.tables` reads, or a folder.
 
-One column `text` and either `labels` (or `label`), joined by `|`, or one 0/1 column a label as
-in `opentargets/clinical_trial_reason_to_stop`; `Kira-Asimov/gender_clinical_trial` has `id`,
-`input` and `label`. A column `id` or `nct_id`, where present, names the rows; otherwise the row
-number does.
+A column of texts, and the labels beside them as `trialese.tasks.label_tools` understands them. A
+row without a label is left out and counted; `none` says that no label fits. A column `nct_id`,
+`id` or the like names the rows; otherwise the row number does. All bad rows are told at once.
 
-
-Texts with labels that are no truth, but a model's or some rule's: something to learn from.
-
-A language model is fitted on them before the labelled ones, a baseline on both. However good, they
-are never scored against; and since whoever gave them may have seen the labels of the test texts, a
-system that learnt from them says so wherever it is judged. A silver text that is near any labelled
-one, of whatever fold, is left out, so that none stands near a test text.
+Silver texts are those with labels that are no truth, but a model's or some rule's: something to
+learn from. A language model is fitted on them before the labelled ones, a baseline on both.
+However good, they are never scored against; and since whoever gave them may have seen the labels
+of the test texts, a system that learnt from them says so wherever it is judged. A silver text that
+is near any labelled one, of whatever fold, is left out, so that none stands near a test text.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import logging
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,10 +22,31 @@ from pathlib import Path
 from typing import Any
 
 from trialese.artifacts import digest_of
+from trialese.collect.delimited import (
+    ID_COLUMNS,
+    LABEL_COLUMNS,
+    TEXT_COLUMNS,
+    BadRow,
+    TableRow,
+    column_named,
+    find_column,
+)
+from trialese.collect.tables import read_table, unnested
+from trialese.corpus.clean import clean_text
 from trialese.errors import RecordError
 from trialese.hub import locate_labelled
 from trialese.records import Example, Task
 from trialese.settings import DedupSettings, SilverSettings
+from trialese.tasks.label_tools import (
+    BadLabelError,
+    LabelNames,
+    Unlabelled,
+    columns_of_labels,
+    is_binary_answer,
+    labels_in,
+    labels_of_columns,
+    labels_of_tool,
+)
 from trialese.tasks.task import check_example
 
 __all__ = [
@@ -39,187 +56,345 @@ __all__ = [
     "read_rows",
     "read_silver",
     "silver_examples",
-    "split_labels",
     "text_of",
 ]
 
+logger = logging.getLogger(__name__)
 
-_TEXT_COLUMNS = ("text", "input", "why_stopped", "stop_reason")
-_LABEL_COLUMNS = ("labels", "label")
-_ID_COLUMNS = ("id", "example_id", "nct_id")
-_SUFFIXES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
-_BINARY = {
-    "0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "": False,
-}  # fmt: skip
+_SUFFIXES = (
+    ".tsv", ".csv", ".tab", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".xlsx",
+    ".xls", ".ods", ".gz", ".zst",
+)  # fmt: skip
+_PARTS = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
+"""What of a folder, which may hold a card and pictures as well, is a table."""
+_SHOWN_ROWS, _SHOWN_KINDS = 10, 6
+_NCT_ID = re.compile(r"NCT[0-9]{8}", re.IGNORECASE)
 
 
-def read_labelled(path: Path, task: Task, *, missing_label: str | None = None) -> list[Example]:
+def read_labelled(
+    path: Path,
+    task: Task,
+    *,
+    missing_label: str | None = None,
+    dropped: dict[str, int] | None = None,
+    leave_out_others: bool = False,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    id_column: str | None = None,
+) -> list[Example]:
     """The examples in a labelled file, in its order; texts are cleaned as the model reads them.
 
-    A row of a multiclass task without a label gets `missing_label`, if one is given.
+    A row without a label is left out, counted in `dropped` by reason and told; it gets
+    `missing_label`, if one is given. With `leave_out_others` rows with other labels than the task's
+    are left out and counted too. The columns are those that have known names, unless they are
+    named here.
 
     Raises:
-        RecordError: no such file, an unknown kind of file, a missing column, a malformed row, an
-            empty text, a repeated id, or a label that the task does not know; names the row.
+        RecordError: no such file, an unknown kind of file, a missing column, not one row with a
+            label, or bad rows: malformed, an empty text, a repeated id, a label that the task does
+            not know; names all of them.
     """
-    from trialese.corpus.clean import clean_text
-
-    examples: list[Example] = []
-    seen: set[str] = set()
-    for number, row in read_rows(path):
-        where = f"{path}: row {number}"
-        text = text_of(row, where)
-        labels = _labels_of(row, task, where)
-        if not labels and missing_label is not None:
-            labels = (missing_label,)
-        name = id_of(row, number)
-        check_example(task, labels, where)
-        if name in seen:
-            raise RecordError(f"{where}: id {name!r} stands twice; keep one row an id")
-        seen.add(name)
-        cleaned = clean_text(text)
-        if not cleaned:
-            raise RecordError(f"{where}: the text is empty; fill it in or delete the row")
-        examples.append(Example(name, cleaned, labels))
-    if not examples:
+    names = LabelNames(task.labels)
+    wanted = [name for name in (text_column, label_column, id_column) if name]
+    rows = _one_row_a_text(list(read_rows(path, wanted=wanted)))
+    if not rows:
         raise RecordError(f"{path}: no labelled row; give a file with a header and rows")
+    source = _Source.of(rows, names, str(path), text_column, label_column, id_column)
+    examples: list[Example] = []
+    left_out: Counter[str] = Counter()
+    bad = _BadRows(str(path), len(rows))
+    seen: Counter[str] = Counter()
+    for row in rows:
+        try:
+            found = source.example(row, task, missing_label, leave_out_others=leave_out_others)
+            if isinstance(found, Unlabelled):
+                left_out[found.reason] += 1
+                continue
+            seen[found.example_id] += 1
+            if seen[found.example_id] > 1:
+                found = _named_again(found, row.number)
+        except RecordError as error:
+            bad.add(_where(row), str(error))
+        else:
+            examples.append(found)
+    bad.refuse()
+    if not examples:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+        raise RecordError(
+            f"{path}: not one of {len(rows):,} rows has a label ({why}); a blank is not labelled: "
+            "write labels, and none where no label fits"
+        )
+    for reason, count in sorted(left_out.items()):
+        logger.warning("%s: %d of %d rows left out: %s", path, count, len(rows), reason)
+        if dropped is not None:
+            dropped[reason] = dropped.get(reason, 0) + count
     return examples
+
+
+def _where(row: TableRow | BadRow) -> str:
+    """What names a row in a message: its number, or its line where a quote is astray."""
+    astray = isinstance(row, TableRow) and row.repaired
+    return f"line {row.line}" if astray else f"row {row.number}"
+
+
+def _named_again(example: Example, number: int) -> Example:
+    """The example under a name of its own: of one trial there may be several texts.
+
+    Raises:
+        RecordError: the name is no NCT number.
+    """
+    if not _NCT_ID.fullmatch(example.example_id.strip()):
+        raise RecordError(
+            f"row {number}: id {example.example_id!r} stands twice; keep one row an id"
+        )
+    return replace(example, example_id=f"{example.example_id} row {number}")
+
+
+class _BadRows:
+    """What is wrong with which rows, told all at once."""
+
+    def __init__(self, path: str, rows: int) -> None:
+        self._path, self._rows = path, rows
+        self._kinds: dict[str, list[str]] = {}
+
+    def add(self, where: str, message: str) -> None:
+        """Note a fault; the message begins with `where`."""
+        self._kinds.setdefault(message.removeprefix(where), []).append(where)
+
+    def refuse(self) -> None:
+        """Do nothing if there is none.
+
+        Raises:
+            RecordError: lists them, those with the same fault together.
+        """
+        if not self._kinds:
+            return
+        told = [
+            f"{_listed(places)}{detail}"
+            for detail, places in list(self._kinds.items())[:_SHOWN_KINDS]
+        ]
+        if len(self._kinds) > _SHOWN_KINDS:
+            told.append(f"and {len(self._kinds) - _SHOWN_KINDS:,} faults of other kinds")
+        bad = sum(map(len, self._kinds.values()))
+        count = f" ({bad:,} of {self._rows:,} rows are bad)" if bad > 1 else ""
+        raise RecordError(f"{self._path}: {'; '.join(told)}{count}")
+
+
+def _listed(places: Sequence[str]) -> str:
+    """`row 1`, or `rows 1, 2, 3 and 4 more`."""
+    if len(places) == 1:
+        return places[0]
+    word = places[0].partition(" ")[0]
+    numbers = [place.partition(" ")[2] for place in places[:_SHOWN_ROWS]]
+    more = len(places) - len(numbers)
+    return f"{word}s {', '.join(numbers)}{f' and {more:,} more' if more else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where in the rows of a table text, labels and name stand; None: where each row has them."""
+
+    task: LabelNames
+    text_column: str | None
+    label_column: str | None
+    id_column: str | None
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[TableRow | BadRow],
+        names: LabelNames,
+        path: str,
+        text_column: str | None,
+        label_column: str | None,
+        id_column: str | None,
+    ) -> _Source:
+        cells = [row.cells for row in rows if isinstance(row, TableRow)]
+        columns = list(dict.fromkeys(name for row in cells for name in unnested(row)))
+        asked = [
+            None if name is None else column_named(columns, name, path)
+            for name in (text_column, label_column, id_column)
+        ]
+        found = cls(names, *asked)
+        return found if asked[1] else replace(found, label_column=found._inferred(cells, path))
+
+    def _inferred(self, rows: Sequence[Mapping[str, Any]], path: str) -> str | None:
+        """The column of a table that holds labels and nothing else, where none is named so."""
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        known = find_column(columns, LABEL_COLUMNS) is not None or any(
+            labels_of_tool(row, self.task) is not None for row in rows[:100]
+        )
+        if known or len(columns_of_labels(columns, self.task)) == len(self.task.labels):
+            return None
+        skipped = (find_column(columns, each) for each in (TEXT_COLUMNS, ID_COLUMNS))
+        candidates = [
+            column
+            for column in columns
+            if column not in (*skipped, self.text_column, self.id_column)
+            and self._holds_labels([row.get(column) for row in rows])
+        ]
+        if len(candidates) > 1:
+            raise RecordError(
+                f"{path}: labels stand in {' and in '.join(candidates)}; rename the right column "
+                "to labels"
+            )
+        if candidates:
+            logger.warning("%s: labels are read from the column %r", path, candidates[0])
+        return candidates[0] if candidates else None
+
+    def _holds_labels(self, values: Sequence[Any]) -> bool:
+        given = False
+        for value in values:
+            try:
+                labels = labels_in(value, self.task)
+            except BadLabelError:
+                return False
+            if isinstance(labels, Unlabelled):
+                continue
+            if not all(label in self.task.labels for label in labels):
+                return False
+            given = given or bool(labels)
+        return given
+
+    def example(
+        self,
+        row: TableRow | BadRow,
+        task: Task,
+        missing_label: str | None,
+        *,
+        leave_out_others: bool,
+    ) -> Example | Unlabelled:
+        """The row as an example.
+
+        Raises:
+            RecordError: a bad row; the message begins with `_where(row)`.
+        """
+        where = _where(row)
+        if isinstance(row, BadRow):
+            raise RecordError(f"{where} {row.detail}")
+        if row.repaired:
+            raise RecordError(
+                f"{where} is malformed ({row.repaired}); double the quotes in a quoted cell"
+            )
+        text = text_of(row.cells, where, self.text_column)
+        labels = self.labels(row.cells, where)
+        if isinstance(labels, Unlabelled):
+            if missing_label is None:
+                return labels
+            labels = (missing_label,)
+        if leave_out_others and not set(labels) <= set(task.labels):
+            return Unlabelled("other_label")
+        check_example(task, labels, where)
+        if not (text := clean_text(text)):
+            raise RecordError(f"{where}: the text is empty; fill it in or delete the row")
+        return Example(self.name(row), text, labels)
+
+    def labels(self, row: Mapping[str, Any], where: str) -> tuple[str, ...] | Unlabelled:
+        """The row's labels, by the task's names where it has them.
+
+        Raises:
+            RecordError: no column of labels, or labels that cannot be understood.
+        """
+        try:
+            if self.label_column is not None:
+                return labels_in(row.get(self.label_column), self.task)
+            told = labels_of_tool(row, self.task)
+            if told is not None:
+                return told
+            column = find_column(list(row), LABEL_COLUMNS)
+            if column is not None:
+                return labels_in(row[column], self.task)
+            columns = columns_of_labels(list(row), self.task)
+            absent = [label for label in self.task.labels if label not in columns]
+            if absent:
+                raise BadLabelError(
+                    f"no column `labels`, and of one 0/1 column a label {absent[0]} is missing; "
+                    "add the one or the others"
+                )
+            return labels_of_columns(row, columns)
+        except BadLabelError as error:
+            raise RecordError(f"{where}: {error}") from error
+
+    def name(self, row: TableRow) -> str:
+        """What names the row, or a name made of its number."""
+        if self.id_column is None:
+            return id_of(row.cells, row.number)
+        value = row.cells.get(self.id_column)
+        return f"row-{row.number:06d}" if value in (None, "") else str(value)
+
+
+def _one_row_a_text(rows: list[TableRow | BadRow]) -> list[TableRow | BadRow]:
+    """Prodigy's questions "is it this label?", one row a label, as one row a text."""
+    asked: dict[str, list[TableRow]] = {}
+    others: list[TableRow | BadRow] = []
+    for row in rows:
+        if isinstance(row, TableRow) and is_binary_answer(row.cells):
+            asked.setdefault(str(row.cells.get("text")), []).append(row)
+        else:
+            others.append(row)
+    joined = []
+    for same in asked.values():
+        accepted = [row.cells["label"] for row in same if row.cells["answer"] == "accept"]
+        if len(same) > 1 and accepted:
+            cells = {**same[0].cells, "answer": "accept", "accept": accepted}
+            joined.append(replace(same[0], cells=cells))
+        else:
+            joined.append(same[0])
+    return sorted([*others, *joined], key=lambda row: row.number)
 
 
 def id_of(row: Mapping[str, Any], number: int) -> str:
     """The row's own name, or one made of its number."""
-    return next((str(row[key]) for key in _ID_COLUMNS if row.get(key)), f"row-{number:06d}")
+    known = [name for name in ID_COLUMNS if name not in ("", "Unnamed: 0")]
+    column = find_column(list(row), known)
+    value = None if column is None else row[column]
+    return f"row-{number:06d}" if value in (None, "") else str(value)
 
 
-def text_of(row: Mapping[str, Any], where: str) -> str:
+def text_of(row: Mapping[str, Any], where: str, column: str | None = None) -> str:
     """What stands in the row's text column; RecordError, beginning with `where`, if none does."""
-    column = next((key for key in _TEXT_COLUMNS if key in row), None)
-    if column is None:
-        raise RecordError(f"{where}: no text column; name one {' or '.join(_TEXT_COLUMNS)}")
+    row = unnested(row)
+    column = column or find_column(list(row), TEXT_COLUMNS)
+    if column is None or column not in row:
+        named = ", ".join(filter(None, map(str, row)))
+        raise RecordError(
+            f"{where}: no text column; name one {' or '.join(TEXT_COLUMNS)}; the table has {named}"
+        )
     value = row[column]
+    if value is None:
+        return ""
     if not isinstance(value, str):
         raise RecordError(f"{where}: column {column} holds {value!r}, no text; correct the row")
     return value
 
 
-def split_labels(value: Any) -> tuple[str, ...]:
-    """The labels in a cell: a list of them, or several joined by `|`; each once, in their order."""
-    parts = value if isinstance(value, list) else str("" if value is None else value).split("|")
-    return tuple(dict.fromkeys(part.strip() for part in map(str, parts) if part.strip()))
-
-
-def _labels_of(row: Mapping[str, Any], task: Task, where: str) -> tuple[str, ...]:
-    column = next((key for key in _LABEL_COLUMNS if key in row), None)
-    if column is not None:
-        return split_labels(row[column])
-    absent = [label for label in task.labels if label not in row]
-    if absent:
-        raise RecordError(
-            f"{where}: no column `labels`, and of one 0/1 column a label {absent[0]} is missing; "
-            "add the one or the others"
-        )
-    labels = []
-    for label in task.labels:
-        value = _BINARY.get(str("" if row[label] is None else row[label]).strip().lower())
-        if value is None:
-            raise RecordError(f"{where}: {label} is {row[label]!r}; write 0 or 1")
-        if value:
-            labels.append(label)
-    return tuple(labels)
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(number, row) for each row of a table; numbers count data rows from 1.
+def read_rows(path: Path, *, wanted: Sequence[str] = ()) -> Iterator[TableRow | BadRow]:
+    """The rows of a table, or of all tables in a folder by file name: a data set in parts.
 
     Raises:
-        RecordError: no such file, an unknown kind of file, or a malformed row.
+        RecordError: no such file, an unknown kind of file, or one that cannot be read as a whole.
     """
     if path.is_dir():
-        return _folder_rows(path)
+        yield from _folder_rows(path, wanted)
+        return
     if not path.is_file():
         raise RecordError(f"{path}: no such labelled file; check the path")
-    kind = path.suffix.lower()
-    if kind == ".parquet":
-        return _parquet_rows(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
-    if kind in (".tsv", ".csv"):
-        return _table_rows(path, text, "\t" if kind == ".tsv" else ",")
-    if kind in (".jsonl", ".ndjson") or (kind == ".json" and text.lstrip()[:1] != "["):
-        return _json_rows(path, text)
-    if kind == ".json":
-        return _array_rows(path, text)
-    raise RecordError(f"{path}: unknown kind of file; give .tsv, .csv, .json, .jsonl or .parquet")
-
-
-def _folder_rows(folder: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The rows of all tables in the folder, by file name: a data set in several parts."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise RecordError(f"{folder}: no table in this folder; give a {', '.join(_SUFFIXES)} file")
-    rows = (row for file in files for _, row in read_rows(file))
-    return enumerate(rows, start=1)
-
-
-def _table_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, None)
-        named = [name for name in header or () if name]  # unnamed columns are left unread
-        if header is None or len(set(named)) != len(named):
-            raise RecordError(f"{path}: no header, or a column name twice; name each column once")
-        for number, cells in enumerate(reader, start=1):
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise RecordError(
-                    f"{path}: row {number} has {len(cells)} cells where the header has "
-                    f"{len(header)}; quote cells that hold a separator"
-                )
-            yield number, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
+    if path.suffix.lower() not in _SUFFIXES:
         raise RecordError(
-            f"{path}: line {reader.line_num} is malformed ({error}); quote cells by doubling"
-        ) from error
+            f"{path}: unknown kind of file; give .tsv, .csv, .json, .jsonl, .parquet or .xlsx"
+        )
+    yield from read_table(path, wanted=wanted)
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RecordError(
-                f"{path}: row {number} is no JSON ({error.msg}); write one object a line"
-            ) from error
-        if not isinstance(row, dict):
-            raise RecordError(f"{path}: row {number} is no JSON object; write one object a line")
-        yield number, row
-
-
-def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path}: no JSON ({error.msg}); write an array of objects") from error
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise RecordError(f"{path}: row {number} is no JSON object; write an array of objects")
-        yield number, row
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise RecordError(f"{path}: no readable Parquet file; make it again") from error
-    yield from enumerate(table.to_pylist(), start=1)
+def _folder_rows(folder: Path, wanted: Sequence[str]) -> Iterator[TableRow | BadRow]:
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PARTS)
+    if not files:
+        raise RecordError(f"{folder}: no table in this folder; give a {', '.join(_PARTS)} file")
+    number = 0
+    for file in files:
+        for row in read_table(file, wanted=wanted):
+            number += 1
+            yield replace(row, number=number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,28 +412,39 @@ class Silver:
         return digest_of([[example.text, example.labels] for example in self.examples])
 
 
-def read_silver(table: Path, column: str, task: Task) -> tuple[list[Example], Counter[str]]:
+def read_silver(
+    table: Path, column: str, task: Task, *, text_column: str | None = None
+) -> tuple[list[Example], Counter[str]]:
     """The rows with a text and labels that the task knows, texts as they stand; the others counted.
 
     Raises:
-        RecordError: no such file or column, a malformed row, or no row that can be used.
+        RecordError: no such file or column, or no row that can be used.
     """
+    names = LabelNames(task.labels)
     left_out: Counter[str] = Counter()
     examples: list[Example] = []
-    for number, row in read_rows(table):
-        where = f"{table}: row {number}"
-        text = text_of(row, where).strip()
-        if column not in row:
-            named = ", ".join(filter(None, row))
-            raise RecordError(f"{where}: no column {column!r}; the table has {named}")
-        labels = split_labels(row[column])
+    asked: str | None = None
+    for row in read_rows(table):
+        if isinstance(row, BadRow):
+            left_out[row.reason.replace("_", " ")] += 1
+            continue
+        where = f"{table}: row {row.number}"
+        text = text_of(row.cells, where, text_column).strip()
+        asked = asked or column_named(list(row.cells), column, where)
+        try:
+            labels = labels_in(row.cells.get(asked), names)
+        except BadLabelError:
+            labels = (str(row.cells.get(asked))[:40],)
+        if isinstance(labels, Unlabelled):
+            left_out["no text" if not text else "no label"] += 1
+            continue
         unknown = [label for label in labels if label not in task.labels]
         if not text or not labels:
-            left_out["no text" if not text else "no label"] += 1
+            left_out["no text" if not text else "none of these"] += 1
         elif unknown:
             left_out[f"unknown label {unknown[0]!r}"] += 1
         else:
-            examples.append(Example(id_of(row, number), text, labels))
+            examples.append(Example(id_of(row.cells, row.number), text, labels))
     if not examples:
         raise RecordError(f"{table}: no row has a text and a label of {task.name} in {column!r}")
     return examples, left_out

@@ -67,6 +67,8 @@ class TaskDefinition:
     missing_label: str | None = None
     """What a row of a labelled file without a label gets. Where the task does not know it, the
     row is dropped and counted."""
+    leave_out_other_values: bool = False
+    """Whether rows of a labelled file with labels that the task has not are left out, counted."""
     keywords: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Label -> lower-case words of the baseline `keywords`; {}: the words of the label's name."""
     sentences: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -172,6 +174,7 @@ def define_declared(settings: DeclaredTaskSettings) -> TaskDefinition:
         read_trials=lambda trials, dropped: examples_of_declared(trials, settings, dropped),
         fields=settings.fields if from_trials else (),
         withhold=_withheld(settings) if from_trials else (),
+        leave_out_other_values=settings.leave_out_other_values,
         keywords=settings.keywords,
         sentences=settings.label_sentences,
         groups=settings.groups,
@@ -188,14 +191,19 @@ def examples_of_declared(
 ) -> list[Example]:
     """One example a trial that has the field, ordered by nct_id; see `examples_of_field`."""
     assert settings.field is not None
-    return examples_of_field(
-        trials,
-        declared_task(settings),
-        settings.field,
-        RenderSettings(fields=settings.fields, withhold=_withheld(settings)),
-        dropped,
-        max_trials=settings.max_trials,
-    )
+    try:
+        return examples_of_field(
+            trials,
+            declared_task(settings),
+            settings.field,
+            RenderSettings(fields=settings.fields, withhold=_withheld(settings)),
+            dropped,
+            max_trials=settings.max_trials,
+            leave_out_others=settings.leave_out_other_values,
+        )
+    except RecordError as error:
+        cure = "declare it, or set leave_out_other_values = true to leave such trials out"
+        raise RecordError(f"{error}; {cure}") from error
 
 
 def examples_of_field(
@@ -208,12 +216,14 @@ def examples_of_field(
     missing_label: str | None = None,
     edit: Callable[[str], str] = str,
     max_trials: int | None = None,
+    leave_out_others: bool = False,
 ) -> list[Example]:
     """One example a trial: its rendered text and the value of `field`, ordered by nct_id.
 
     Yes and no stand for truth values. Trials without a value are dropped, or get
     `missing_label`; those without text are dropped; with `max_trials` those with the smallest
-    hashes of their ids stay. `dropped` counts by reason. `edit` has the last word on the text.
+    hashes of their ids stay; with `leave_out_others` those with a value that is no label are
+    dropped. `dropped` counts by reason. `edit` has the last word on the text.
 
     Raises:
         RecordError: a value that the task does not declare as a label.
@@ -226,6 +236,9 @@ def examples_of_field(
                 _count(dropped, f"no_{field}")
                 continue
             labels = labels or (str(missing_label),)
+            if leave_out_others and not set(labels) <= set(task.labels):
+                _count(dropped, f"other_{field}")
+                continue
             check_example(task, labels, trial.nct_id)
             text = edit(render_document(trial, render).text)
             if not text.strip():

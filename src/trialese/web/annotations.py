@@ -217,7 +217,7 @@ def as_tsv(
     table.writerow(["id", "text", "labels"])
     for name in sorted(rows):
         text, labels = rows[name]
-        table.writerow([name, text, "|".join(labels)])
+        table.writerow([name, text, "|".join(labels) or "none"])  # a blank would be unlabelled
     return out.getvalue(), len(rows), len(disputed)
 
 
