@@ -13,6 +13,7 @@ from trialese.collect import merge
 from trialese.collect.merge import TRIAL_COLUMNS, RunWriter, TrialMerger
 from trialese.collect.parse import FIELDS_OF_FORMAT, Parsed, parse_study
 from trialese.collect.source import RawStudy
+from trialese.collect.vocabulary import study_number
 from trialese.records import Trial
 
 
@@ -239,3 +240,35 @@ def test_the_page_says_what_each_kind_of_file_cannot_hold():
         assert FIELDS_OF_FORMAT[format_name] == set(Trial.__struct_fields__)
     told = set(re.findall(r"`(\w+)`", rows["website CSV"]))
     assert told == set(Trial.__struct_fields__) - FIELDS_OF_FORMAT["csv"]
+
+
+def text_rows(*cells, folder):
+    runs = RunWriter(folder, "run")
+    for row in cells:
+        runs.add(parse_study(RawStudy("text", "text", {"nct_id": "NCT00000001", **row})))
+    runs.flush()
+    merger = TrialMerger(folder)
+    merger.adopt(runs.runs, runs.renamed)
+    merger.write(folder / "trials.parquet")
+    return stored(folder / "trials.parquet"), merger
+
+
+def test_different_texts_of_one_number_stay_as_many(tmp_path):
+    passages = [{"text": f"Passage {number}."} for number in range(5)]
+    trials, merger = text_rows(*passages, passages[2], folder=tmp_path)
+    assert sorted(trial.detailed_description for trial in trials) == [
+        f"Passage {number}." for number in range(5)
+    ]
+    assert merger.duplicates == 1
+    ids = [trial.nct_id for trial in trials]
+    assert ids[0] == "NCT00000001"
+    assert ids == sorted(set(ids))
+    assert {study_number(name) for name in ids} == {"NCT00000001"}
+    (tmp_path / "again").mkdir()
+    assert text_rows(*passages[::-1], folder=tmp_path / "again")[0] == trials
+
+
+def test_a_reason_and_a_description_of_one_number_are_one_trial(tmp_path):
+    trials, merger = text_rows({"why_stopped": "Moths"}, {"text": "Socks."}, folder=tmp_path)
+    assert [(t.why_stopped, t.detailed_description) for t in trials] == [("Moths", "Socks.")]
+    assert (merger.duplicates, merger.merged) == (1, 1)

@@ -396,3 +396,17 @@ def test_a_file_that_cannot_grow(earlier: Path, most_bytes: int) -> None:
     check_whole(earlier, "NCT1")
     assemble_corpus(one_trial("NCT2"), CorpusSettings(), earlier)
     check_whole(earlier, "NCT2")
+
+
+def test_passages_of_one_study_are_never_divided(tmp_path: Path) -> None:
+    names = [f"NCT0000{number:04d}{tail}" for number in range(60) for tail in ("", "-0a1b2c")]
+    passages = [
+        Trial(nct_id=name, detailed_description=f"Words of {name} about cold feet alone. " * 9)
+        for name in names
+    ]
+    corpus = assemble_corpus(passages, SETTINGS_OF_CORPUS, tmp_path / "corpus")
+    rows = {row.nct_id: row for row in read_stored(corpus)}
+    assert rows.keys() == set(names)
+    assert {row.split for row in rows.values()} == {"train", "tune", "test"}
+    for name, row in rows.items():
+        assert (row.cluster, row.split) == (name[:11], rows[name[:11]].split)

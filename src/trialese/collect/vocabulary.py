@@ -27,6 +27,7 @@ __all__ = [
     "phases_of",
     "read_side_field",
     "sex_of",
+    "study_number",
     "truth_of",
     "whole_number",
     "yes_or_no",
@@ -138,6 +139,11 @@ def nct_id_in(data: bytes | Mapping[Any, Any]) -> str:
         return named[1].decode().upper()
     numbers = set(_ANY_NUMBER.findall(data))
     return numbers.pop().decode() if len(numbers) == 1 else ""
+
+
+def study_number(nct_id: str) -> str:
+    """The study that a row belongs to: NCT00000001 for the passage NCT00000001-3f2a9c of it."""
+    return nct_id.partition("-")[0] if nct_id.startswith("NCT") else nct_id
 
 
 def read_side_field(

@@ -23,6 +23,7 @@ import numpy as np
 
 from trialese.artifacts import as_settings, write_artifact
 from trialese.collect.snapshot import read_trials
+from trialese.collect.vocabulary import study_number
 from trialese.corpus.boilerplate import Boilerplate, ParagraphLedger, cut_paragraphs
 from trialese.corpus.dedup import (
     Fingerprint,
@@ -225,7 +226,7 @@ class Intake:
             self.drops.append(Drop(trial.nct_id, trial.reason))
             return
         number = len(self._waiting)
-        self._index.add(trial.nct_id, trial.fingerprint())
+        self._index.add(trial.nct_id, trial.fingerprint(), group=study_number(trial.nct_id))
         self._ledger.add(number, trial.paragraph_hashes())
         start, length = self._write(trial.text)
         self._waiting.append(

@@ -205,6 +205,7 @@ class FingerprintIndex:
         self._settings = settings
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - see __exit__
         self._ids: list[str] = []
+        self._groups: dict[int, str] = {}  # of rows whose group is not their name
         self._ends: list[int] = [0]
         self._bands = bytearray()  # of 8 bytes each; objects would take twice the memory
         self._first: dict[bytes, int] = {}
@@ -219,10 +220,15 @@ class FingerprintIndex:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def add(self, name: str, fingerprint: Fingerprint) -> None:
-        """Take in the text called `name`; exact copies of an earlier text cost next to nothing."""
+    def add(self, name: str, fingerprint: Fingerprint, *, group: str | None = None) -> None:
+        """Take in the text called `name`; exact copies of an earlier text cost next to nothing.
+
+        Texts of one `group` (default: the name) are of one cluster, alike or not.
+        """
         row = len(self._ids)
         self._ids.append(name)
+        if group is not None and group != name:
+            self._groups[row] = group
         first = self._first.setdefault(fingerprint.exact, row)
         self._same.append(first)
         if first == row and self._settings.near:
@@ -241,7 +247,7 @@ class FingerprintIndex:
                 union.join(distinct[one], distinct[other])
         home: dict[str, int] = {}
         for row, name in enumerate(self._ids):  # one id with two texts ties their clusters
-            union.join(row, home.setdefault(name, row))
+            union.join(row, home.setdefault(self._groups.get(row, name), row))
         smallest: dict[int, str] = {}
         for row, name in enumerate(self._ids):
             root = union.find(row)
