@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sqlite3
+import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 
 from trialese.artifacts import work_folder
 from trialese.collect.snapshot import open_snapshot, read_trials
+from trialese.errors import ArtifactError
 from trialese.records import Snapshot, Trial
 from trialese.web.search_index import Query, SearchIndex, build_index, match_of
 
@@ -133,6 +138,77 @@ def test_an_index_of_another_snapshot_or_a_broken_one_is_made_anew(
     assert not list(snapshot.path.parent.glob("*.partial"))
 
 
+@pytest.fixture
+def read_only(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Snapshot]:
+    """A copy of the snapshot on a file system on which nothing can be made."""
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    if (
+        shutil.which("mount")
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "tmpfs", folder], check=False, capture_output=True
+        ).returncode
+    ):
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        shutil.copytree(snapshot.path, folder / "snapshot")
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        yield open_snapshot(folder / "snapshot")
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_the_index_of_a_snapshot_that_cannot_be_written_goes_to_the_cache(
+    read_only: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = build_index(read_only)
+    assert path.parent == tmp_path / "cache" / "trialese"
+    assert build_index(read_only) == path
+    monkeypatch.setenv("XDG_CACHE_HOME", str(read_only.path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    index = SearchIndex(read_only)
+    assert index.trials == 60
+    (temporary,) = tmp_path.glob("trialese-index-*")
+    index.close()
+    assert not temporary.exists()
+    monkeypatch.setattr("tempfile.tempdir", str(read_only.path))
+    with pytest.raises(ArtifactError, match="no room for its search index"):
+        build_index(read_only)
+
+
+def test_the_index_of_another_user_is_not_trusted(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(snapshot.path, tmp_path / "copy")
+    snapshot = open_snapshot(tmp_path / "copy")
+    path = build_index(snapshot)
+    with sqlite3.connect(path) as base:
+        base.execute("UPDATE trials SET title = 'planted'")
+    base.close()
+    assert build_index(snapshot) == path
+    try:
+        os.chown(path, 12345, 12345)
+    except (AttributeError, OSError):
+        pytest.skip("only root gives files away")
+    assert build_index(snapshot) == path
+    index = SearchIndex(snapshot)
+    assert all(hit.title != "planted" for hit in index.search(Query(), most=5))
+    index.close()
+
+
+def test_rests_of_a_killed_server_go(snapshot: Snapshot, tmp_path: Path) -> None:
+    shutil.copytree(snapshot.path, tmp_path / "copy")
+    beside = work_folder(tmp_path / "copy").with_suffix(".shelf")
+    rests = [beside.with_name(f"{beside.name}.77.partial{end}") for end in ("", "-journal")]
+    for rest in rests:
+        rest.touch()
+    build_index(open_snapshot(tmp_path / "copy"))
+    assert not any(rest.exists() for rest in rests)
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [
@@ -153,8 +229,6 @@ def test_what_is_typed_becomes_a_query(words: str, match: str) -> None:
 @settings(deadline=None, max_examples=150)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_no_words_break_the_search(words: str) -> None:
-    import sqlite3
-
     base = sqlite3.connect(":memory:")
     base.execute("CREATE VIRTUAL TABLE words USING fts5 (a, tokenize='porter unicode61')")
     match = match_of(words)

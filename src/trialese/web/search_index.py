@@ -7,15 +7,18 @@ kept beside the snapshot.
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -24,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trialese.artifacts import work_folder
+from trialese.artifacts import MANIFEST_NAME, locked, work_folder
 from trialese.collect.snapshot import read_trials
 from trialese.errors import ArtifactError
 from trialese.progress import Progress, silent
@@ -119,6 +122,7 @@ logger = logging.getLogger(__name__)
 
 _VERSION = 1
 _BATCH = 2_000
+_TEMPORARY = "trialese-index-"
 _Rows = list[tuple[object, ...]]
 
 WORD_COLUMNS = {
@@ -156,37 +160,71 @@ CREATE INDEX newest ON trials (posted DESC, nct_id DESC);
 
 
 def build_index(snapshot: Snapshot, *, progress: Progress = silent) -> Path:
-    """The index file of the snapshot: the one already beside it, or a new one.
+    """The index file of the snapshot: the one already there, or a new one.
 
-    Where nothing can be written beside the snapshot, it goes to the system's temporary folder.
+    It stands beside the snapshot; where nothing can be written there, in the user's cache
+    (XDG_CACHE_HOME or ~/.cache), else in a new temporary folder. An index that belongs neither to
+    this user nor to the owner of the snapshot is not trusted.
 
     Raises:
         ArtifactError: the snapshot is damaged, or there is no room for the index.
     """
-    beside = work_folder(snapshot.path).with_suffix(".shelf")
-    for path in (beside, Path(tempfile.gettempdir()) / f"trialese-{snapshot.manifest.digest[:16]}"):
-        if _fits(path, snapshot):
-            return path
-        aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    for path in _places(snapshot):
         try:
-            _fill(aside, snapshot, progress)
-            aside.replace(path)
+            with _building(path):
+                if _fits(path, snapshot):
+                    return path
+                aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+                _fill(aside, snapshot, progress)
+                aside.replace(path)
+                for journal in ("-wal", "-shm"):  # of a former index of this name
+                    path.with_name(path.name + journal).unlink(missing_ok=True)
+                return path
         except (sqlite3.Error, OSError) as error:
             logger.warning("%s: the index cannot stand there (%s)", path, error)
-            aside.unlink(missing_ok=True)
-            continue
-        for journal in ("-wal", "-shm"):  # of a former index of this name
-            path.with_name(path.name + journal).unlink(missing_ok=True)
-        return path
     raise ArtifactError(
-        f"{snapshot.path}: no room for its search index, neither beside it nor in "
+        f"{snapshot.path}: no room for its search index, neither beside it nor in the cache nor in "
         f"{tempfile.gettempdir()}; free some space or set TMPDIR"
     )
 
 
+def _places(snapshot: Snapshot) -> Iterator[Path]:
+    yield work_folder(snapshot.path).with_suffix(".shelf")
+    name = f"{snapshot.manifest.digest[:16]}.shelf"
+    with suppress(OSError, RuntimeError):  # no home, or none that can be written
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trialese"
+        cache.mkdir(0o700, parents=True, exist_ok=True)
+        yield cache / name
+    with suppress(OSError):
+        yield Path(tempfile.mkdtemp(prefix=_TEMPORARY)) / name
+
+
+@contextmanager
+def _building(path: Path) -> Iterator[None]:
+    """Alone at `path`, once another server has built its index, and without rests of killed ones.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locked(path))
+                break
+            except ArtifactError:
+                time.sleep(1)
+        for rest in path.parent.glob(f"{glob.escape(path.name)}.*.partial*"):
+            rest.unlink()
+        yield
+
+
 def _fits(path: Path, snapshot: Snapshot) -> bool:
-    """Whether a whole index of this very snapshot stands at `path`."""
-    if not path.is_file() or not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+    """Whether a whole index of this very snapshot stands at `path`, made by whom we trust."""
+    if not path.is_file() or not os.access(path, os.W_OK):
+        return False
+    own = getattr(os, "getuid", lambda: 0)()  # Windows gives all files the owner 0
+    if path.lstat().st_uid not in (own, (snapshot.path / MANIFEST_NAME).stat().st_uid):
+        logger.warning("%s: belongs to another user; made anew", path)
         return False
     try:
         with closing(sqlite3.connect(path)) as base:
@@ -328,6 +366,8 @@ class SearchIndex:
         """Close every thread's connection."""
         for base in self._opened:
             base.close()
+        if self._path.parent.name.startswith(_TEMPORARY):
+            shutil.rmtree(self._path.parent, ignore_errors=True)
 
     def nct_id(self, name: str) -> str | None:
         """The NCT id of a trial by that or by an obsolete alias; None if it is not here."""
