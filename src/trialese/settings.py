@@ -34,6 +34,7 @@ __all__ = [
     "PhaseSettings",
     "Precision",
     "PretrainSettings",
+    "ReadLimits",
     "RenderSettings",
     "SampleSettings",
     "Section",
@@ -71,6 +72,32 @@ class SampleSettings(Section, frozen=True, kw_only=True):
     to_date: IsoDate = "2024-12-31"
 
 
+class ReadLimits(Section, frozen=True, kw_only=True):
+    """How much is taken from files and servers that nobody vouches for. Beyond it is an error.
+
+    They change no record, so a snapshot does not note them.
+    """
+
+    document_bytes: Count = 64 * 2**20
+    """One JSON or XML document, one study of a JSON array, one JSON line."""
+    xml_tags: Count = 1_000_000
+    """In one XML document: each element takes about 200 bytes of memory."""
+    unpacked_bytes: Count = 256 * 2**30
+    """What one compressed file unpacks to, or one pipe brings."""
+    unpacking_ratio: Count = 200
+    """How many times its size a compressed file may unpack to, beyond the first 64 MiB."""
+    archive_entries: Count = 2_000_000
+    folder_depth: Count = 64
+    rejects: Count = 250_000
+    """Records refused in one collection; each is kept with its reason."""
+    answer_bytes: Count = 256 * 2**20
+    """One JSON answer of the registry, unpacked."""
+    answer_seconds: float = 600.0
+    """For one JSON answer to come whole; in a download, for each part of 64 KiB."""
+    download_bytes: Count = 256 * 2**30
+    """The registry's archive."""
+
+
 class CollectSettings(Section, frozen=True, kw_only=True):
     """Where registry records come from."""
 
@@ -93,6 +120,7 @@ class CollectSettings(Section, frozen=True, kw_only=True):
     timeout_seconds: float = 60.0
     retries: int = 6
     sample: SampleSettings = SampleSettings()
+    limits: ReadLimits = ReadLimits()
 
 
 class RenderSettings(Section, frozen=True, kw_only=True):

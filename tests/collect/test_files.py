@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialese.collect import files
-from trialese.collect.files import FilesSource, read_json, read_raw, read_xml, split_page
+from trialese.collect.files import FilesSource, read_raw, read_xml
+from trialese.collect.json_files import read_json, split_page
 from trialese.collect.parse import parse_trial
 from trialese.collect.source import RawStudy, Reject
 from trialese.errors import RecordError
+from trialese.settings import ReadLimits
 
 STUDY = json.loads((Path(__file__).parents[1] / "data" / "study_v2.json").read_text("utf-8"))
 
@@ -74,10 +75,26 @@ def test_an_xml_without_a_study_is_a_reject():
     assert reject.reason == "no_study"
 
 
-def test_a_document_beyond_the_limit_is_refused(monkeypatch):
-    monkeypatch.setattr(files, "MAX_DOCUMENT_BYTES", 2000)
-    with pytest.raises(RecordError, match="save it as JSON lines"):
-        read(json.dumps([STUDY] * 9, indent=1).encode())
+def test_a_document_beyond_the_limit_is_read_study_by_study():
+    limits = ReadLimits(document_bytes=len(json.dumps(STUDY, indent=1)) + 500)
+    for wrapped in ([STUDY] * 9, {"studies": [STUDY] * 9}, [{"studies": [STUDY] * 3}] * 3):
+        data = json.dumps(wrapped, indent=1).encode()
+        items = list(read_json(BufferedReader(BytesIO(data)), "f", limits))
+        assert [json.loads(item.data) for item in items] == [STUDY] * 9
+        assert [item.origin for item in items] == [f"f#{n}" for n in range(9)]
+
+
+def test_one_value_beyond_the_limit_is_refused_with_its_name():
+    limits = ReadLimits(document_bytes=2000)
+    bomb = {**STUDY, "text": "x" * 9000}
+    for data in ('["' + "x" * 9000, "[" * 9000):
+        with pytest.raises(RecordError, match=r"limits\.document_bytes.*save it as JSON lines"):
+            list(read_json(BufferedReader(BytesIO(data.encode())), "f", limits))
+    small = {"protocolSection": {"identificationModule": {"nctId": "NCT00000001"}}}
+    for data in (json.dumps([bomb, small]), json.dumps(bomb) + "\n" + json.dumps(small)):
+        items = list(read_json(BufferedReader(BytesIO(data.encode())), "f", limits))
+        assert [getattr(item, "reason", "study") for item in items] == ["too_large", "study"]
+        assert "limits.document_bytes" in items[0].detail
 
 
 @given(st.binary(max_size=300))
@@ -117,7 +134,7 @@ def test_a_zip_of_both_kinds(tmp_path):
     path = zip_of(tmp_path / "mixed.zip", entries)
     assert ids(path) == ["NCT00000042", "NCT00000043"]
     (reject,) = rejects(path)
-    assert (reject.origin, reject.reason) == ("mixed.zip:Contents.txt", "no_study")
+    assert (reject.origin, reject.reason) == ("mixed.zip:Contents.txt", "foreign")
 
 
 def test_the_name_does_not_matter(tmp_path):

@@ -207,3 +207,21 @@ def test_damage_anywhere_gives_a_trial_or_a_reason(data):
         assert error.detail
     else:
         assert parsed.trial.nct_id.startswith("NCT")
+
+
+@pytest.mark.parametrize(
+    "prolog",
+    [
+        '<!DOCTYPE clinical_study [<!ENTITY a "b">]>',
+        "<!-- <clinical_study> --><!DOCTYPE clinical_study>",
+        "<?note <clinical_study> ?>\n<!DOCTYPE clinical_study SYSTEM 'file:///etc/passwd'>",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_document_type_is_refused_wherever_it_hides(prolog, encoding):
+    # The root's name stands in the bytes in any case, so that the document is taken for a study.
+    text = f'<?xml version="1.0" encoding="{encoding}"?>{prolog}<clinical_study>x</clinical_study>'
+    data = text.encode(encoding) + (b"" if encoding == "utf-8" else b"<clinical_study")
+    with pytest.raises(StudyError) as caught:
+        parse_study(RawStudy("a.xml", "xml", data))
+    assert caught.value.reason == "forbidden_doctype"

@@ -1,4 +1,4 @@
-"""AACT's pipe-delimited export (a zip of tables) -> one row a study, joined by NCT id.
+"""AACT's pipe-delimited tables (a zip, a folder, or one of them), joined to one row a study.
 
 AACT (aact.ctti-clinicaltrials.org) is the registry as relational tables. Its exporter writes one
 record a line, turns line breaks into `~` and deletes every `""`, so quotes may be unbalanced: a
@@ -12,18 +12,18 @@ import csv
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import msgspec
 
-from trialese.collect.source import RawStudy, Reject
-from trialese.collect.zip_files import Entry
+from trialese.collect.source import FileError, RawStudy, Reject
+from trialese.collect.zip_files import DAMAGE, Entry, printable
 from trialese.errors import RecordError
 
-__all__ = ["is_aact", "read_aact"]
+__all__ = ["aact_entries", "aact_table", "read_aact", "read_aact_tables"]
 
 BUCKETS = 64
 """The largest of so many parts of 600,000 studies takes about 60 MB."""
@@ -99,40 +99,143 @@ class _Cell(msgspec.Struct, array_like=True, gc=False):
     listed: bool
 
 
-def is_aact(entries: list[Entry]) -> bool:
-    """Whether the entries of an archive are AACT's tables."""
-    names = {entry.name.rpartition("/")[2] for entry in entries}
-    return _STUDIES in names and len(names & _TABLES.keys()) > 1
+_BY_COLUMNS: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"overall_status", "brief_title"}), _STUDIES),
+    (frozenset({"criteria", "gender"}), "eligibilities.txt"),
+    (frozenset({"allocation", "masking"}), "designs.txt"),
+    (frozenset({"intervention_type", "name"}), "interventions.txt"),
+    (frozenset({"outcome_type", "measure"}), "design_outcomes.txt"),
+    (frozenset({"lead_or_collaborator", "name"}), "sponsors.txt"),
+    (frozenset({"id_value"}), "id_information.txt"),
+)
+"""Columns that tell a table whatever its file is called; the others are alike."""
+_UNUSED = frozenset(
+    f"{name}.txt"
+    for name in (
+        "baseline_counts", "baseline_measurements", "browse_conditions", "browse_interventions",
+        "calculated_values", "central_contacts", "countries", "design_group_interventions",
+        "design_groups", "documents", "drop_withdrawals", "facilities", "facility_contacts",
+        "facility_investigators", "intervention_other_names", "ipd_information_types", "links",
+        "milestones", "outcome_analyses", "outcome_analysis_groups", "outcome_counts",
+        "outcome_measurements", "outcomes", "overall_officials", "participant_flows",
+        "pending_results", "provided_documents", "reported_event_totals", "reported_events",
+        "responsible_parties", "result_agreements", "result_contacts", "result_groups",
+        "retractions", "search_results", "search_term_results", "study_references",
+        "study_searches",
+    )
+)  # fmt: skip
+"""Tables of the export that hold nothing of a `Trial`."""
 
 
-def read_aact(path: Path) -> Iterator[RawStudy | Reject]:
-    """One row for each study of the export, and a reject for each line that cannot be read.
+def aact_table(name: str, header: bytes, *, unused: bool = False) -> str | None:
+    """Which table of AACT a file of that name and first line is, None if it is none.
+
+    With `unused`, a table of the export of which nothing is needed is "" instead.
+    """
+    if b"|" not in header or b"nct_id" not in header:
+        return None
+    columns = set(_split(header.removeprefix(b"\xef\xbb\xbf"), 0) or ())
+    plain = name.rpartition("/")[2].lower()
+    for packing in (".gz", ".zst", ".bz2", ".xz"):
+        plain = plain.removesuffix(packing)
+    if "nct_id" not in columns:
+        return None
+    if plain in _TABLES and columns & {
+        column for table in _TABLES[plain] for column in table.columns
+    }:
+        return plain
+    if unused and plain in _UNUSED:
+        return ""
+    return next((table for needed, table in _BY_COLUMNS if needed <= columns), None)
+
+
+def aact_entries(path: Path, entries: list[Entry]) -> tuple[set[str], set[str]]:
+    """Names of the entries of an archive that are AACT's tables, and of those not needed."""
+    named = [entry for entry in entries if entry.name.rpartition("/")[2].lower() in _TABLES]
+    if not named:
+        return set(), set()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in named:
+                with archive.open(entry.name) as file:
+                    if aact_table(entry.name, file.readline(2**16)):
+                        break
+            else:
+                return set(), set()
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
+    unused = {entry.name for entry in entries if entry.name.rpartition("/")[2].lower() in _UNUSED}
+    return {entry.name for entry in named}, unused
+
+
+def read_aact(path: Path, names: Collection[str] | None = None) -> Iterator[RawStudy | Reject]:
+    """One row for each study of an archive's tables, and a reject for each line not readable.
+
+    `names` are the entries that are tables; None: those that are called as in the export.
 
     Raises:
         RecordError: a table is damaged, or lacks its `nct_id` column.
     """
-    with tempfile.TemporaryDirectory() as name, zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(path) as archive:
+        among = archive.namelist() if names is None else names
+        named = [(name.rpartition("/")[2].lower(), name) for name in sorted(among)]
+        opened = [(table, _Entry(archive, name)) for table, name in named if table in _TABLES]
+        yield from read_aact_tables(opened, printable(path.name))
+
+
+class _Entry(NamedTuple):
+    """A table in an archive."""
+
+    archive: zipfile.ZipFile
+    name: str
+
+    def open(self) -> IO[bytes]:
+        return self.archive.open(self.name)
+
+
+def read_aact_tables(tables: list[tuple[str, Any]], origin: str) -> Iterator[RawStudy | Reject]:
+    """One row for each study of the tables, and a reject for each line that cannot be read.
+
+    A table is its name in the export, such as "studies.txt", and its path or stream. Studies are
+    those of `studies.txt`; without it, those that any of the tables names.
+
+    Raises:
+        RecordError: a table is damaged, or lacks its `nct_id` column.
+    """
+    whole = any(table == _STUDIES for table, _ in tables)
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            yield from _divide(archive, path, folder)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise RecordError(f"{path}: damaged ({error}); download it again") from error
+            yield from _divide(tables, origin, folder, whole=whole)
+        except DAMAGE as error:
+            raise _damaged(origin, error) from error
         for bucket in range(BUCKETS):
-            yield from _joined(folder / f"{bucket}", path)
+            yield from _joined(folder / f"{bucket}", origin)
 
 
-def _divide(archive: zipfile.ZipFile, path: Path, folder: Path) -> Iterator[Reject]:
+def _damaged(what: object, error: Exception) -> FileError:
+    return FileError(f"{what}: damaged ({error}); download it again", reason="damaged_file")
+
+
+def _divide(
+    tables: list[tuple[str, Any]], origin: str, folder: Path, *, whole: bool
+) -> Iterator[Reject]:
     """Write every value needed into the bucket of its study."""
     encode = msgspec.msgpack.Encoder().encode
     with ExitStack() as stack:
         buckets = [stack.enter_context((folder / f"{n}").open("wb")) for n in range(BUCKETS)]
-        for info in archive.infolist():
-            table = PurePosixPath(info.filename).name
-            if table not in _TABLES:
-                continue
-            origin = f"{path.name}:{table}"
-            with archive.open(info) as lines:
-                for item in _cells(lines, _TABLES[table], origin, mark=table == _STUDIES):
+        for table, source in tables:
+            where = f"{origin}:{table}" if len(tables) > 1 or isinstance(source, _Entry) else origin
+            if isinstance(source, Path):
+                opened: Any = source.open("rb")
+            elif isinstance(source, _Entry):
+                opened = source.open()
+            else:
+                opened = nullcontext(source)  # the stream is the caller's to close
+            with opened as lines:
+                for item in _cells(
+                    lines, _TABLES[table], where, mark=not whole or table == _STUDIES
+                ):
                     if isinstance(item, Reject):
                         yield item
                         continue
@@ -187,7 +290,7 @@ def _split(line: bytes, expected: int) -> list[str] | None:
     return cells if len(cells) == expected else None
 
 
-def _joined(file: Path, path: Path) -> Iterator[RawStudy]:
+def _joined(file: Path, origin: str) -> Iterator[RawStudy]:
     """The studies of one bucket, by NCT id; rows of studies that studies.txt lacks are left."""
     studies: dict[bytes, dict[str, str | tuple[str, ...]]] = {}
     known: set[bytes] = set()
@@ -208,4 +311,4 @@ def _joined(file: Path, path: Path) -> Iterator[RawStudy]:
     for nct_id in sorted(known):
         name = nct_id.decode("utf-8", "surrogateescape")
         row = {"nct_id": name, **studies.get(nct_id, {})}
-        yield RawStudy(f"{path.name}:{name!a}".replace("'", ""), "aact", row)
+        yield RawStudy(f"{origin}:{name!a}".replace("'", ""), "aact", row)

@@ -21,17 +21,17 @@ from trialese.artifacts import (
 from trialese.collect.api import RegistryClient, query_of
 from trialese.collect.crawl import RegistrySource, WholeRegistrySource
 from trialese.collect.diff import read_earlier, read_ids
-from trialese.collect.files import FilesSource, is_zip, read_stream
+from trialese.collect.files import FilesSource, is_zip, read_stream, regular_files
 from trialese.collect.merge import RunWriter, Tally, TrialMerger, take_in
 from trialese.collect.sample import SampleSource
 from trialese.collect.snapshot import REJECTS_NAME, TRIALS_NAME, open_snapshot
 from trialese.collect.source import RawStudy, Reject, Source
-from trialese.collect.zip_files import Chunk, read_chunk, safe_entries
+from trialese.collect.zip_files import Chunk, printable, read_chunk, safe_entries
 from trialese.errors import RecipeError, RecordError
 from trialese.parallel import count_cores, map_in_processes
 from trialese.progress import Progress, silent
 from trialese.records import Snapshot
-from trialese.settings import CollectSettings
+from trialese.settings import CollectSettings, ReadLimits
 
 __all__ = [
     "PARALLEL_ENTRIES",
@@ -55,7 +55,7 @@ def open_source(
         RecordError: a file is not there.
     """
     if settings.source == "files":
-        return FilesSource(settings.paths, progress=progress)
+        return FilesSource(settings.paths, limits=settings.limits, progress=progress)
     if settings.source == "registry":
         if settings.whole:
             if work is None:
@@ -65,8 +65,12 @@ def open_source(
     return SampleSource(settings.sample)
 
 
-def snapshot_inputs(settings: CollectSettings) -> dict[str, str]:
+def snapshot_inputs(
+    settings: CollectSettings, paths: tuple[Path, ...] | None = None
+) -> dict[str, str]:
     """sha256 of each input file, by its role, position and name.
+
+    `paths` are those of a `FilesSource` that is open already: what came through a pipe is there.
 
     Raises:
         RecordError: a file is not there.
@@ -85,19 +89,22 @@ def snapshot_inputs(settings: CollectSettings) -> dict[str, str]:
                 raise RecordError(f"{path}: no such file or snapshot; check `collect.{role}`")
     if settings.source != "files":
         return inputs
-    for position, path in enumerate(FilesSource(settings.paths).paths):
+    for position, path in enumerate(paths or FilesSource(settings.paths).paths):
         inputs |= {f"{position}:{name}": digest for name, digest in _digests_of(path).items()}
     return inputs
 
 
 def _digests_of(path: Path) -> dict[str, str]:
     """sha256 of the file, or of every file below the folder, by its name."""
-    files = [path] if path.is_file() else sorted(path.rglob("*"))
-    return {
-        file.relative_to(path.parent).as_posix(): digest_of_file(file)
-        for file in files
-        if file.is_file()
-    }
+    files = [path] if path.is_file() else regular_files(path)
+    digests = {}
+    for file in files:
+        try:
+            digest = digest_of_file(file)
+        except OSError:
+            continue  # a reject of the collection, which reads what can be read
+        digests[printable(file.relative_to(path.parent).as_posix())] = digest
+    return digests
 
 
 def collect_snapshot(
@@ -115,17 +122,17 @@ def collect_snapshot(
         ArtifactError: the snapshot cannot be written.
     """
     source = open_source(settings, work=work_folder(path), progress=progress)
-    inputs = snapshot_inputs(settings)
-    with write_artifact(
-        path, kind="snapshot", settings=as_settings(settings), inputs=inputs
-    ) as draft:
+    inputs = snapshot_inputs(settings, getattr(source, "paths", None))
+    stated = as_settings(settings)
+    stated.pop("limits")  # they change no record
+    with write_artifact(path, kind="snapshot", settings=stated, inputs=inputs) as draft:
         runs_folder = draft.folder / ".runs"
         runs_folder.mkdir()
         known = None
         if settings.new_since:
             known = read_earlier(Path(settings.new_since))
         merger = TrialMerger(runs_folder, known=known)
-        tally = _take_in_all(source, merger, runs_folder, progress)
+        tally = _take_in_all(source, merger, runs_folder, settings.limits, progress)
         tally.refuse_nothing_but_rejects()
         draft.counts["trials"] = merger.write(draft.folder / TRIALS_NAME)
         draft.counts["duplicates"] = merger.duplicates
@@ -157,16 +164,18 @@ class _Done(NamedTuple):
     renamed: dict[str, str]
 
 
-def _take_in_chunk(job: tuple[Chunk, Path, str]) -> _Done:
+def _take_in_chunk(job: tuple[Chunk, Path, str, ReadLimits]) -> _Done:
     """Read a chunk into sorted runs in the folder, under names with the prefix; any process may."""
-    chunk, folder, prefix = job
+    chunk, folder, prefix, limits = job
     runs = RunWriter(folder, prefix)
-    tally = take_in(read_chunk(chunk, read_stream), runs)
+    tally = take_in(read_chunk(chunk, read_stream, limits), runs)
     runs.flush()
     return _Done(tally, runs.runs, runs.renamed)
 
 
-def _take_in_all(source: Source, merger: TrialMerger, folder: Path, progress: Progress) -> Tally:
+def _take_in_all(
+    source: Source, merger: TrialMerger, folder: Path, limits: ReadLimits, progress: Progress
+) -> Tally:
     """The tally of all records of the source, whose runs go to the merger.
 
     Large archives are read by as many processes as there are cores; what comes out is the same.
@@ -181,21 +190,44 @@ def _take_in_all(source: Source, merger: TrialMerger, folder: Path, progress: Pr
             streams.append(part)
     processes = count_cores()
     if processes == 1 or sum(len(chunk.entries) for chunk in chunks) < PARALLEL_ENTRIES:
-        streams = [*(read_chunk(chunk, read_stream) for chunk in chunks), *streams]
+        streams = [*(read_chunk(chunk, read_stream, limits) for chunk in chunks), *streams]
         chunks = []
-    jobs = [(chunk, folder, f"chunk{number:05d}") for number, chunk in enumerate(chunks)]
+    jobs = [(chunk, folder, f"chunk{n:05d}", limits) for n, chunk in enumerate(chunks)]
     total = sum(len(chunk.entries) for chunk in chunks)
     for done in map_in_processes(_take_in_chunk, jobs, processes=processes):
         tally.add(done.tally)
+        _check_rejects(tally, limits)
         merger.adopt(done.runs, done.renamed)
         progress("records", tally.records, total)
     runs = RunWriter(folder, "stream")
     for stream in streams:
-        tally.add(take_in(stream, runs, told=_telling(progress, tally.records, source.total)))
+        told = _telling(progress, tally.records, source.total)
+        tally.add(take_in(_until_refused(stream, tally, limits), runs, told=told))
+        _check_rejects(tally, limits)
     runs.flush()
     merger.adopt(runs.runs, runs.renamed)
     progress("records", tally.records, tally.records)
     return tally
+
+
+def _check_rejects(tally: Tally, limits: ReadLimits, more: int = 0) -> None:
+    if len(tally.rejects) + more > limits.rejects:
+        raise RecordError(
+            f"over {limits.rejects:,} records were refused (`collect.limits.rejects`); "
+            "is it the right file?"
+        )
+
+
+def _until_refused(
+    items: Iterator[RawStudy | Reject], tally: Tally, limits: ReadLimits
+) -> Iterator[RawStudy | Reject]:
+    """The items, of which only so many may be rejects already."""
+    rejects = 0
+    for item in items:
+        if isinstance(item, Reject):
+            rejects += 1
+            _check_rejects(tally, limits, rejects)
+        yield item
 
 
 def _telling(progress: Progress, before: int, total: int | None) -> Callable[[int], None]:
@@ -230,7 +262,8 @@ def estimate_collection(settings: CollectSettings) -> Estimate:
         studies = settings.sample.studies
         return Estimate(studies=studies, json_bytes=studies * SAMPLE_BYTES)
     if settings.source == "files":
-        return _of_files(FilesSource(settings.paths).paths)
+        source = FilesSource(settings.paths, limits=settings.limits)
+        return _of_files(source.paths)
     client = RegistryClient(settings)
     size = client.size()
     if settings.whole:
@@ -250,17 +283,17 @@ def estimate_collection(settings: CollectSettings) -> Estimate:
 
 
 def _of_files(paths: tuple[Path, ...]) -> Estimate:
-    files = [
-        file
-        for path in paths
-        for file in ([path] if path.is_file() else sorted(path.rglob("*")))
-        if file.is_file()
-    ]
+    files = [file for path in paths for file in ([path] if path.is_file() else regular_files(path))]
     studies: int | None = 0
     json_bytes = 0
     for file in files:
         if is_zip(file):
-            entries = safe_entries(file)
+            try:
+                entries = safe_entries(file)
+            except RecordError:
+                if len(files) == 1:
+                    raise
+                entries = []  # a reject of the collection
             json_bytes += sum(entry.plain_bytes for entry in entries)
             if len(entries) > 1 and studies is not None:
                 studies += len(entries)

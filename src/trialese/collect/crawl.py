@@ -26,7 +26,8 @@ import msgspec
 from trialese.artifacts import digest_of, write_bytes
 from trialese.collect.api import Page, RefusedError, RegistryClient, Version, query_of, year_windows
 from trialese.collect.diff import read_ids
-from trialese.collect.files import FilesSource, split_page
+from trialese.collect.files import FilesSource
+from trialese.collect.json_files import split_page
 from trialese.collect.source import RawStudy, Reject, Source, SourceFacts
 from trialese.collect.zip_files import Chunk, safe_entries
 from trialese.errors import RecipeError, RecordError, RegistryError

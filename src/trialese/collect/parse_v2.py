@@ -32,7 +32,7 @@ from trialese.collect.vocabulary import (
 )
 from trialese.records import Trial
 
-__all__ = ["parse_v2"]
+__all__ = ["parse_v2", "study_from_v1"]
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -375,3 +375,78 @@ def _masking(text: str | None) -> str | None:
 
 def _phases(words: tuple[str, ...]) -> tuple[str, ...]:
     return words if all(word.isupper() for word in words) else phases_of(words)
+
+
+_V1_PLACES: dict[str, tuple[str, ...]] = {
+    "NCTId": ("identificationModule", "nctId"),
+    "NCTIdAlias": ("identificationModule", "nctIdAliases", "*"),
+    "OrgStudyId": ("identificationModule", "orgStudyIdInfo", "id"),
+    "BriefTitle": ("identificationModule", "briefTitle"),
+    "OfficialTitle": ("identificationModule", "officialTitle"),
+    "Acronym": ("identificationModule", "acronym"),
+    "OverallStatus": ("statusModule", "overallStatus"),
+    "WhyStopped": ("statusModule", "whyStopped"),
+    "StartDate": ("statusModule", "startDateStruct", "date"),
+    "CompletionDate": ("statusModule", "completionDateStruct", "date"),
+    "StudyFirstPostDate": ("statusModule", "studyFirstPostDateStruct", "date"),
+    "LastUpdatePostDate": ("statusModule", "lastUpdatePostDateStruct", "date"),
+    "LeadSponsorName": ("sponsorCollaboratorsModule", "leadSponsor", "name"),
+    "BriefSummary": ("descriptionModule", "briefSummary"),
+    "DetailedDescription": ("descriptionModule", "detailedDescription"),
+    "Condition": ("conditionsModule", "conditions", "*"),
+    "Keyword": ("conditionsModule", "keywords", "*"),
+    "StudyType": ("designModule", "studyType"),
+    "Phase": ("designModule", "phases", "*"),
+    "DesignAllocation": ("designModule", "designInfo", "allocation"),
+    "DesignInterventionModel": ("designModule", "designInfo", "interventionModel"),
+    "DesignPrimaryPurpose": ("designModule", "designInfo", "primaryPurpose"),
+    "DesignMasking": ("designModule", "designInfo", "maskingInfo", "masking"),
+    "EnrollmentCount": ("designModule", "enrollmentInfo", "count"),
+    "InterventionName": ("armsInterventionsModule", "interventions", "*", "name"),
+    "PrimaryOutcomeMeasure": ("outcomesModule", "primaryOutcomes", "*", "measure"),
+    "EligibilityCriteria": ("eligibilityModule", "eligibilityCriteria"),
+    "Gender": ("eligibilityModule", "sex"),
+    "GenderBased": ("eligibilityModule", "genderBased"),
+    "GenderDescription": ("eligibilityModule", "genderDescription"),
+    "HealthyVolunteers": ("eligibilityModule", "healthyVolunteers"),
+    "MinimumAge": ("eligibilityModule", "minimumAge"),
+    "MaximumAge": ("eligibilityModule", "maximumAge"),
+}
+"""Where a field of API v1 stands in v2; "*" is a list. Its names are unique in a v1 record."""
+
+
+def study_from_v1(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study of API v1 (until 2024) in the shape of v2, with all that a `Trial` holds.
+
+    `study` is what stands under "Study" in FullStudies, or a row of StudyFields, where every
+    field is a list of its values.
+    """
+    found: dict[str, list[Any]] = {}
+    waiting: list[tuple[str, Any]] = [("", study)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting.extend(reversed([(str(key), part) for key, part in value.items()]))
+        elif isinstance(value, list):
+            waiting.extend((name, part) for part in reversed(value))
+        elif value not in (None, ""):
+            found.setdefault(name, []).append(value)
+    protocol: dict[str, Any] = {}
+    for name, (module, *place) in _V1_PLACES.items():
+        if name in found:
+            _put(protocol.setdefault(module, {}), place, found[name])
+    version = [{"versionHolder": text} for text in found.get("VersionHolder", ())[:1]]
+    return {
+        "protocolSection": protocol,
+        **({"derivedSection": {"miscInfoModule": version[0]}} if version else {}),
+    }
+
+
+def _put(into: dict[str, Any], place: list[str], values: list[Any]) -> None:
+    name, *rest = place
+    if rest[:1] == ["*"]:
+        into[name] = [{rest[1]: value} for value in values] if rest[1:] else values
+    elif rest:
+        _put(into.setdefault(name, {}), rest, values)
+    else:
+        into[name] = values[0] if len(values) == 1 else "\n".join(map(str, values))

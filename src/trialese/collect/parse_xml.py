@@ -8,7 +8,10 @@ the corpus.
 from __future__ import annotations
 
 import textwrap
+from contextlib import suppress
+from typing import cast
 from xml.etree import ElementTree as ET
+from xml.parsers import expat
 
 from trialese.collect.source import RawStudy, StudyError
 from trialese.collect.vocabulary import (
@@ -42,12 +45,10 @@ def parse_xml(raw: RawStudy, unreadable: dict[str, str] | None = None) -> tuple[
             (entities can be made to expand without bound; the registry declares none).
     """
     assert isinstance(raw.data, bytes)
-    prolog, root_tag, _ = raw.data.partition(XML_ROOT)
-    if not root_tag:
+    if XML_ROOT not in raw.data:
         raise StudyError(raw.origin, "no_study", "this XML is no study (no clinical_study)")
-    if b"<!DOCTYPE" in prolog or b"<!ENTITY" in prolog:
-        raise StudyError(raw.origin, "forbidden_doctype", "declares a document type; not read")
     try:
+        _refuse_document_type(raw)
         root = ET.fromstring(raw.data)
     except (ET.ParseError, ValueError, LookupError) as error:
         raise StudyError(raw.origin, "bad_xml", f"not well-formed XML ({error})") from error
@@ -55,6 +56,31 @@ def parse_xml(raw: RawStudy, unreadable: dict[str, str] | None = None) -> tuple[
         raise StudyError(raw.origin, "no_study", f"this XML is no study (root <{root.tag[:40]}>)")
     noted: dict[str, str] = {} if unreadable is None else unreadable
     return _trial(root, raw.origin, noted), _data_date(root)
+
+
+class _RootError(Exception):
+    """The first element has been reached."""
+
+
+def _refuse_document_type(raw: RawStudy) -> None:
+    """Do nothing if the parser itself sees no document type before the first element.
+
+    Raises:
+        StudyError: it sees one, in whatever encoding and behind whatever comment.
+    """
+
+    def refuse(*_: object) -> None:
+        raise StudyError(raw.origin, "forbidden_doctype", "declares a document type; not read")
+
+    def stop(*_: object) -> None:
+        raise _RootError
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.EntityDeclHandler = refuse
+    parser.StartElementHandler = stop
+    with suppress(_RootError, expat.ExpatError):  # what is not well-formed is told by the reader
+        parser.Parse(cast(bytes, raw.data), True)
 
 
 def _trial(root: ET.Element, origin: str, unreadable: dict[str, str]) -> Trial:

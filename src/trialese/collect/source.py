@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ATTRIBUTION",
     "SYNTHETIC_NOTICE",
+    "FileError",
     "RawStudy",
     "Reject",
     "Source",
     "SourceFacts",
     "StudyError",
     "StudyFormat",
+    "TooLargeError",
 ]
 
 ATTRIBUTION = (
@@ -75,6 +77,21 @@ class StudyError(RecordError):
         return Reject(
             origin=self.origin, reason=self.reason, detail=self.detail, nct_id=self.nct_id
         )
+
+
+class FileError(RecordError):
+    """One file that cannot be read: `reason` to count by where it is one of several."""
+
+    def __init__(self, message: str, *, reason: str = "foreign") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class TooLargeError(FileError):
+    """A file, or something in it, beyond a limit; the message names the limit's setting."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="too_large")
 
 
 @dataclass(slots=True)

@@ -6,27 +6,41 @@ handed to workers that read the file themselves. Nothing is ever unpacked to dis
 
 from __future__ import annotations
 
-import gzip
 import io
-import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import msgspec
 
-from trialese.collect.source import RawStudy, Reject
+from trialese.collect.source import FileError, RawStudy, Reject, TooLargeError
 from trialese.errors import RecordError
+from trialese.settings import ReadLimits
 
-__all__ = ["Chunk", "Entry", "read_chunk", "read_large", "safe_entries", "split_entries"]
+__all__ = [
+    "DAMAGE",
+    "Chunk",
+    "Entry",
+    "is_clutter",
+    "printable",
+    "read_chunk",
+    "read_large",
+    "safe_entries",
+    "split_entries",
+]
 
 
-MAX_RATIO = 200
-"""Registry records deflate about 5 : 1; an entry beyond this ratio is made to fill a memory."""
+DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, struct.error,
+    ValueError, IndexError, OverflowError,
+)  # fmt: skip
+"""What zipfile and zlib raise over damaged archives. UnicodeDecodeError is a ValueError."""
 RATIO_FREE_BYTES = 16 * 2**20
+"""Smaller entries may unpack from anything: registry records deflate about 5 : 1."""
+RATIO_FREE_BYTES_IN_ALL = 2**30
 WHOLE_BYTES = 32 * 2**20
 """Larger entries are streamed by one process; no single study comes near."""
 CHUNK_ENTRIES = 4_000
@@ -35,7 +49,13 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LIKELY_EXTRA_BYTES = 64
 _PLAIN_STUDY = b'{"protocolSection"'
 
-Reader = Callable[[IO[bytes], str], Iterator[RawStudy | Reject]]
+
+class Reader(Protocol):
+    """Reads one file's stream; the text names it in messages."""
+
+    def __call__(
+        self, stream: IO[bytes], origin: str, limits: ReadLimits
+    ) -> Iterator[RawStudy | Reject]: ...
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -56,7 +76,27 @@ class Chunk(msgspec.Struct, frozen=True):
     entries: list[Entry]
 
 
-def safe_entries(path: Path) -> list[Entry]:
+def printable(text: str) -> str:
+    """The text with what cannot be written down or shown (bytes that are no UTF-8, ESC) escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    )
+
+
+def is_clutter(name: str) -> bool:
+    """Whether the name is one that macOS or Windows gives to what it notes of other files."""
+    parts = name.split("/")
+    return (
+        "__MACOSX" in parts
+        or parts[-1].startswith("._")
+        or parts[-1] in (".DS_Store", "Thumbs.db", "desktop.ini")
+    )
+
+
+def safe_entries(path: Path, limits: ReadLimits | None = None) -> list[Entry]:
     """The entries that are files, after checks that the archive is what it claims to be.
 
     Raises:
@@ -66,18 +106,32 @@ def safe_entries(path: Path) -> list[Entry]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise RecordError(
-            f"{path}: truncated or damaged zip ({error}); download it again"
+    except DAMAGE as error:
+        raise FileError(
+            f"{path}: truncated or damaged zip ({error}); download it again",
+            reason="damaged_file",
         ) from error
+    limits = limits or ReadLimits()
+    if len(infos) > limits.archive_entries:
+        raise TooLargeError(
+            f"{path}: over {limits.archive_entries:,} entries (`collect.limits.archive_entries`)"
+        )
     names: set[str] = set()
     end = 0
     for info in sorted(infos, key=lambda info: info.header_offset):
-        complaint = _complaint(info, names, end)
+        complaint = _complaint(info, names, end, limits.unpacking_ratio)
         if complaint:
-            raise RecordError(f"{path}: entry {info.filename[:80]!r} {complaint}; not read")
+            message = f"{path}: entry {info.filename[:80]!a} {complaint}; not read"
+            raise FileError(message, reason="unsafe_archive")
         names.add(info.filename)
         end = info.header_offset + info.compress_size
+    packed = sum(info.compress_size for info in infos)
+    plain = sum(info.file_size for info in infos)
+    if plain > RATIO_FREE_BYTES_IN_ALL and plain > limits.unpacking_ratio * packed:
+        raise TooLargeError(
+            f"{path}: would unpack to {plain:,} bytes from {packed:,} "
+            "(`collect.limits.unpacking_ratio`); not read"
+        )
     return [
         Entry(
             info.filename,
@@ -91,7 +145,7 @@ def safe_entries(path: Path) -> list[Entry]:
     ]
 
 
-def _complaint(info: zipfile.ZipInfo, names: set[str], end: int) -> str | None:
+def _complaint(info: zipfile.ZipInfo, names: set[str], end: int, ratio: int) -> str | None:
     name = info.filename
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or parts[0].endswith(":"):
@@ -102,8 +156,11 @@ def _complaint(info: zipfile.ZipInfo, names: set[str], end: int) -> str | None:
         return "is encrypted"
     if info.header_offset < end:
         return "overlaps another"
-    if info.file_size > RATIO_FREE_BYTES and info.file_size > MAX_RATIO * info.compress_size:
-        return f"would unpack to {info.file_size:,} bytes from {info.compress_size:,}"
+    if info.file_size > RATIO_FREE_BYTES and info.file_size > ratio * info.compress_size:
+        return (
+            f"would unpack to {info.file_size:,} bytes from {info.compress_size:,} "
+            "(`collect.limits.unpacking_ratio`)"
+        )
     return None
 
 
@@ -127,59 +184,61 @@ def split_entries(path: Path, entries: list[Entry]) -> tuple[list[Chunk], list[E
     return chunks, large
 
 
-def read_large(path: Path, entries: list[Entry], read: Reader) -> Iterator[RawStudy | Reject]:
+def read_large(
+    path: Path, entries: list[Entry], read: Reader, limits: ReadLimits
+) -> Iterator[RawStudy | Reject]:
     """The raw studies of entries too large to be held; `read` understands one file's stream."""
     if not entries:
         return  # a directory of 600,000 entries takes seconds to read
     with zipfile.ZipFile(path) as archive:
         for entry in entries:
-            yield from _streamed(archive, entry, f"{path.name}:{entry.name}", read)
+            origin = printable(f"{path.name}:{entry.name}")
+            try:
+                with archive.open(entry.name) as stream:
+                    yield from read(stream, origin, limits)
+            except (*DAMAGE, RecordError) as error:
+                yield _entry_reject(origin, error)
 
 
-def read_chunk(chunk: Chunk, read: Reader) -> Iterator[RawStudy | Reject]:
+def read_chunk(
+    chunk: Chunk, read: Reader, limits: ReadLimits | None = None
+) -> Iterator[RawStudy | Reject]:
     """The raw studies of the chunk's entries.
 
     A damaged or foreign entry is a reject; the rest is still read.
     """
     folder = Path(chunk.path).name
+    limits = limits or ReadLimits()
     with Path(chunk.path).open("rb", buffering=0) as file:
         for entry in chunk.entries:
-            origin = f"{folder}:{entry.name}"
+            origin = printable(f"{folder}:{entry.name}")
             try:
-                data = _unpacked(file.fileno(), entry)
+                data = _unpacked(file, entry)
                 # The usual entry is one study, written without line breaks: no need to look twice.
                 if data.startswith(_PLAIN_STUDY) and b"\n{" not in data:
                     yield RawStudy(origin, "v2", data)
                 else:
-                    yield from read(io.BytesIO(data), origin)
-            except _DAMAGE as error:
-                yield Reject(origin=origin, reason="damaged_entry", detail=f"{error}")
-            except RecordError as error:
-                yield Reject(origin=origin, reason="no_study", detail=f"{error}")
+                    yield from read(io.BytesIO(data), origin, limits)
+            except (*DAMAGE, RecordError) as error:
+                yield _entry_reject(origin, error)
 
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, gzip.BadGzipFile)
+def _entry_reject(origin: str, error: Exception) -> Reject:
+    reason = "damaged_entry"
+    if isinstance(error, RecordError):
+        reason = error.reason if isinstance(error, FileError) else "foreign"
+        reason = reason.replace("damaged_file", "damaged_entry")
+    return Reject(origin=origin, reason=reason, detail=printable(f"{error}"))
 
 
-def _streamed(
-    archive: zipfile.ZipFile, entry: Entry, origin: str, read: Reader
-) -> Iterator[RawStudy | Reject]:
-    try:
-        with archive.open(entry.name) as stream:
-            yield from read(stream, origin)
-    except (*_DAMAGE, NotImplementedError) as error:
-        yield Reject(origin=origin, reason="damaged_entry", detail=f"{error}")
-    except RecordError as error:
-        yield Reject(origin=origin, reason="no_study", detail=f"{error}")
-
-
-def _unpacked(file: int, entry: Entry) -> bytes:
+def _unpacked(file: IO[bytes], entry: Entry) -> bytes:
     """The entry's bytes, never more than its directory says, checked against its checksum.
 
     Layout: PKWARE's APPNOTE.TXT, 4.3.7. One read takes header and data.
     """
     likely = _LOCAL_HEADER.size + len(entry.name) + _LIKELY_EXTRA_BYTES + entry.packed_bytes
-    record = os.pread(file, likely, entry.offset)
+    file.seek(entry.offset)
+    record = file.read(likely)
     if len(record) < _LOCAL_HEADER.size:
         raise zipfile.BadZipFile("no local header")
     signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack_from(record)
@@ -187,7 +246,8 @@ def _unpacked(file: int, entry: Entry) -> bytes:
         raise zipfile.BadZipFile("no local header")
     start = _LOCAL_HEADER.size + name_bytes + extra_bytes
     if start + entry.packed_bytes > len(record):
-        record = os.pread(file, start + entry.packed_bytes, entry.offset)
+        file.seek(entry.offset)
+        record = file.read(start + entry.packed_bytes)
     packed = memoryview(record)[start : start + entry.packed_bytes]
     if entry.method == zipfile.ZIP_STORED:
         data = bytes(packed)

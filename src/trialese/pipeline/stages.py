@@ -162,7 +162,13 @@ def _collect_stage(recipe: Recipe, home: Path) -> Stage:
     collect = recipe.collect
     named = [*(collect.paths if collect.source == "files" else ())]
     named += filter(None, (collect.ids, collect.new_since))
-    manners = {"retries", "pause_seconds", "timeout_seconds", "page_size"}  # change no record
+    manners = {
+        "retries",
+        "pause_seconds",
+        "timeout_seconds",
+        "page_size",
+        "limits",
+    }  # change no record
     settings = {k: v for k, v in as_settings(collect).items() if k not in manners}
     return Stage(home, "snapshot", settings, (), make, tuple(map(Path, named)))
 
