@@ -324,7 +324,7 @@ class _Finder:
         else:  # only if there is a study in it is all of it records
             before = self.found
             held: list[Reject] = []
-            for item in self._in(data, depth, self._next):
+            for item in self._in(data, depth, self._next, row=False):
                 if isinstance(item, Reject) and self.found == before:
                     held.append(item)
                     continue
@@ -368,14 +368,24 @@ class _Finder:
         return study
 
     def _in(
-        self, data: bytes, depth: int, name: Callable[[], str], *, array: bool = False
+        self,
+        data: bytes,
+        depth: int,
+        name: Callable[[], str],
+        *,
+        array: bool = False,
+        row: bool = True,
     ) -> Iterator[RawStudy | Reject]:
-        """The studies in a value, or one reject; `array`: it stands in a document's array."""
+        """The studies in a value, or one reject.
+
+        `array`: it stands in a document's array, so that a string is a text. `row`: it may be a
+        row of texts; what an object holds under a key is none.
+        """
         first = data.lstrip()[:1]
         if first == b"[":
             yield from self._in_array(data, depth, name)
         elif first == b"{":
-            yield from self._in_object(data, depth, name)
+            yield from self._in_object(data, depth, name, row=row)
         elif first == b'"' and array and (text := _string_in(data)):
             yield self._study(RawStudy(name(), "text", {"text": text}))
         else:
@@ -403,7 +413,7 @@ class _Finder:
                 yield self._bad(data, error, name)
 
     def _in_object(
-        self, data: bytes, depth: int, name: Callable[[], str]
+        self, data: bytes, depth: int, name: Callable[[], str], *, row: bool
     ) -> Iterator[RawStudy | Reject]:
         try:
             envelope = _ENVELOPE.decode(data)
@@ -424,16 +434,16 @@ class _Finder:
             rows: list[RawStudy] = []
             if envelope.v1 is not msgspec.UNSET:
                 rows = [RawStudy("", "v2", study_from_v1(_decoded(data)))]
-            elif depth <= _TEXT_DEPTH and _may_hold_text(keys):
-                cells = map(text_cells, _rows_of(_decoded(data)))
-                rows = [RawStudy("", "text", each) for each in cells if each]
+            elif row and depth <= _TEXT_DEPTH and _may_hold_text(keys):
+                tables = map(text_cells, _rows_of(_decoded(data)))
+                rows = [RawStudy("", "text", cells) for cells in tables if cells]
             elif b"NCTId" in keys:  # API v1's StudyFields
                 rows = [RawStudy("", "v2", study_from_v1(_decoded(data)))]
             if not rows:
                 yield from self._in_members(data, depth, name, keys)
-            for row in rows:
+            for each in rows:
                 self.found += 1
-                yield replace(row, origin=name() if len(rows) == 1 else self._next())
+                yield replace(each, origin=name() if len(rows) == 1 else self._next())
         except TooLargeError as error:
             yield self.reject(data, str(error), "too_large", name)
         except (_BrokenError, ValueError, RecursionError) as error:

@@ -50,7 +50,7 @@ _LIKELY_EXTRA_BYTES = 64
 _PLAIN_STUDY = b'{"protocolSection"'
 
 
-class Reader(Protocol):
+class _Reader(Protocol):
     """Reads one file's stream; the text names it in messages."""
 
     def __call__(
@@ -185,7 +185,7 @@ def split_entries(path: Path, entries: list[Entry]) -> tuple[list[Chunk], list[E
 
 
 def read_large(
-    path: Path, entries: list[Entry], read: Reader, limits: ReadLimits
+    path: Path, entries: list[Entry], read: _Reader, limits: ReadLimits
 ) -> Iterator[RawStudy | Reject]:
     """The raw studies of entries too large to be held; `read` understands one file's stream."""
     if not entries:
@@ -201,7 +201,7 @@ def read_large(
 
 
 def read_chunk(
-    chunk: Chunk, read: Reader, limits: ReadLimits | None = None
+    chunk: Chunk, read: _Reader, limits: ReadLimits | None = None
 ) -> Iterator[RawStudy | Reject]:
     """The raw studies of the chunk's entries.
 
