@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "ATTRIBUTION",
+    "BASELINES",
     "SPLITS",
     "Adapter",
     "Audit",
@@ -35,6 +37,15 @@ __all__ = [
     "Trial",
     "Verdict",
 ]
+
+ATTRIBUTION = (
+    "Registry text: courtesy of the U.S. National Library of Medicine (ClinicalTrials.gov). "
+    "It may not be current, and no endorsement by the Library is implied."
+)
+"""Stands wherever registry text does."""
+
+BASELINES = ("prior", "keywords", "tfidf")
+"""Systems without a language model, the weakest first; every other name counts as a model."""
 
 Split = Literal["train", "tune", "test"]
 SPLITS: tuple[Split, ...] = ("train", "tune", "test")

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 __all__ = [
     "PUBLISHED_CUT",
     "best_cut",
-    "chance_of",
     "choose_thresholds",
     "decide",
     "f1_averages",
     "log_odds",
+    "probabilities",
     "shrunk_cuts",
+    "sigmoid",
 ]
 
 
@@ -73,7 +74,7 @@ def shrunk_cuts(
     )
     positives = truth.sum(axis=0)
     kept = positives / np.maximum(positives + shrinkage, 1e-12)
-    return chance_of(kept * log_odds(own) + (1 - kept) * log_odds(np.array(common)))
+    return sigmoid(kept * log_odds(own) + (1 - kept) * log_odds(np.array(common)))
 
 
 def best_cut(scores: NDArray[np.float64], truth: NDArray[np.bool_], *, near: float) -> float:
@@ -95,15 +96,25 @@ def best_cut(scores: NDArray[np.float64], truth: NDArray[np.bool_], *, near: flo
     return float(best[np.abs(best - near).argmin()])
 
 
-def log_odds(chance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Natural log-odds of each probability, kept finite at 0 and 1; any shape."""
-    inside = np.clip(chance, _EDGE, 1 - _EDGE)
+def log_odds(chance: NDArray[np.float64], *, edge: float = _EDGE) -> NDArray[np.float64]:
+    """Natural log-odds of each probability, clipped to [edge, 1 - edge]; any shape."""
+    inside = np.clip(chance, edge, 1 - edge)
     return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
-def chance_of(odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The probability of each log-odds: the inverse of `log_odds`."""
-    return np.asarray(1 / (1 + np.exp(-odds)))
+def sigmoid(odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The probability of each log-odds: the inverse of `log_odds`; any shape."""
+    return np.asarray((1 + np.tanh(odds.astype(np.float64) / 2)) / 2)  # which cannot overflow so
+
+
+def probabilities(
+    logits: NDArray[np.floating[Any]], kind: Literal["multilabel", "multiclass"]
+) -> NDArray[np.float64]:
+    """Probabilities of logits (texts, labels): sigmoid if several labels may hold, else softmax."""
+    if kind == "multilabel":
+        return sigmoid(logits)
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def choose_thresholds(predictions: Predictions, settings: VerdictSettings) -> Thresholds:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from trialese.errors import ArtifactError
 from trialese.tasks.predict import load_scorer
-from trialese.tasks.scorer import probabilities, score_ids
+from trialese.tasks.scorer import score_ids
+from trialese.thresholds import probabilities
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), max_size=40))

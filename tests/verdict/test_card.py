@@ -8,10 +8,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from trialese.errors import RecordError
-from trialese.records import Predictions
+from trialese.records import ATTRIBUTION, Predictions
 from trialese.settings import VerdictSettings
 from trialese.verdict.card import (
-    ATTRIBUTION,
     attribution_of,
     format_data_card,
     format_model_card,

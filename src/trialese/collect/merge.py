@@ -23,9 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trialese.collect.parse import Parsed, parse_study
-from trialese.collect.source import ATTRIBUTION, SYNTHETIC_NOTICE, RawStudy, Reject, StudyError
+from trialese.collect.source import SYNTHETIC_NOTICE, RawStudy, Reject, StudyError
 from trialese.errors import RecordError
-from trialese.records import Trial
+from trialese.records import ATTRIBUTION, Trial
 
 __all__ = [
     "ROW_GROUP_TRIALS",

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from trialese.collect.zip_files import Chunk
 
 __all__ = [
-    "ATTRIBUTION",
     "SYNTHETIC_NOTICE",
     "FileError",
     "RawStudy",
@@ -26,10 +25,6 @@ __all__ = [
     "TooLargeError",
 ]
 
-ATTRIBUTION = (
-    "Source: U.S. National Library of Medicine, ClinicalTrials.gov; the data may not be current, "
-    "and no endorsement by the National Library of Medicine is implied."
-)
 SYNTHETIC_NOTICE = "Synthetic studies made up by trialese; none of them is a registry record."
 
 StudyFormat = Literal["v2", "xml", "csv", "aact", "text"]

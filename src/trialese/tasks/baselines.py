@@ -15,15 +15,14 @@ import numpy as np
 from trialese.artifacts import read_manifest, write_artifact
 from trialese.errors import RecipeError, RecordError
 from trialese.predictions import load_predictions, save_predictions
-from trialese.records import Example, Manifest, Predictions, Task
+from trialese.records import BASELINES, Example, Manifest, Predictions, Task
 from trialese.tasks.task import encode_labels
-from trialese.thresholds import best_cut, chance_of, decide, f1_averages, log_odds
+from trialese.thresholds import best_cut, decide, f1_averages, log_odds, sigmoid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "BASELINES",
     "Baseline",
     "blend_classifiers",
     "blend_predictions",
@@ -31,8 +30,6 @@ __all__ = [
     "fit_baseline",
 ]
 
-
-BASELINES = ("prior", "keywords", "tfidf")
 
 Baseline = Callable[[Sequence[str]], "NDArray[np.float64]"]
 """Texts in, probabilities (texts, labels) out."""
@@ -243,7 +240,7 @@ def blend_predictions(
             replace(
                 run,
                 system=system,
-                scores=chance_of(mean),
+                scores=sigmoid(mean),
                 trained_on=run.trained_on | partner.trained_on,
                 model_digest=f"{run.model_digest}+{partner.model_digest}",
             )

@@ -36,11 +36,11 @@ from trialese.tasks.scorer import (
     encode_texts,
     model_folder,
     padded,
-    probabilities,
     read_description,
     score_ids,
     write_description,
 )
+from trialese.thresholds import probabilities
 
 __all__ = [
     "Classifier",

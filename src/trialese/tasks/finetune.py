@@ -177,6 +177,8 @@ def _runs(
     progress(what, len(runs) // 2, len(runs) // 2)
     if fit.logs:
         draft.notes["fits"] = fit.logs
+    if fit.classifier is not None:
+        draft.notes["scored_by"] = fit.classifier.engine
     if gaps:
         draft.notes["labels_without_examples"] = gaps
     return runs
@@ -325,6 +327,7 @@ def _fit(
         "loss": [round(loss, 6) for loss in log.losses],
         "tune_f1": [[round(micro, 6), round(macro, 6)] for micro, macro in log.tune_scores],
         "new_pooler": log.new_pooler,
+        "precision": log.precision,
     }
 
 

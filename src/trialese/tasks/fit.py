@@ -209,6 +209,8 @@ class FitLog:
     losses: list[float] = field(default_factory=list)
     best_epoch: int = 0
     new_pooler: bool = False
+    precision: str = "fp32"
+    """Of the products in training; scores are fp32."""
 
 
 def fit_classifier(
@@ -315,6 +317,7 @@ def _train(
         optimiser, linear_decay(settings.epochs * steps_an_epoch, settings.warmup_share)
     )
     bf16 = computes_in_bf16(settings.precision, device.type)
+    log.precision = "bf16" if bf16 else "fp32"
     logits_of = _forward(classifier, ids, settings, device, bf16=bf16)
     best: dict[str, torch.Tensor] | None = None
     best_score = -1.0

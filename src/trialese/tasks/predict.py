@@ -68,11 +68,11 @@ __all__ = [
 ]
 
 
-def load_scorer(path: Path, *, precision: Precision = "auto") -> Scorer:
+def load_scorer(path: Path, *, precision: Precision = "fp32") -> Scorer:
     """The classifier in a folder that `finetune` or `export` wrote.
 
-    `precision` is that of PyTorch: `auto` is bf16 where the processor computes in it. An exported
-    graph has its own.
+    `precision` is that of PyTorch; in fp32, scores do not depend on the chip, in `auto` (bf16
+    where the processor computes in it) they do. An exported graph has its own.
 
     Raises:
         ArtifactError: no classifier there, a damaged one, or its engine is not installed.
@@ -115,7 +115,7 @@ def predict_inputs(
     inputs: Sequence[str],
     *,
     stdin: Iterable[str] | None = None,
-    precision: Precision = "auto",
+    precision: Precision = "fp32",
 ) -> Iterator[LabelledText]:
     """One result a text or trial, in their order, streamed.
 
@@ -137,7 +137,7 @@ def stream_inputs(
     format_name: str,
     *,
     stdin: Iterable[str] | None = None,
-    precision: Precision = "auto",
+    precision: Precision = "fp32",
 ) -> Iterator[bytes]:
     """The bytes of the results in a format that can be streamed; see `predict_inputs`.
 

@@ -45,9 +45,8 @@ from trialese.tasks.baselines import check_system, fit_baseline
 from trialese.tasks.classifier import Classifier, Preprocessing, load_masked_lm
 from trialese.tasks.finetune import digest_of_model
 from trialese.tasks.folds import as_predictions, build_examples, define_task
-from trialese.tasks.scorer import probabilities
 from trialese.tasks.task import encode_labels
-from trialese.thresholds import PUBLISHED_CUT, decide, f1_averages
+from trialese.thresholds import PUBLISHED_CUT, decide, f1_averages, probabilities
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -29,7 +29,7 @@ from trialese.errors import ArtifactError
 from trialese.parallel import count_cores
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
-from trialese.thresholds import PUBLISHED_CUT, decide
+from trialese.thresholds import PUBLISHED_CUT, decide, probabilities
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +54,6 @@ __all__ = [
     "named_results",
     "origin_of",
     "padded",
-    "probabilities",
     "read_description",
     "score_ids",
     "write_description",
@@ -300,15 +299,6 @@ def padded(
     return block, mask.astype(np.int64)
 
 
-def probabilities(logits: NDArray[Any], kind: str) -> NDArray[np.float64]:
-    """Probabilities of logits (texts, labels): sigmoid if several labels may hold, else softmax."""
-    scores = logits.astype(np.float64)
-    if kind == "multilabel":
-        return np.asarray((1 + np.tanh(scores / 2)) / 2)  # the sigmoid, which cannot overflow so
-    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(scores / scores.sum(axis=1, keepdims=True))
-
-
 def score_ids(
     ids: Sequence[Sequence[int]],
     logits: Callable[[list[Sequence[int]]], NDArray[Any]],
@@ -367,6 +357,8 @@ class OnnxScorer:
     preprocessing: Preprocessing
     thresholds: Thresholds | None
     digest: str
+    precision: str
+    """"fp32", or "int8" of weights."""
     session: Any
     """`onnxruntime.InferenceSession`: input_ids, attention_mask -> logits."""
     tokenizer: Any
@@ -374,10 +366,10 @@ class OnnxScorer:
 
     @property
     def engine(self) -> str:
-        """ONNX Runtime and its version."""
+        """ONNX Runtime, its version and the precision, such as "onnxruntime 1.20.1 fp32"."""
         import onnxruntime
 
-        return f"onnxruntime {onnxruntime.__version__}"
+        return f"onnxruntime {onnxruntime.__version__} {self.precision}"
 
     @classmethod
     def load(cls, folder: Path, *, threads: int | None = None) -> OnnxScorer:
@@ -410,6 +402,7 @@ class OnnxScorer:
             preprocessing=known.preprocessing,
             thresholds=known.thresholds,
             digest=known.digest,
+            precision=_precision_of_export(folder),
             session=session,
             tokenizer=tokenizer,
         )
@@ -433,3 +426,9 @@ class OnnxScorer:
         (logits,) = self.session.run(None, {"input_ids": block, "attention_mask": mask})
         found: NDArray[np.float32] = logits
         return found
+
+
+def _precision_of_export(folder: Path) -> str:
+    if not (folder / MANIFEST_NAME).is_file():
+        return "fp32"
+    return "int8" if read_manifest(folder).settings.get("to") == "onnx-int8" else "fp32"

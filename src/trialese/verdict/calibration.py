@@ -18,6 +18,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trialese.thresholds import log_odds, probabilities
+
 __all__ = [
     "Reliability",
     "apply_temperature",
@@ -86,13 +88,9 @@ def apply_temperature(scores: Floats, temperature: float, *, kind: Kind) -> Floa
 
     The order of scores, and so every decision by rank, stays.
     """
-    inside = np.clip(scores, _EDGE, 1 - _EDGE)
     if kind == "multilabel":
-        log_odds = np.log(inside) - np.log1p(-inside)
-        return np.asarray(1 / (1 + np.exp(-log_odds / temperature)))
-    logits = np.log(inside) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+        return probabilities(log_odds(scores, edge=_EDGE) / temperature, kind)
+    return probabilities(np.log(np.clip(scores, _EDGE, 1 - _EDGE)) / temperature, kind)
 
 
 def calibration_figures(scores: Floats, truth: Bools, *, kind: Kind) -> Floats:

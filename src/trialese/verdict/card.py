@@ -7,16 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trialese.errors import RecordError
-from trialese.records import Difference, Scores, Verdict
+from trialese.records import ATTRIBUTION, Difference, Scores, Verdict
 from trialese.verdict.text import METRICS, classification_report, in_brackets, signed
 
-__all__ = ["ATTRIBUTION", "attribution_of", "format_data_card", "format_model_card", "list_facts"]
+__all__ = ["attribution_of", "format_data_card", "format_model_card", "list_facts"]
 
 
-ATTRIBUTION = (
-    "Registry text: courtesy of the U.S. National Library of Medicine (ClinicalTrials.gov). "
-    "It may not be current, and the Library does not endorse this work."
-)
 _SHOWN_ELSEWHERE = ("attribution", "recipe", "synthetic", "language_model")
 _SHOWN = 12  # of a list
 _FIRST = ("source", "data_timestamp")

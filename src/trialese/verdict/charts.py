@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trialese.records import Difference, Interval, Verdict
-from trialese.verdict.systems import BASELINES
+from trialese.records import BASELINES, Difference, Interval, Verdict
 from trialese.verdict.text import METRICS, in_brackets, short_word, signed
 
 __all__ = [

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from trialese import __version__
 from trialese.artifacts import read_manifest, write_artifact
 from trialese.errors import ArtifactError, RecordError
-from trialese.records import Difference, Scores, Verdict
+from trialese.records import BASELINES, Difference, Scores, Verdict
 from trialese.verdict.card import attribution_of, format_data_card, format_model_card, list_facts
 from trialese.verdict.charts import (
     LEAST_FORECASTS,
@@ -22,7 +22,6 @@ from trialese.verdict.charts import (
     learning_panels,
     reliability_panel,
 )
-from trialese.verdict.systems import BASELINES
 from trialese.verdict.text import (
     METRICS,
     NO_CONTROL,

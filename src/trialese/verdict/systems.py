@@ -13,13 +13,9 @@ from numpy.typing import NDArray
 
 from trialese.errors import RecordError
 from trialese.predictions import check_predictions
-from trialese.records import Predictions, Thresholds
+from trialese.records import BASELINES, Predictions, Thresholds
 
-__all__ = ["BASELINES", "Comparison", "Round", "RoundThresholds", "align_systems"]
-
-
-BASELINES = ("tfidf", "keywords", "prior")
-"""Systems without a language model; every other name counts as a model."""
+__all__ = ["Comparison", "Round", "RoundThresholds", "align_systems"]
 
 _LEADERS = ("adapted", "control", "base")
 
@@ -104,7 +100,7 @@ def align_systems(runs: Mapping[str, Sequence[Predictions]]) -> Comparison:
     _refuse_repeats(first.task, rounds)
     order = [name for name in _LEADERS if name in runs]
     order += [name for name in runs if name not in (*_LEADERS, *BASELINES)]
-    order += [name for name in BASELINES if name in runs]
+    order += [name for name in reversed(BASELINES) if name in runs]
     return Comparison(first.task, first.kind, first.labels, tuple(order), rounds)
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import msgspec
 
-from trialese.records import Difference, Interval, Scores, Verdict
+from trialese.records import BASELINES, Difference, Interval, Scores, Verdict
 from trialese.verdict.audits import describe_ablation
-from trialese.verdict.systems import BASELINES
 
 __all__ = [
     "METRICS",

@@ -38,6 +38,7 @@ class ServedModel:
         return ModelCard(
             model=self.name,
             digest=self.scorer.digest,
+            engine=self.scorer.engine,
             task=task.name,
             kind=task.kind,
             labels=list(task.labels),

@@ -15,8 +15,8 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import Response
 
 from trialese import __version__
-from trialese.collect.source import ATTRIBUTION
 from trialese.errors import ArtifactError, RegistryError
+from trialese.records import ATTRIBUTION
 from trialese.settings import CollectSettings, ServeSettings
 from trialese.tasks.agreement import AnnotatorAgreement, annotator_agreement
 from trialese.tasks.formats import text_of_trial

@@ -218,6 +218,9 @@ class ModelCard(BaseModel):
 
     model: str
     digest: str
+    engine: str = Field(
+        default="", description='What computes the scores and in what precision: "torch fp32".'
+    )
     task: str
     kind: Literal["multilabel", "multiclass"]
     labels: list[str]
