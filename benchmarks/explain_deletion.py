@@ -33,7 +33,7 @@ def main() -> None:
     arguments.add_argument("--without", type=Path, help="texts that the classifier has learnt from")
     arguments.add_argument("--texts", type=int, default=400)
     given = arguments.parse_args()
-    classifier = Classifier.load(given.classifier)
+    classifier = Classifier.from_pretrained(given.classifier)
     learnt = read_texts(given.without, given.classifier, most=10**9) if given.without else []
     known = {text.lower() for text in learnt}
     found: dict[str, dict[str, list[float]]] = {}
@@ -57,7 +57,7 @@ def measure(classifier: Classifier, text: str, found: dict[str, dict[str, list[f
     for length in RUNS:
         starts = range(len(words) - length + 1)
         shortened = [without(explanation, start, length) for start in starts]
-        drops = explanation.probability - classifier.predict(shortened)[:, column]
+        drops = explanation.probability - classifier.predict_proba(shortened)[:, column]
         ours, theirs = (best_run(each, length) for each in (explanation, rival))
         others = np.delete(drops, ours)
         row = found.setdefault(str(length), {})

@@ -115,14 +115,14 @@ def make_models(folder: Path, shape: str) -> None:
     )
     model = transformers.BertForSequenceClassification(config).eval()
     classifier = Classifier(STOP_REASONS, model, tokenizer, Preprocessing(max_tokens=MAX_TOKENS))
-    classifier.save(folder / "torch")
+    classifier.save_pretrained(folder / "torch")
     for engine in ("onnx", "onnx-int8"):
         out = folder / engine
         out.mkdir()
         for name in ("tokenizer.json", "preprocessing.json"):
             (out / name).write_bytes((folder / "torch" / name).read_bytes())
         # not `export_classifier`: int8 labels of a random head may well be refused
-        write_graph(Classifier.load(folder / "torch"), out / "model.onnx")
+        write_graph(Classifier.from_pretrained(folder / "torch"), out / "model.onnx")
         if engine == "onnx-int8":
             quantise(out / "model.onnx")
     (folder / "done").touch()
@@ -223,7 +223,7 @@ def predictor(engine: str, folder: Path) -> Callable[[list[str]], list[list[str]
     scorer = load_scorer(folder / engine)
 
     def predict(texts: list[str]) -> list[list[str]]:
-        rows = scorer.predict(texts) >= 0.5
+        rows = scorer.predict_proba(texts) >= 0.5
         return [[scorer.task.labels[i] for i in row.nonzero()[0]] for row in rows]
 
     return predict

@@ -142,7 +142,7 @@ def fit(args: argparse.Namespace) -> None:
             for others, held in rounds
         ]  # fmt: skip
         seconds = time.process_time() - started
-        held, scores = score_held(rounds, [classifier.predict for classifier, _ in fits])
+        held, scores = score_held(rounds, [classifier.predict_proba for classifier, _ in fits])
         truth = encode_labels(STOP_REASONS, held)
         line = {
             "config": grid[number],

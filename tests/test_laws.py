@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -225,6 +226,46 @@ def test_every_public_name_can_be_had() -> None:
 
     for name in trialese.__all__:
         assert getattr(trialese, name) is not None
+
+
+def test_the_stub_names_what_the_modules_hold() -> None:
+    """What type checkers read is what runs: each public name is that of its module, and typed."""
+    import importlib
+
+    import trialese
+
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    offered = [
+        (node.module, alias.name, alias.asname)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert sorted(name for _, name, _ in offered) == sorted({*trialese.__all__} - {"__version__"})
+    for module, name, alias in offered:
+        assert name == alias, "without `as` a type checker takes the import for a private one"
+        held = getattr(importlib.import_module(f"trialese.{module}"), name)
+        assert getattr(trialese, name) is held
+        assert held.__module__ == f"trialese.{module}", f"{name} is only passed on by {module}"
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_the_public_names(tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(
+        "import trialese\n"
+        "reveal_type(trialese.load_recipe('x.toml'))\n"
+        "reveal_type(trialese.Classifier.from_pretrained('x').predict(['a']))\n"
+        "trialese.nothing_of_this_name\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file=", "--cache-dir", str(tmp_path / "cache"),
+         "--follow-imports=silent", str(tmp_path / "user.py")],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(PACKAGE.parent)},
+    )  # fmt: skip
+    assert 'Revealed type is "trialese.recipe.Recipe"' in done.stdout
+    assert "list[tuple[str, ...]]" in done.stdout.replace("builtins.", "")
+    assert "nothing_of_this_name" in done.stdout
 
 
 @pytest.mark.parametrize(

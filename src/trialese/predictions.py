@@ -89,13 +89,14 @@ def check_predictions(run: Predictions) -> None:
         raise RecordError(f"{name}: each row of a multiclass task needs exactly one true label")
 
 
-def save_predictions(path: Path, runs: Sequence[Predictions]) -> None:
+def save_predictions(path: str | Path, runs: Sequence[Predictions]) -> None:
     """Write the runs to one Parquet file at `path` (schema: see the module), at once.
 
     Raises:
         RecordError: a run does not agree with itself (see `check_predictions`).
         ArtifactError: the disk refused.
     """
+    path = Path(path)
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -140,13 +141,14 @@ def save_predictions(path: Path, runs: Sequence[Predictions]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def load_predictions(path: Path) -> list[Predictions]:
+def load_predictions(path: str | Path) -> list[Predictions]:
     """The runs in a file that `save_predictions` wrote, in their order.
 
     Raises:
         ArtifactError: no such file, no Parquet, or contents that do not fit the stored digest.
         RecordError: a Parquet file of something else, or a run that does not agree with itself.
     """
+    path = Path(path)
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -54,7 +54,7 @@ def toy_folder(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) ->
     classifier = fit_classifier(TOY, rows[:45], rows[45:], tiny_backbone, settings, seed=1)[0]
     classifier.thresholds = Thresholds(labels=TOY.labels, values=(0.4, 0.5, 0.6), chosen_on="tune")
     folder = tmp_path_factory.mktemp("toy-classifier") / "model"
-    classifier.save(folder)
+    classifier.save_pretrained(folder)
     return folder
 
 
@@ -63,4 +63,4 @@ def toy_classifier(toy_folder: Path) -> Any:
     """The classifier of `toy_folder`, loaded in fp32."""
     from trialese.tasks.classifier import Classifier
 
-    return Classifier.load(toy_folder)
+    return Classifier.from_pretrained(toy_folder)

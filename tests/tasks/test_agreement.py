@@ -33,7 +33,7 @@ class Reader:
     task = Task("letters", ("A", "B", "C"), "multilabel")
     thresholds: Thresholds | None = None
 
-    def predict(self, texts: Sequence[str], *, progress: Progress = silent) -> np.ndarray:
+    def predict_proba(self, texts: Sequence[str], *, progress: Progress = silent) -> np.ndarray:
         assert len(set(texts)) == len(texts), "a text is predicted once"
         return np.array([[0.9 * ("a" in t), 0.8 * ("b" in t), 0.1] for t in texts])
 
@@ -79,7 +79,7 @@ def test_every_row_of_silver_is_used_or_counted() -> None:
     class Prior(Reader):
         task = STOP_REASONS
 
-        def predict(self, texts: Sequence[str], *, progress: Progress = silent) -> np.ndarray:
+        def predict_proba(self, texts: Sequence[str], *, progress: Progress = silent) -> np.ndarray:
             return np.tile(np.linspace(0, 0.4, 17), (len(texts), 1))
 
     found = compare_labels(Prior(), SILVER, "prediction")  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trialese.errors import ArtifactError
+from trialese.errors import ArtifactError, RecordError
 from trialese.records import Example, Task, Thresholds
 from trialese.settings import FinetuneSettings
 from trialese.tasks.classifier import Classifier, FirstTokenLogits, Preprocessing, fast_forward
@@ -54,10 +55,10 @@ def test_other_architectures_keep_their_own_forward_pass() -> None:
 
 
 def test_loaded_and_fitted_score_alike(toy_classifier: Classifier) -> None:
-    fast = toy_classifier.predict(["slow accrual", "lack of funding in women", "x"])
+    fast = toy_classifier.predict_proba(["slow accrual", "lack of funding in women", "x"])
     forward, toy_classifier.forward = toy_classifier.forward, None
     try:
-        own = toy_classifier.predict(["slow accrual", "lack of funding in women", "x"])
+        own = toy_classifier.predict_proba(["slow accrual", "lack of funding in women", "x"])
     finally:
         toy_classifier.forward = forward
     np.testing.assert_allclose(fast, own, atol=1e-6, rtol=0)
@@ -94,14 +95,14 @@ TEXTS = [
 
 
 def test_a_batch_scores_as_each_text_alone(fitted: Classifier) -> None:
-    together = fitted.predict(TEXTS)
-    alone = np.concatenate([fitted.predict([text]) for text in TEXTS])
+    together = fitted.predict_proba(TEXTS)
+    alone = np.concatenate([fitted.predict_proba([text]) for text in TEXTS])
     np.testing.assert_allclose(together, alone, atol=1e-5, rtol=0)
     assert together.shape == (5, 3)
 
 
 def test_the_folder_is_plain_hugging_face(fitted: Classifier, tmp_path: Path) -> None:
-    fitted.save(tmp_path / "model")
+    fitted.save_pretrained(tmp_path / "model")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     assert type(model).__name__ == "BertForSequenceClassification"
@@ -110,22 +111,22 @@ def test_the_folder_is_plain_hugging_face(fitted: Classifier, tmp_path: Path) ->
     with torch.inference_mode():
         logits = model.eval()(**tokenizer(TEXTS[:1], return_tensors="pt")).logits
     np.testing.assert_allclose(
-        torch.sigmoid(logits).numpy(), fitted.predict(TEXTS[:1]), atol=1e-6, rtol=0
+        torch.sigmoid(logits).numpy(), fitted.predict_proba(TEXTS[:1]), atol=1e-6, rtol=0
     )
     names = {file.suffix for file in (tmp_path / "model").iterdir()}
     assert names <= {".json", ".safetensors", ".txt"}
 
 
 def test_save_and_load_are_the_identity(fitted: Classifier, tmp_path: Path) -> None:
-    fitted.save(tmp_path / "model")
-    loaded = Classifier.load(tmp_path / "model")
+    fitted.save_pretrained(tmp_path / "model")
+    loaded = Classifier.from_pretrained(tmp_path / "model")
     assert loaded.task == fitted.task
     assert loaded.preprocessing == fitted.preprocessing
     assert loaded.thresholds is not None and fitted.thresholds is not None
     assert loaded.thresholds.values == fitted.thresholds.values
-    np.testing.assert_array_equal(loaded.predict(TEXTS), fitted.predict(TEXTS))
+    np.testing.assert_array_equal(loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
     with pytest.raises(ArtifactError, match="something stands there already"):
-        fitted.save(tmp_path / "model")
+        fitted.save_pretrained(tmp_path / "model")
 
 
 def test_one_label_scores_sum_to_one(tiny_backbone: Path) -> None:
@@ -137,17 +138,17 @@ def test_one_label_scores_sum_to_one(tiny_backbone: Path) -> None:
         )
     ]
     classifier = fit_classifier(task, rows, rows[:3], tiny_backbone, QUICK, seed=1)[0]
-    np.testing.assert_allclose(classifier.predict(TEXTS).sum(axis=1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(classifier.predict_proba(TEXTS).sum(axis=1), 1.0, atol=1e-6)
     assert classifier.model.config.problem_type == "single_label_classification"
 
 
 def test_no_text_gives_no_row(fitted: Classifier) -> None:
-    assert fitted.predict([]).shape == (0, 3)
+    assert fitted.predict_proba([]).shape == (0, 3)
 
 
 def test_training_and_use_clean_alike(fitted: Classifier) -> None:
     np.testing.assert_array_equal(
-        fitted.predict(["slow\r\n accrual  \\>"]), fitted.predict(["slow accrual >"])
+        fitted.predict_proba(["slow\r\n accrual  \\>"]), fitted.predict_proba(["slow accrual >"])
     )
 
 
@@ -159,7 +160,7 @@ def test_what_is_no_classifier_is_refused(
     if damage == "no task":
         folder = tiny_backbone
     elif damage != "nothing":
-        fitted.save(folder)
+        fitted.save_pretrained(folder)
     if damage == "json":
         (folder / "preprocessing.json").write_text("{")
     if damage == "weights":
@@ -169,7 +170,7 @@ def test_what_is_no_classifier_is_refused(
         saved["labels"] = saved["labels"][:2]
         (folder / "preprocessing.json").write_text(json.dumps(saved))
     with pytest.raises(ArtifactError) as caught:
-        Classifier.load(folder)
+        Classifier.from_pretrained(folder)
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
 
 
@@ -187,9 +188,49 @@ def test_batches_hold_every_row_once_within_the_budget(
 
 def test_truth_and_scores_share_columns(fitted: Classifier) -> None:
     row = Example("1", "slow accrual", ("Money",))
-    assert encode_labels(fitted.task, [row]).shape == fitted.predict([row.text]).shape
+    assert encode_labels(fitted.task, [row]).shape == fitted.predict_proba([row.text]).shape
 
 
 def test_preprocessing_can_leave_texts_alone() -> None:
     assert Preprocessing(max_tokens=8, cleaning="none").clean(" a\\> ") == " a\\> "
     assert Preprocessing(max_tokens=8).clean(" a\\> ") == "a>"
+
+
+def test_predict_gives_labels_and_predict_proba_their_probabilities(
+    toy_classifier: Classifier, toy_folder: Path
+) -> None:
+    texts = ["slow accrual", "lack of funding", "futility analysis and slow accrual"]
+    chances = toy_classifier.predict_proba(texts)
+    assert chances.shape == (3, len(toy_classifier.labels)) and toy_classifier.labels == (
+        "Enrollment", "Money", "Science",
+    )  # fmt: skip
+    cuts = np.array([0.4, 0.5, 0.6])
+    expected = [
+        tuple(label for label, given in zip(toy_classifier.labels, row, strict=True) if given)
+        for row in chances >= cuts
+    ]
+    assert toy_classifier.predict(texts) == expected
+    again = Classifier.from_pretrained(str(toy_folder))
+    assert again.predict(np.array(texts)) == expected  # type: ignore[arg-type]
+    assert again.engine == "torch fp32"
+    assert toy_classifier.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (
+            "slow accrual",
+            r"several texts are needed, and this is one; give a list: \['slow accrual'\]",
+        ),
+        (["slow accrual", None], "text 1 is None, of type NoneType; give a str"),
+        (["slow accrual", float("nan")], "text 1 is nan, of type float"),
+        ([b"bytes"], "text 0 is b'bytes', of type bytes"),
+    ],
+)
+@pytest.mark.parametrize("method", ["predict", "predict_proba"])
+def test_what_is_no_list_of_texts_is_refused(
+    toy_classifier: Classifier, texts: Any, message: str, method: str
+) -> None:
+    with pytest.raises(RecordError, match=message):
+        getattr(toy_classifier, method)(texts)

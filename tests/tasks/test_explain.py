@@ -26,14 +26,14 @@ def test_weights_add_up_to_what_the_words_did_to_the_log_odds(toy_classifier: Cl
     for column, label in enumerate(toy_classifier.task.labels):
         found = explain(toy_classifier, TEXT, label)
         assert sum(span.weight for span in found.spans) == pytest.approx(moved[column], rel=0.03)
-        assert found.probability == toy_classifier.predict([TEXT])[0][column]
+        assert found.probability == toy_classifier.predict_proba([TEXT])[0][column]
 
 
 def test_spans_are_the_words_of_the_text_as_read(toy_classifier: Classifier) -> None:
     found = explain(toy_classifier, TEXT)
     assert found.text == toy_classifier.preprocessing.clean(TEXT)
     assert [found.text[span.start : span.end] for span in found.spans] == found.text.split()
-    scores = toy_classifier.predict([TEXT])[0]
+    scores = toy_classifier.predict_proba([TEXT])[0]
     assert found.label == toy_classifier.task.labels[scores.argmax()]
 
 

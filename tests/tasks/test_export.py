@@ -47,11 +47,11 @@ def test_the_graph_scores_as_torch_does_padded_or_alone(
     scorer = load_scorer(exported)
     assert scorer.engine.startswith("onnxruntime")
     assert (scorer.task, scorer.thresholds) == (toy_classifier.task, toy_classifier.thresholds)
-    scores = scorer.predict(TEXTS)
-    np.testing.assert_allclose(scores, toy_classifier.predict(TEXTS), atol=1e-5, rtol=0)
-    alone = np.concatenate([scorer.predict([text]) for text in TEXTS])
+    scores = scorer.predict_proba(TEXTS)
+    np.testing.assert_allclose(scores, toy_classifier.predict_proba(TEXTS), atol=1e-5, rtol=0)
+    alone = np.concatenate([scorer.predict_proba([text]) for text in TEXTS])
     np.testing.assert_allclose(scores, alone, atol=1e-5, rtol=0)
-    assert scorer.predict([]).shape == (0, 3)
+    assert scorer.predict_proba([]).shape == (0, 3)
     notes = read_manifest(exported, kind="export").notes
     assert notes["largest_difference_fp32"] < 1e-5
     assert notes["classifier"] == toy_classifier.digest
@@ -76,7 +76,7 @@ def test_the_folder_runs_where_torch_cannot_be_imported(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [list(json.loads(line)["scores"].values()) for line in done.stdout.splitlines()]
-    np.testing.assert_allclose(found, toy_classifier.predict(TEXTS), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(found, toy_classifier.predict_proba(TEXTS), atol=1e-5, rtol=0)
 
 
 def test_int8_is_kept_where_labels_agree(
@@ -85,8 +85,8 @@ def test_int8_is_kept_where_labels_agree(
     manifest = export_classifier(toy_folder, "onnx-int8", tmp_path / "int8", texts=many)
     assert manifest.notes["label_agreement_int8"] >= 0.995
     assert manifest.notes["texts_compared"] == 240
-    scores = load_scorer(tmp_path / "int8").predict(many)
-    difference = np.abs(scores - toy_classifier.predict(many)).max()
+    scores = load_scorer(tmp_path / "int8").predict_proba(many)
+    difference = np.abs(scores - toy_classifier.predict_proba(many)).max()
     assert 1e-6 < difference < 0.1  # it is another graph, but a near one
 
 

@@ -128,7 +128,7 @@ def artifacts(
     home = tmp_path_factory.mktemp("runs")
     for system in ("base", "tfidf", "prior"):
         model = tiny_backbone if system == "base" else None
-        finetune("stop-reasons", system, model, None, recipe, home / system)
+        finetune("stop-reasons", system, model=model, settings=recipe, path=home / system)
     return {system: home / system for system in ("base", "tfidf", "prior")}
 
 
@@ -161,7 +161,7 @@ def test_trained_on_holds_train_and_for_test_tune_too(
 
 
 def test_the_saved_classifier_is_that_of_the_first_round(artifacts: dict[str, Path]) -> None:
-    classifier = Classifier.load(artifacts["base"])
+    classifier = Classifier.from_pretrained(artifacts["base"])
     run = by_round(artifacts["base"])[1, 0, "tune"]
     assert classifier.thresholds is not None
     assert classifier.thresholds.values == pytest.approx(
@@ -197,7 +197,7 @@ def test_manifests_tell_what_went_in_and_what_lacks(artifacts: dict[str, Path]) 
 def test_equal_input_gives_equal_bytes(
     artifacts: dict[str, Path], recipe: TasksSettings, tmp_path: Path
 ) -> None:
-    again = finetune("stop-reasons", "tfidf", None, None, recipe, tmp_path / "again")
+    again = finetune("stop-reasons", "tfidf", settings=recipe, path=tmp_path / "again")
     assert again.digest == read_manifest(artifacts["tfidf"]).digest
 
 
@@ -205,11 +205,11 @@ def test_systems_and_models_must_go_together(
     recipe: TasksSettings, tiny_backbone: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RecipeError, match="'adapted' needs the folder of a masked-LM"):
-        finetune("stop-reasons", "adapted", None, None, recipe, tmp_path / "x")
+        finetune("stop-reasons", "adapted", settings=recipe, path=tmp_path / "x")
     with pytest.raises(RecipeError, match="'tfidf' takes no model"):
-        finetune("stop-reasons", "tfidf", tiny_backbone, None, recipe, tmp_path / "x")
+        finetune("stop-reasons", "tfidf", model=tiny_backbone, settings=recipe, path=tmp_path / "x")
     with pytest.raises(ArtifactError, match="no model here"):
-        finetune("stop-reasons", "base", tmp_path, None, recipe, tmp_path / "x")
+        finetune("stop-reasons", "base", model=tmp_path, settings=recipe, path=tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
@@ -227,7 +227,7 @@ def test_inner_folds_score_every_text_outside_test_and_save_the_average(
     changed = msgspec.structs.replace(recipe, stop_reasons=section)
     for system in ("base", "tfidf"):
         model = tiny_backbone if system == "base" else None
-        finetune("stop-reasons", system, model, None, changed, tmp_path / system)
+        finetune("stop-reasons", system, model=model, settings=changed, path=tmp_path / system)
     earlier, rival = by_round(artifacts["base"]), by_round(tmp_path / "tfidf")
     runs = by_round(tmp_path / "base")
     tune, test = runs[1, 0, "tune"], runs[1, 0, "test"]
@@ -237,9 +237,9 @@ def test_inner_folds_score_every_text_outside_test_and_save_the_average(
     assert test.trained_on == set(tune.clusters) and not tune.trained_on
     manifest = read_manifest(tmp_path / "base", kind="classifier")
     assert len(manifest.notes["fits"]) == 2
-    classifier = Classifier.load(tmp_path / "base")
+    classifier = Classifier.from_pretrained(tmp_path / "base")
     texts = {e.example_id: e.text for e in build_examples("stop-reasons", changed, None).examples}
-    again = classifier.predict([texts[name] for name in test.ids])
+    again = classifier.predict_proba([texts[name] for name in test.ids])
     np.testing.assert_allclose(again, test.scores, atol=1e-6)
     judge(
         {name: list(by_round(tmp_path / name).values()) for name in ("base", "tfidf")},
@@ -259,7 +259,9 @@ def test_silver_texts_are_learnt_by_every_system_and_the_verdict_says_so(
         silver=SilverSettings(table=str(table), column="prediction", epochs=2),
     )
     changed = msgspec.structs.replace(recipe, stop_reasons=section)
-    manifest = finetune("stop-reasons", "silver", tiny_backbone, None, changed, tmp_path / "silver")
+    manifest = finetune(
+        "stop-reasons", "silver", model=tiny_backbone, settings=changed, path=tmp_path / "silver"
+    )
     notes = manifest.notes["silver"]
     assert notes["left_out"]["near a labelled text"] >= 1
     assert notes["texts"] + sum(notes["left_out"].values()) == 41
@@ -268,7 +270,7 @@ def test_silver_texts_are_learnt_by_every_system_and_the_verdict_says_so(
     plain, started = by_round(artifacts["base"]), by_round(tmp_path / "silver")
     assert plain[1, 0, "test"].ids == started[1, 0, "test"].ids
     assert not np.allclose(plain[1, 0, "test"].scores, started[1, 0, "test"].scores)
-    rival = finetune("stop-reasons", "tfidf", None, None, changed, tmp_path / "tfidf")
+    rival = finetune("stop-reasons", "tfidf", settings=changed, path=tmp_path / "tfidf")
     assert set(rival.inputs) == {"examples", "silver"}
     assert rival.settings["section"]["silver"] == {"table": str(table), "column": "prediction"}
     more = by_round(tmp_path / "tfidf")[1, 0, "test"].scores

@@ -214,7 +214,7 @@ def test_it_learns_what_tells_the_labels_apart(
     assert log.tune_scores[log.best_epoch - 1][1] > 0.9
     assert sum(log.tune_scores[log.best_epoch - 1]) == max(map(sum, log.tune_scores))
     assert log.new_pooler
-    scores = classifier.predict([row.text for row in toy_rows[45:]])
+    scores = classifier.predict_proba([row.text for row in toy_rows[45:]])
     right = [toy_task.labels[i] in row.labels for i, row in zip(scores.argmax(1), toy_rows[45:])]  # noqa: B905
     assert np.mean(right) > 0.9
 
@@ -229,7 +229,7 @@ def test_equal_seeds_give_equal_weights_and_leave_the_generator_alone(
         for s in (5, 5, 6)
     ]
     assert torch.equal(before, torch.random.get_rng_state())
-    one, same, other = (fit.predict(["slow accrual"]) for fit in fits)
+    one, same, other = (fit.predict_proba(["slow accrual"]) for fit in fits)
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 

@@ -74,7 +74,7 @@ def test_an_overlapping_test_file_is_refused_or_brands_the_report(tmp_path: Path
     settings = settings_of(tmp_path, "in winter", allow_overlap=True)
     runs = {}
     for system in ("tfidf", "prior"):
-        finetune("stop-reasons", system, None, None, settings, tmp_path / system)
+        finetune("stop-reasons", system, settings=settings, path=tmp_path / system)
         runs[system] = load_predictions(tmp_path / system / "predictions.parquet")
     with pytest.raises(LeakageError, match="10 of 10 test rows"):
         judge(runs, VerdictSettings(resamples=100))

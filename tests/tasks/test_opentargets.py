@@ -20,7 +20,7 @@ def saved(task: Task, backbone: Path, path: Path) -> Path:
     count = len(task.labels)
     classifier.thresholds = Thresholds(labels=task.labels, values=(0.4,) * count, chosen_on="tune")
     classifier.preset = OPEN_TARGETS_PRESET if task is STOP_REASONS else None
-    classifier.save(path)
+    classifier.save_pretrained(path)
     return path
 
 

@@ -42,7 +42,7 @@ def model(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         labels=task.labels, values=(0.0, 1.0), chosen_on="tune", chosen_from=frozenset()
     )
     path = tmp_path_factory.mktemp("classifier") / "model"
-    classifier.save(path)
+    classifier.save_pretrained(path)
     return path
 
 
@@ -119,7 +119,7 @@ def test_every_format_holds_the_same_rows_in_order(table: Path, tmp_path: Path) 
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["row"] for line in lines] == [row for row in range(1, 51) if row != 21]
     assert [line["id"] for line in lines] == [f"T{row}" for row in range(50) if row != 20]
-    scores = ToyScorer().predict([line["text"] for line in lines])
+    scores = ToyScorer().predict_proba([line["text"] for line in lines])
     np.testing.assert_allclose(
         [list(line["scores"].values()) for line in lines], scores, atol=5e-7, rtol=0
     )
@@ -240,7 +240,7 @@ def test_a_real_classifier_in_bulk_scores_as_alone(toy_folder: Path, tmp_path: P
     assert about is not None and about.engine == "torch fp32"
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     found = [list(json.loads(line)["scores"].values()) for line in lines]
-    np.testing.assert_allclose(found, scorer.predict(texts), atol=2e-6, rtol=0)
+    np.testing.assert_allclose(found, scorer.predict_proba(texts), atol=2e-6, rtol=0)
 
 
 @pytest.mark.slow

@@ -199,7 +199,7 @@ def test_noise_scores_well_the_published_way_and_the_twin_says_why(tmp_path: Pat
     for system in ("tfidf", "prior"):
         for make in (finetune, finetune_published):
             folders.append(tmp_path / f"{make.__name__}-{system}")
-            make("stop-reasons", system, None, None, settings, folders[-1])
+            make("stop-reasons", system, settings=settings, path=folders[-1])
     judge_classifiers(folders, QUICK, tmp_path / "twin", protocol="both")
     published, honest = load_verdicts(tmp_path / "twin")
     assert "thr=0.3" in published.signature and "OVERLAP=200" in published.signature
@@ -217,7 +217,7 @@ def test_noise_scores_well_the_published_way_and_the_twin_says_why(tmp_path: Pat
 def test_a_folder_is_judged_by_the_protocol_that_it_was_fitted_under(tmp_path: Path) -> None:
     settings = noise(tmp_path, copies=1)
     for system in ("tfidf", "prior"):
-        finetune_published("stop-reasons", system, None, None, settings, tmp_path / system)
+        finetune_published("stop-reasons", system, settings=settings, path=tmp_path / system)
     folders = [tmp_path / "tfidf", tmp_path / "prior"]
     tune, test = load_predictions(folders[0] / "predictions.parquet")
     assert (len(tune.ids), len(test.ids)) == (4, 40)
@@ -240,7 +240,7 @@ def test_sex_the_published_way_scores_what_it_was_fitted_on(tmp_path: Path) -> N
     for system in ("tfidf", "prior"):
         for make in (finetune, finetune_published):
             folders.append(tmp_path / f"{make.__name__}-{system}")
-            make("sex", system, None, snapshot, settings, folders[-1])
+            make("sex", system, snapshot=snapshot, settings=settings, path=folders[-1])
     notes = read_manifest(tmp_path / "finetune_published-tfidf").notes
     scored, fitted = notes["overlap"]["scored_rows"], notes["overlap"]["scored_trained_on"]
     assert scored == 15
@@ -254,7 +254,7 @@ def test_sex_the_published_way_scores_what_it_was_fitted_on(tmp_path: Path) -> N
 @pytest.mark.skipif(not GOLD.is_file(), reason="../shared/data is not here")
 def test_a_random_split_of_gold_leaks(tmp_path: Path) -> None:
     settings = TasksSettings(stop_reasons=StopReasonsSettings(labelled=str(GOLD)))
-    made = finetune_published("stop-reasons", "keywords", None, None, settings, tmp_path / "k")
+    made = finetune_published("stop-reasons", "keywords", settings=settings, path=tmp_path / "k")
     assert made.notes["overlap"] == {
         "scored_rows": 3372,
         "scored_trained_on": 3034,

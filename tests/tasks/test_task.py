@@ -236,7 +236,7 @@ def test_a_task_in_code_is_fitted_judged_and_planned(
     )
     folders = [tmp_path / system for system in ("keywords", "prior", "tfidf")]
     for folder in folders:
-        finetune("blood", folder.name, None, snapshot, TasksSettings(), folder)
+        finetune("blood", folder.name, snapshot=snapshot, settings=TasksSettings(), path=folder)
     judge_classifiers(folders, VerdictSettings(resamples=20), tmp_path / "verdict")
     (verdict,) = load_verdicts(tmp_path / "verdict")
     assert verdict.labels == ("Blood", "Other")
@@ -269,7 +269,7 @@ silver = {{ table = "{tmp_path / "silver.tsv"}" }}
 """)
     recipe = load_recipe(tmp_path / "own.toml")
     for system in ("keywords", "tfidf"):
-        made = finetune("who", system, None, None, recipe.tasks, tmp_path / system)
+        made = finetune("who", system, settings=recipe.tasks, path=tmp_path / system)
         assert made.notes["silver"]["texts"] == 2
     keywords = load_predictions(tmp_path / "keywords" / "predictions.parquet")
     assert all(run.truth[run.scores.argmax(1) == 0, 0].all() for run in keywords)

@@ -36,7 +36,9 @@ class ToyScorer:
     engine: str = "toy"
     seen: list[str] = field(default_factory=list)
 
-    def predict(self, texts: Sequence[str], *, progress: Progress = silent) -> NDArray[np.float64]:
+    def predict_proba(
+        self, texts: Sequence[str], *, progress: Progress = silent
+    ) -> NDArray[np.float64]:
         if self.calls_until_killed is not None:
             self.calls_until_killed -= 1
             if self.calls_until_killed < 0:

@@ -29,7 +29,7 @@ def save_classifier(backbone: Path, path: Path, task: Task = TASK) -> Path:
     classifier.thresholds = Thresholds(
         labels=task.labels, values=(0.25, 0.5), chosen_on="tune", chosen_from=frozenset()
     )
-    classifier.save(path)
+    classifier.save_pretrained(path)
     return path
 
 

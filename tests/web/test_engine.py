@@ -29,7 +29,7 @@ class Lengths:
         self.gate = threading.Event()
         self.gate.set()
 
-    def predict(self, texts: Sequence[str], **_: Any) -> NDArray[np.float64]:
+    def predict_proba(self, texts: Sequence[str], **_: Any) -> NDArray[np.float64]:
         self.batches.append(list(texts))
         self.gate.wait(10)
         if "bad" in texts:
@@ -177,7 +177,7 @@ def test_a_panic_harms_only_its_own_request() -> None:
         return np.zeros((len(texts), 1))
 
     async def scene(engine: Engine, model: ServedModel, scorer: Lengths) -> None:
-        scorer.predict = panic  # type: ignore[method-assign]
+        scorer.predict_proba = panic  # type: ignore[method-assign]
         with pytest.raises(RuntimeError, match="PanicError: index out of bounds"):
             await engine.score(model, ["bad"])
         with pytest.raises(RuntimeError, match="PanicError"):

@@ -113,13 +113,13 @@ def test_uploads_are_bounded(client: TestClient, tmp_path: Path, monkeypatch: An
 
 def test_a_running_job_can_be_deleted(client: TestClient, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setattr("trialese.web.jobs.WINDOW_RECORDS", 1)
-    predict = Classifier.predict
+    predict = Classifier.predict_proba
 
     def slowly(*args: Any, **how: Any) -> Any:
         time.sleep(0.1)
         return predict(*args, **how)
 
-    monkeypatch.setattr(Classifier, "predict", slowly)
+    monkeypatch.setattr(Classifier, "predict_proba", slowly)
     first = send(client, "long.txt", b"x\n" * 2000).json()["id"]
     second = send(client, "short.txt", b"x\n").json()["id"]
     while client.get(f"/v1/jobs/{first}").json()["state"] != "running":

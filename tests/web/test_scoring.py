@@ -87,7 +87,7 @@ def test_bad_requests_are_told_why(
 
 
 def test_the_classifier_is_the_one_in_the_folder(client: TestClient, classifier: Path) -> None:
-    alone = Classifier.load(classifier).predict(["slow accrual"])[0]
+    alone = Classifier.from_pretrained(classifier).predict_proba(["slow accrual"])[0]
     told = client.post("/v1/predict", json={"texts": ["slow accrual"]}).json()
     assert list(told["predictions"][0]["scores"].values()) == pytest.approx(alone, abs=1e-5)
 

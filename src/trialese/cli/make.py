@@ -217,7 +217,15 @@ def finetune(
     trials = open_snapshot(snapshot) if snapshot else None
     make = fit if protocol is FitProtocol.honest else finetune_published
     with writing(out, "classifier", inputs=[model, snapshot], force=force) as progress:
-        make(task, system, model, trials, section, out, progress=progress)
+        make(
+            task,
+            system,
+            model=model,
+            snapshot=trials,
+            settings=section,
+            path=out,
+            progress=progress,
+        )
     print_artifact(out, as_json=as_json)
 
 

@@ -123,7 +123,7 @@ def explain(
     from trialese.tasks.classifier import Classifier
     from trialese.tasks.explain import explain as explain_text
 
-    found = explain_text(Classifier.load(model), text, label)
+    found = explain_text(Classifier.from_pretrained(model), text, label)
     if as_json:
         print_json(found)
         return

@@ -108,7 +108,7 @@ def _digests_of(path: Path) -> dict[str, str]:
 
 
 def collect_snapshot(
-    settings: CollectSettings, path: Path, *, progress: Progress = silent
+    settings: CollectSettings, path: str | Path, *, progress: Progress = silent
 ) -> Snapshot:
     """The snapshot written at `path` from the source that the settings name.
 
@@ -121,6 +121,7 @@ def collect_snapshot(
         RegistryError: the registry cannot be read to the end; the same call goes on from there.
         ArtifactError: the snapshot cannot be written.
     """
+    path = Path(path)
     source = open_source(settings, work=work_folder(path), progress=progress)
     inputs = snapshot_inputs(settings, getattr(source, "paths", None))
     stated = as_settings(settings)

@@ -34,12 +34,13 @@ REJECTS_NAME = "rejects.jsonl"
 _READ_TRIALS = 500
 
 
-def open_snapshot(path: Path) -> Snapshot:
+def open_snapshot(path: str | Path) -> Snapshot:
     """The snapshot at `path`.
 
     Raises:
         ArtifactError: nothing there, half-written, or another kind of artifact.
     """
+    path = Path(path)
     return Snapshot(path, read_manifest(path, kind="snapshot"))
 
 

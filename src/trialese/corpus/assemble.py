@@ -347,7 +347,7 @@ _MANY_TRIALS = 20_000
 def build_corpus(
     snapshot: Snapshot,
     settings: CorpusSettings,
-    path: Path,
+    path: str | Path,
     *,
     workers: int | None = None,
     progress: Progress = silent,
@@ -361,6 +361,7 @@ def build_corpus(
         ArtifactError: the snapshot is damaged, `path` cannot be written, or a worker died.
         RecipeError: settings that do not go together, or a field that trials do not have.
     """
+    path = Path(path)
     trials = int(snapshot.manifest.counts.get("trials", 0))
     if workers is None:
         workers = count_cores() if trials >= _MANY_TRIALS else 1

@@ -156,12 +156,13 @@ def _damaged(folder: Path, why: object) -> ArtifactError:
     return ArtifactError(f"{folder}: blocks missing or damaged ({why}); build them again")
 
 
-def open_blocks(path: Path, *, era: Era, split: Split) -> TokenBlocks | None:
+def open_blocks(path: str | Path, *, era: Era, split: Split) -> TokenBlocks | None:
     """The memory-mapped blocks of one era and split, or None where the corpus has no such trials.
 
     Raises:
         ArtifactError: nothing at `path`, something else than blocks, or damaged.
     """
+    path = Path(path)
     manifest = read_manifest(path, kind="blocks")
     name = f"{era}-{split}"
     return open_block_folder(path / name) if name in manifest.counts["folders"] else None

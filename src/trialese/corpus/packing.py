@@ -288,7 +288,7 @@ def build_blocks(
     corpus: Corpus,
     tokenizer: Tokenizer,
     settings: BlockSettings,
-    path: Path,
+    path: str | Path,
     *,
     tokenizer_digest: str,
     progress: Progress = silent,
@@ -302,6 +302,7 @@ def build_blocks(
         ArtifactError: the corpus is damaged or `path` cannot be written.
         RecipeError: settings that do not go together, or a tokenizer without padding.
     """
+    path = Path(path)
     check_block_settings(settings)
     inputs = {"corpus": corpus.manifest.digest, "tokenizer": tokenizer_digest}
     total = corpus.manifest.counts.get("documents")

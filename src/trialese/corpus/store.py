@@ -53,12 +53,13 @@ class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
-def open_corpus(path: Path) -> Corpus:
+def open_corpus(path: str | Path) -> Corpus:
     """Handle on the corpus at `path`.
 
     Raises:
         ArtifactError: nothing there, half-written, or an artifact of another kind.
     """
+    path = Path(path)
     return Corpus(path, read_manifest(path, kind="corpus"))
 
 

@@ -48,9 +48,9 @@ _Entries = dict[tuple[str, str], _Entry]
 
 
 def judge_classifiers(
-    classifiers: Sequence[Path],
+    classifiers: Sequence[str | Path],
     settings: VerdictSettings,
-    path: Path,
+    path: str | Path,
     *,
     protocol: Protocol = "honest",
     curves: Sequence[Mapping[str, Any]] = (),
@@ -72,7 +72,8 @@ def judge_classifiers(
             another protocol than is asked for, or under only one of both.
         LeakageError, ArtifactError: see `verdict.judge` and `read_manifest`.
     """
-    entries, inputs = _read(classifiers)
+    path = Path(path)
+    entries, inputs = _read([Path(folder) for folder in classifiers])
     _check_protocols(entries, protocol)
     verdicts: dict[tuple[str, str], Verdict] = {}
     for number, ((way, task), entry) in enumerate(entries.items(), start=1):

@@ -274,10 +274,10 @@ def _task_stage(
         return finetune(
             task,
             system,
-            model.path / "model" if model else None,
-            open_snapshot(snapshot.path),
-            recipe.tasks,
-            home / task / system,
+            model=model.path / "model" if model else None,
+            snapshot=open_snapshot(snapshot.path),
+            settings=recipe.tasks,
+            path=home / task / system,
             progress=progress,
         )
 

@@ -292,7 +292,7 @@ def tokenise_corpus(
     corpus: Corpus,
     backbone: BackboneSettings,
     blocks: BlockSettings,
-    path: Path,
+    path: str | Path,
     *,
     progress: Progress = silent,
 ) -> Manifest:
@@ -301,6 +301,7 @@ def tokenise_corpus(
     Raises:
         ArtifactError: the backbone's tokenizer is not to be had, or the corpus is damaged.
     """
+    path = Path(path)
     tokenizer = load_tokenizer(backbone)
     return build_blocks(
         corpus,
@@ -313,7 +314,7 @@ def tokenise_corpus(
 
 
 def build_base(
-    blocks: Path, settings: PretrainSettings, path: Path, *, progress: Progress = silent
+    blocks: str | Path, settings: PretrainSettings, path: str | Path, *, progress: Progress = silent
 ) -> Adapter:
     """The masked-LM that adapters stand on and are compared with: artifact of kind "model".
 
@@ -327,6 +328,7 @@ def build_base(
         RecipeError: `base="never"` for a backbone without a head, or no old blocks to train on.
         KeyboardInterrupt: on SIGINT, with a checkpoint written.
     """
+    blocks, path = Path(blocks), Path(path)
     made_blocks = read_manifest(blocks, kind="blocks")
     backbone = load_backbone(settings.backbone, seed=settings.seed)
     _check_tokenizer(made_blocks, backbone.tokenizer, blocks)
@@ -371,10 +373,10 @@ def build_base(
 
 
 def train_adapter(
-    blocks: Path,
-    base: Path,
+    blocks: str | Path,
+    base: str | Path,
     settings: PretrainSettings,
-    path: Path,
+    path: str | Path,
     *,
     progress: Progress = silent,
 ) -> Adapter:
@@ -390,14 +392,14 @@ def train_adapter(
         RecipeError: no new training blocks.
         KeyboardInterrupt: on SIGINT, with a checkpoint written.
     """
-    return _go_on(blocks, base, settings, path, progress, control=False)
+    return _go_on(Path(blocks), Path(base), settings, Path(path), progress, control=False)
 
 
 def train_control(
-    blocks: Path,
-    base: Path,
+    blocks: str | Path,
+    base: str | Path,
     settings: PretrainSettings,
-    path: Path,
+    path: str | Path,
     *,
     progress: Progress = silent,
 ) -> Adapter:
@@ -411,7 +413,7 @@ def train_control(
         RecipeError: no old training blocks, or no new ones that say how long to train.
         KeyboardInterrupt: on SIGINT, with a checkpoint written.
     """
-    return _go_on(blocks, base, settings, path, progress, control=True)
+    return _go_on(Path(blocks), Path(base), settings, Path(path), progress, control=True)
 
 
 def _go_on(

@@ -169,4 +169,6 @@ def _fit(
     from trialese.tasks.fit import fit_classifier
 
     assert model is not None
-    return fit_classifier(found.task, train, tune, model, section.finetune, seed=seed)[0].predict
+    return fit_classifier(found.task, train, tune, model, section.finetune, seed=seed)[
+        0
+    ].predict_proba

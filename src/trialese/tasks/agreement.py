@@ -113,7 +113,7 @@ def compare_labels(
     texts = [row.text for row in told]
     theirs = [place[row.labels[0]] for row in told]
     distinct = list(dict.fromkeys(texts))
-    scores = classifier.predict(distinct, progress=progress)
+    scores = classifier.predict_proba(distinct, progress=progress)
     where_of = {text: number for number, text in enumerate(distinct)}
     rows = np.array([where_of[text] for text in texts])
     given = given_labels(task, classifier.thresholds, scores)

@@ -30,8 +30,11 @@ from trialese.records import Task, Thresholds
 from trialese.settings import Precision, PretrainSettings
 from trialese.tasks.scorer import (
     CPU_TOKENS,
+    ONNX_NAME,
+    LabelsTexts,
     Preprocessing,
     Preset,
+    as_texts,
     check_masked_lm,
     encode_texts,
     model_folder,
@@ -115,7 +118,7 @@ _PROBLEM_TYPES = {
 
 
 @dataclass(slots=True)
-class Classifier:
+class Classifier(LabelsTexts):
     """A task, a model, its tokenizer, its thresholds and its preprocessing."""
 
     task: Task
@@ -135,15 +138,18 @@ class Classifier:
         """Such as "torch fp32"."""
         return f"torch {'fp32' if self.forward is None else self.forward.precision}"
 
-    def predict(
+    def predict_proba(
         self, texts: Sequence[str], *, batch_texts: int = 32, progress: Progress = silent
     ) -> NDArray[np.float64]:
         """Probabilities (texts, labels): sigmoid if several labels may hold at once, else softmax.
 
-        In fp32 (see `load`) a text in a batch scores as it does alone, to 1e-5. Texts that the
-        tokenizer makes the same are scored once.
+        In fp32 (see `from_pretrained`) a text in a batch scores as it does alone, to 1e-5. Texts
+        that the tokenizer makes the same are scored once.
+
+        Raises:
+            RecordError: one text instead of several, or something that is no text.
         """
-        cleaned = [self.preprocessing.clean(text) for text in texts]
+        cleaned = [self.preprocessing.clean(text) for text in as_texts(texts)]
         self.model.eval()
         with torch.inference_mode():
             logits = score_ids(
@@ -177,12 +183,13 @@ class Classifier:
         block, mask = map(torch.from_numpy, padded(ids, self.tokenizer.pad_token_id))
         return {"input_ids": block.to(device), "attention_mask": mask.to(device)}
 
-    def save(self, path: Path) -> None:
+    def save_pretrained(self, path: str | Path) -> None:
         """Write the classifier as a folder at `path`: safetensors and JSON, nothing pickled.
 
         Raises:
             ArtifactError: something stands at `path` already.
         """
+        path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ArtifactError(f"{path}: something stands there already; choose a new folder")
         aside = path.with_name(f".{path.name}.partial")
@@ -199,14 +206,22 @@ class Classifier:
         aside.rename(path)
 
     @classmethod
-    def load(cls, path: Path, *, precision: Precision = "fp32") -> Classifier:
-        """The classifier in a folder that `save` or `finetune` wrote, ready for use.
+    def from_pretrained(cls, path: str | Path, *, precision: Precision = "fp32") -> Classifier:
+        """The classifier in a folder that `save_pretrained` or `finetune` wrote, ready for use.
+
+        In fp32 scores do not depend on the chip; `bf16` is faster where the processor computes
+        in it, and `auto` takes it there.
 
         Raises:
             ArtifactError: no classifier there, or a damaged one.
             RecipeError: a precision that the machine does not have.
         """
-        folder = model_folder(path)
+        folder = model_folder(Path(path))
+        if (folder / ONNX_NAME).is_file():
+            raise ArtifactError(
+                f"{folder}: an exported classifier; `trialese predict` and `trialese serve` run "
+                "it; give the classifier that it was made from"
+            )
         known = read_description(folder)
         try:
             with quiet_transformers():

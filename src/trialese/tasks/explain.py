@@ -71,7 +71,7 @@ def explain(
     labels = scorer.task.labels
     if label is not None and label not in labels:
         raise RecordError(f"label {label!r} is unknown; use one of {', '.join(labels)}")
-    chances = scorer.predict([text])[0]
+    chances = scorer.predict_proba([text])[0]
     column = int(chances.argmax()) if label is None else labels.index(label)
     encoded = scorer.tokenizer(
         read,

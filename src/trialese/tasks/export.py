@@ -69,7 +69,7 @@ def export_classifier(
             f"{len(distinct)} different texts to check int8 with; give at least {MIN_TEXTS} of "
             "the kind that it will read (--texts FILE)"
         )
-    classifier = Classifier.load(model)
+    classifier = Classifier.from_pretrained(model)
     if classifier.forward is None:
         raise ArtifactError(f"{model}: a {classifier.model.config.model_type}; only BERT exports")
     inputs = {"classifier": classifier.digest}
@@ -137,8 +137,10 @@ def write_graph(classifier: Classifier, path: Path) -> None:
 
 
 def _check_fp32(classifier: Classifier, folder: Path, texts: Sequence[str]) -> dict[str, float]:
-    theirs = OnnxScorer.load(folder).predict(texts, batch_texts=len(texts))  # so some are padded
-    difference = float(np.abs(theirs - classifier.predict(texts)).max())
+    theirs = OnnxScorer.load(folder).predict_proba(
+        texts, batch_texts=len(texts)
+    )  # so some are padded
+    difference = float(np.abs(theirs - classifier.predict_proba(texts)).max())
     if not difference <= MAX_DIFFERENCE:
         raise ArtifactError(
             f"the exported graph differs from the classifier by {difference:.2g} in probability "
@@ -165,7 +167,7 @@ def quantise(path: Path) -> None:
 
 
 def _check_int8(classifier: Classifier, folder: Path, texts: Sequence[str]) -> dict[str, Any]:
-    ours, theirs = classifier.predict(texts), OnnxScorer.load(folder).predict(texts)
+    ours, theirs = classifier.predict_proba(texts), OnnxScorer.load(folder).predict_proba(texts)
     agreement = label_agreement(classifier.task, classifier.thresholds, ours, theirs)
     if agreement < MIN_AGREEMENT:
         raise ArtifactError(

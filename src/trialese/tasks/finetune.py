@@ -81,11 +81,11 @@ def average_weights(classifiers: Sequence[Classifier]) -> Classifier:
 def finetune(
     name: str,
     system: str,
-    model: Path | None,
-    snapshot: Snapshot | None,
-    settings: TasksSettings,
-    path: Path,
     *,
+    path: str | Path,
+    model: str | Path | None = None,
+    snapshot: Snapshot | None = None,
+    settings: TasksSettings = TasksSettings(),  # noqa: B008 - a frozen struct
     progress: Progress = silent,
 ) -> Manifest:
     """The manifest of the classifier artifact at `path`: one system of the task called `name`.
@@ -100,6 +100,7 @@ def finetune(
         RecordError: examples that cannot be understood, or too few.
         ArtifactError: no usable model, or the disk refused.
     """
+    path, model = Path(path), None if model is None else Path(model)
     check_system(name, system, model)
     definition = define_task(name, settings)
     section = definition.section
@@ -172,7 +173,7 @@ def _runs(
             if fit.classifier is not None and len(runs) == 2:
                 fit.classifier.thresholds = _thresholds(runs[0], settings.threshold_shrinkage)
                 fit.classifier.preset = definition.preset
-                fit.classifier.save(draft.folder / "model")
+                fit.classifier.save_pretrained(draft.folder / "model")
     fit.discard()
     progress(what, len(runs) // 2, len(runs) // 2)
     if fit.logs:
@@ -220,13 +221,13 @@ class _Fitting:
             members.append(member)
             self.logs.append({"fold": fold, "seed": seed, **log})
         self._members = members
-        return [member.predict for member in members]
+        return [member.predict_proba for member in members]
 
     def scores_of(self, members: Sequence[Baseline], texts: list[str]) -> NDArray[np.float64]:
         """(texts, labels) by all fits of the last rounds together."""
         if self._model is not None:
             self.classifier = average_weights(self._members)
-            return self.classifier.predict(texts)
+            return self.classifier.predict_proba(texts)
         return np.asarray(np.mean([predict(texts) for predict in members], axis=0))
 
     def discard(self) -> None:
@@ -276,7 +277,7 @@ class SilverStart:
                 self._settings,
                 seed=seed,
                 progress=self._progress,
-            )[0].save(out)
+            )[0].save_pretrained(out)
         return out
 
     def discard(self) -> None:

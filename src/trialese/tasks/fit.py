@@ -217,7 +217,7 @@ def fit_classifier(
     task: Task,
     train: Sequence[Example],
     tune: Sequence[Example],
-    model: Path,
+    model: str | Path,
     settings: FinetuneSettings,
     *,
     seed: int,
@@ -234,6 +234,7 @@ def fit_classifier(
         ArtifactError: no usable model at `model`.
         RecordError: nothing to learn from, or labels that do not fit the task.
     """
+    model = Path(model)
     if not train or not tune:
         raise RecordError(
             f"{task.name}: {len(train)} texts to train and {len(tune)} to tune on; give more texts "
@@ -379,7 +380,7 @@ def _forward(
 def _score(
     classifier: Classifier, texts: Sequence[str], truth: NDArray[np.bool_]
 ) -> tuple[float, float]:
-    scores = classifier.predict(texts, batch_texts=64)
+    scores = classifier.predict_proba(texts, batch_texts=64)
     cut = 0.5
     if classifier.task.kind == "multilabel":
         cut = best_cut(scores.ravel(), truth.ravel(), near=0.5)

@@ -72,7 +72,7 @@ _NCT_ID = re.compile(r"NCT[0-9]{8}", re.IGNORECASE)
 
 
 def read_labelled(
-    path: Path,
+    path: str | Path,
     task: Task,
     *,
     missing_label: str | None = None,
@@ -94,6 +94,7 @@ def read_labelled(
             label, or bad rows: malformed, an empty text, a repeated id, a label that the task does
             not know; names all of them.
     """
+    path = Path(path)
     names = LabelNames(task.labels)
     wanted = [name for name in (text_column, label_column, id_column) if name]
     rows = _one_row_a_text(list(read_rows(path, wanted=wanted)))

@@ -56,7 +56,7 @@ def check_dropin(path: Path, *, texts: Sequence[str] = _PROBES) -> list[Audit]:
     from trialese.pretrain.backbone import quiet_transformers
     from trialese.tasks.classifier import Classifier
 
-    ours = Classifier.load(path)
+    ours = Classifier.from_pretrained(path)
     folder = path / "model" if (path / "model" / "config.json").is_file() else path
     with quiet_transformers():
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -70,7 +70,7 @@ def check_dropin(path: Path, *, texts: Sequence[str] = _PROBES) -> list[Audit]:
     weights = sorted(file.name for file in folder.iterdir() if file.suffix in _WEIGHT_SUFFIXES)
     named = tuple(model.config.id2label[place] for place in range(model.config.num_labels))
     theirs = np.array([[{e["label"]: e["score"] for e in row}[n] for n in named] for row in rows])
-    mine = ours.predict(texts)
+    mine = ours.predict_proba(texts)
     same_shape = theirs.shape == mine.shape
     gap = float(np.abs(theirs - mine).max()) if same_shape else float("inf")
     differing = [

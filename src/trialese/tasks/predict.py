@@ -87,7 +87,7 @@ def load_scorer(path: Path, *, precision: Precision = "fp32") -> Scorer:
         return OnnxScorer.load(folder)
     from trialese.tasks.classifier import Classifier
 
-    return Classifier.load(folder, precision=precision)
+    return Classifier.from_pretrained(folder, precision=precision)
 
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def stream_inputs(
     layout = layout_of(scorer, format_)
     yield layout.header()
     for texts in _chunks(scorer, inputs, stdin):
-        yield layout.part(texts, scorer.predict([each.text for each in texts]))
+        yield layout.part(texts, scorer.predict_proba([each.text for each in texts]))
 
 
 def _chunks(
@@ -180,7 +180,7 @@ def _chunks(
 
 def label_texts(scorer: Scorer, texts: Sequence[TextToLabel]) -> Iterator[LabelledText]:
     """One result for each text, in their order."""
-    scores = scorer.predict([each.text for each in texts])
+    scores = scorer.predict_proba([each.text for each in texts])
     chosen_on = "0.5" if scorer.thresholds is None else scorer.thresholds.chosen_on
     for each, (labels, chances) in zip(texts, named_results(scorer, scores), strict=True):
         yield LabelledText(
@@ -336,7 +336,7 @@ class _Job:
         left_out: dict[str, int] = {}
         how = self._scorer.preprocessing
         texts = texts_of(records, window * self._window_records + 1, how, left_out)
-        scores = self._scorer.predict([each.text for each in texts])
+        scores = self._scorer.predict_proba([each.text for each in texts])
         counted = _Counted(records=len(records), texts=len(texts), left_out=left_out)
         try:
             write_bytes(self._part(window), self._layout.part(texts, scores))

@@ -138,7 +138,7 @@ def fit_published(
             trainer.train()
     if chooser.best is not None:
         classifier.model.load_state_dict(chooser.best)
-    return lambda texts: classifier.predict([published_text(text) for text in texts])
+    return lambda texts: classifier.predict_proba([published_text(text) for text in texts])
 
 
 def _arguments(folder: Path, how: PublishedFit, seed: int) -> transformers.TrainingArguments:
@@ -261,11 +261,11 @@ _PROTOCOLS = {
 def finetune_published(
     name: str,
     system: str,
-    model: Path | None,
-    snapshot: Snapshot | None,
-    settings: TasksSettings,
-    path: Path,
     *,
+    path: str | Path,
+    model: str | Path | None = None,
+    snapshot: Snapshot | None = None,
+    settings: TasksSettings = TasksSettings(),  # noqa: B008 - a frozen struct
     progress: Progress = silent,
 ) -> Manifest:
     """The manifest of a classifier artifact at `path` that was fitted the published way.
@@ -279,6 +279,7 @@ def finetune_published(
         RecordError: examples that cannot be understood, or too few.
         ArtifactError: no usable model, or the disk refused.
     """
+    path, model = Path(path), None if model is None else Path(model)
     check_system(name, system, model)
     found = build_examples(name, settings, snapshot)
     fitted, held, scored = divide_published(found.task.name, found.examples)

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trialese.artifacts import MANIFEST_NAME, digest_of_folder, read_manifest
-from trialese.errors import ArtifactError
+from trialese.errors import ArtifactError, RecordError
 from trialese.parallel import count_cores
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
@@ -42,10 +42,12 @@ __all__ = [
     "OPEN_TARGETS_PRESET",
     "TOKENIZER_NAME",
     "Description",
+    "LabelsTexts",
     "OnnxScorer",
     "Preprocessing",
     "Preset",
     "Scorer",
+    "as_texts",
     "check_masked_lm",
     "encode_texts",
     "given_labels",
@@ -252,9 +254,53 @@ class Scorer(Protocol):
         """What computes the scores, such as "torch fp32"; those of two engines differ a little."""
         ...
 
-    def predict(self, texts: Sequence[str], *, progress: Progress = silent) -> NDArray[np.float64]:
+    def predict_proba(
+        self, texts: Sequence[str], *, progress: Progress = silent
+    ) -> NDArray[np.float64]:
         """Probabilities (texts, labels) of raw texts, in their order."""
         ...
+
+
+class LabelsTexts:
+    """What a classifier does with its own probabilities, whatever computes them."""
+
+    __slots__ = ()
+
+    @property
+    def labels(self: Scorer) -> tuple[str, ...]:
+        """The labels, in the order of the columns of `predict_proba`."""
+        return self.task.labels
+
+    def predict(
+        self: Scorer, texts: Sequence[str], *, progress: Progress = silent
+    ) -> list[tuple[str, ...]]:
+        """The labels of each text, by the classifier's cut-offs; () where none reaches its own.
+
+        Raises:
+            RecordError: one text instead of several, or something that is no text.
+        """
+        scores = self.predict_proba(texts, progress=progress)
+        return [labels for labels, _ in named_results(self, scores)]
+
+
+def as_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list.
+
+    Raises:
+        RecordError: one text instead of several, or something that is no text; names its place.
+    """
+    if isinstance(texts, str):
+        raise RecordError(
+            f"several texts are needed, and this is one; give a list: [{texts!r:.60}]"
+        )
+    found = list(texts)
+    for place, text in enumerate(found):
+        if not isinstance(text, str):
+            raise RecordError(
+                f"text {place} is {text!r:.60}, of type {type(text).__name__}; give a str, or "
+                "leave it out"
+            )
+    return found
 
 
 def given_labels(
@@ -350,7 +396,7 @@ TOKENIZER_NAME = "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxScorer:
+class OnnxScorer(LabelsTexts):
     """A task, a graph, its tokenizer, its thresholds and its preprocessing."""
 
     task: Task
@@ -407,11 +453,11 @@ class OnnxScorer:
             tokenizer=tokenizer,
         )
 
-    def predict(
+    def predict_proba(
         self, texts: Sequence[str], *, batch_texts: int = 32, progress: Progress = silent
     ) -> NDArray[np.float64]:
-        """Probabilities (texts, labels); see `Classifier.predict`."""
-        cleaned = [self.preprocessing.clean(text) for text in texts]
+        """Probabilities (texts, labels); see `Classifier.predict_proba`."""
+        cleaned = [self.preprocessing.clean(text) for text in as_texts(texts)]
         logits = score_ids(
             encode_texts(self.tokenizer, cleaned, self.preprocessing.max_tokens),
             self._logits,

@@ -247,7 +247,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_report(
-    path: Path,
+    path: str | Path,
     verdicts: Sequence[Verdict],
     *,
     curves: Sequence[Mapping[str, Any]] = (),
@@ -269,6 +269,7 @@ def write_report(
         RecordError: there is no verdict.
         ArtifactError: the folder cannot be written.
     """
+    path = Path(path)
     if not verdicts:
         raise RecordError("no verdict to report; judge at least one task")
     context = dict(context or {})

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trialese.errors import RecipeError
-from trialese.records import Difference
+from trialese.records import BASELINES, Difference
 from trialese.settings import VerdictSettings
 from trialese.verdict.scores import Table
-from trialese.verdict.systems import BASELINES, Comparison
+from trialese.verdict.systems import Comparison
 
 __all__ = [
     "NO_DIFFERENCE",

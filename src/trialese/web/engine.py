@@ -220,7 +220,7 @@ class Engine:
 
     async def _compute(self, batch: Sequence[tuple[_Asked, Sequence[int]]]) -> None:
         texts = [asked.texts[row] for asked, rows in batch for row in rows]
-        predict = batch[0][0].model.scorer.predict
+        predict = batch[0][0].model.scorer.predict_proba
         self._began = time.monotonic()
         try:
             scores = await self._loop.run_in_executor(

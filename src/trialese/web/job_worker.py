@@ -192,7 +192,9 @@ class _RemoteScorer:
         self.thresholds, self.digest, self.engine = order.thresholds, order.digest, order.engine
         self._send, self._inbox = send, inbox
 
-    def predict(self, texts: Sequence[str], *, progress: Progress = silent) -> NDArray[np.float64]:
+    def predict_proba(
+        self, texts: Sequence[str], *, progress: Progress = silent
+    ) -> NDArray[np.float64]:
         scores = np.zeros((len(texts), len(self.task.labels)))
         for start, chunk in _chunks(texts):
             self._send(_Texts(chunk))

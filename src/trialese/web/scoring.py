@@ -79,7 +79,9 @@ def _explained(model: ServedModel, asked: ExplainRequest) -> ExplainAnswer:
         found = explain_text(model.scorer, asked.text, asked.label)
         return ExplainAnswer.model_validate(found, from_attributes=True)
     # nothing but what cleaning takes away, such as control characters: no word carried anything
-    scores = dict(zip(model.scorer.task.labels, model.scorer.predict([asked.text])[0], strict=True))
+    scores = dict(
+        zip(model.scorer.task.labels, model.scorer.predict_proba([asked.text])[0], strict=True)
+    )
     label = asked.label or max(scores, key=scores.__getitem__)
     return ExplainAnswer(text="", label=label, probability=scores[label], spans=[])
 
