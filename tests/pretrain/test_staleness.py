@@ -22,25 +22,28 @@ from transformers import AutoModelForMaskedLM
 from trialese.errors import ArtifactError, RecordError
 from trialese.pretrain.backbone import load_masked_lm, load_tokenizer
 from trialese.pretrain.encoder import MaskedEncoder
+from trialese.pretrain.heldout import read_losses, word_l2r_scores
 from trialese.pretrain.lora import attach_lora, save_lora
 from trialese.pretrain.masking import Vocabulary
 from trialese.pretrain.staleness import (
+    CAVEAT,
     BrokenTerm,
+    Effect,
     QuarterRow,
     RisingTerm,
     Staleness,
-    as_table,
     broken_terms,
     draw_trials,
+    find_reference,
     load_reader,
+    load_reference,
     measure_staleness,
     pieces_per_word,
     quarter_of,
     read_training,
     rising_terms,
-    word_l2r_scores,
 )
-from trialese.pretrain.staleness_page import write_page
+from trialese.pretrain.staleness_page import as_table, write_page
 from trialese.records import Corpus, Interval, Trial
 from trialese.settings import BackboneSettings, LoraSettings, RenderSettings
 
@@ -148,8 +151,11 @@ def test_rows_terms_and_advice(tiny_backbone: Path):
     assert made.difference is not None
     gap = made.quarters[1].loss.point - made.quarters[0].loss.point
     assert made.difference.point == pytest.approx(gap)
-    verb = "Adapt again" if made.difference.low > 0 else "No need yet"
-    assert made.advice.startswith(verb) and f"{gap:+.3f}" in made.advice
+    assert made.effect is not None and made.effect.border == "2020Q4"
+    assert f"{made.effect.loss.point:+.3f}" in made.advice
+    # a single quarter before leaves no false border, so that a sure effect is no reason by itself
+    verb = "Cannot tell" if made.effect.loss.low > 0 else "No need yet"
+    assert made.advice.startswith(verb)
     assert "posted after 2020Q4 (10 of 12 read)" in made.advice
     assert {"covid", "vaccine"} <= {term.word for term in made.rising}
     assert [(term.word, term.pieces) for term in made.broken] == [("xyzq", 4)]
@@ -157,6 +163,119 @@ def test_rows_terms_and_advice(tiny_backbone: Path):
     assert "2021Q3" in table and made.advice in table
     again = measured(trials[::-1], tiny_backbone, "2020-12-31", sample=10, pll_sample=1)
     assert again == made  # whatever the order
+
+
+OLD_WORDS = ("study", "drug", "patients", "cancer", "placebo", "dose", "safety", "women")
+NEW_WORDS = ("covid", "vaccine", "pandemic", "futility", "interim", "phase", "asthma", "age")
+
+
+def by_quarter(trials_a_quarter: int, share_of_new: Any) -> list[Trial]:
+    """Six years of trials of forty words; `share_of_new(year)` of them are about a virus."""
+    generator = np.random.default_rng(3)
+    made = []
+    for quarter in range(24):
+        year, month = 2018 + quarter // 4, 3 * (quarter % 4) + 2
+        for _ in range(trials_a_quarter):
+            new = generator.random() < share_of_new(year)
+            made.append(
+                Trial(
+                    nct_id=f"NCT{len(made):08}",
+                    first_posted=f"{year}-{month:02}-01",
+                    brief_summary=" ".join(generator.choice(NEW_WORDS if new else OLD_WORDS, 40)),
+                    conditions=("viral infection",) if new else ("solid tumour",),
+                )
+            )
+    return made
+
+
+@pytest.fixture(scope="module")
+def readers(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two toys of equal compute: one taught the old words, the other the new ones as well."""
+    taught = {}
+    tokenizer = load_tokenizer(BackboneSettings(name=str(tiny_backbone)))
+    for name, words in (("control", OLD_WORDS), ("adapted", OLD_WORDS + 3 * NEW_WORDS)):
+        model = load_masked_lm(tiny_backbone)[0].train(False)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        generator = np.random.default_rng(5)
+        for _ in range(60):
+            texts = [" ".join(generator.choice(words, 30)) for _ in range(8)]
+            ids = torch.tensor([tokenizer(text).input_ids for text in texts])
+            shown, hidden = ids.clone(), torch.rand(ids.shape) < 0.15
+            hidden[:, [0, -1]] = False
+            shown[hidden] = tokenizer.mask_token_id
+            loss = torch.nn.functional.cross_entropy(model(shown).logits[hidden], ids[hidden])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        taught[name] = model
+    return taught | {"tokenizer": tokenizer}
+
+
+def test_new_words_after_the_border_are_found_and_only_by_who_does_not_know_them(
+    readers: dict[str, Any],
+):
+    trials = by_quarter(8, lambda year: 0.0 if year < 2022 else 1.0)
+
+    def asked(model: str, reference: str | None) -> Staleness:
+        return measure_staleness(
+            trials, readers[model], readers["tokenizer"], trained_until="2021-12-31",
+            reference=readers[reference] if reference else None,
+            reference_name=reference or "", pll_sample=0, sample=8,
+        )  # fmt: skip
+
+    stale = asked("control", "adapted")
+    assert stale.effect is not None and stale.least_effect is not None
+    assert stale.advice.startswith("Adapt again") and "against adapted" in stale.advice
+    assert stale.effect.loss.low > stale.least_effect
+    assert len(stale.false_borders) >= 8
+    fresh = asked("adapted", "control")
+    assert fresh.effect is not None and fresh.effect.loss.high < 0
+    assert fresh.advice.startswith("No need yet")
+    alone = asked("control", None)  # no reference at hand: matched by condition
+    assert alone.advice.startswith("Adapt again") and "matched by condition" in alone.advice
+
+
+def test_a_change_of_subject_is_no_reason(readers: dict[str, Any]):
+    """The rule before asked whether trials since are harder to read, whatever they are about."""
+    shares = {2018: 0.2, 2019: 0.6, 2020: 0.2, 2021: 0.2, 2022: 0.3, 2023: 0.8}
+    trials = by_quarter(8, shares.__getitem__)
+    made = measure_staleness(
+        trials, readers["control"], readers["tokenizer"], trained_until="2022-12-31",
+        pll_sample=0, sample=8,
+    )  # fmt: skip
+    assert made.difference is not None and made.difference.low > 0  # the old rule: adapt again
+    assert made.effect is not None and made.effect.loss.point < made.difference.point / 4
+    assert made.advice.startswith("No need yet"), made.advice
+
+
+def test_whole_documents_are_read(readers: dict[str, Any]):
+    encoder = MaskedEncoder(readers["control"])
+    beginning = " ".join(OLD_WORDS * 5)
+    short, long = beginning, beginning + " " + " ".join(NEW_WORDS * 50)
+    sums = read_losses([short, long], encoder, readers["tokenizer"], 7)
+    assert sums[0, 2] < 10 and 40 < sums[1, 2] < 70  # 15 % of 40 and of 440 words, 80 % as [MASK]
+    mean = sums[:, 0] / sums[:, 2]
+    assert mean[1] > mean[0] + 0.5  # what comes late is strange, and is seen
+    assert np.array_equal(sums, read_losses([short, long], encoder, readers["tokenizer"], 7))
+
+
+def test_the_reference_is_the_other_model_of_the_run(toy: Any, tmp_path: Path, tiny_backbone: Path):
+    home = Path(toy.folder) / "toy"
+    for stage, has_adapter, other, era in (
+        ("base", False, "adapter", "old"),
+        ("base", True, "control", ""),
+        ("adapter", False, "control", ""),
+        ("control", False, "adapter", "old"),
+    ):
+        found, which = find_reference(home / stage / "model", has_adapter=has_adapter)
+        assert (found, which) == ((home / other / "model").resolve(), era)
+    assert find_reference(tiny_backbone, has_adapter=False) == (None, "")
+    tokenizer = load_tokenizer(BackboneSettings(name=str(tiny_backbone)))
+    load_reference(str(home / "control" / "model"), tokenizer)
+    other_words = tokenizer.__class__.from_pretrained(tiny_backbone)
+    other_words.add_tokens(["xyzq"])
+    with pytest.raises(ArtifactError, match="another tokenizer"):
+        load_reference(str(home / "control" / "model"), other_words)
 
 
 def test_what_the_model_learnt_from_is_not_read(tiny_backbone: Path):
@@ -172,7 +291,11 @@ def test_what_the_model_learnt_from_is_not_read(tiny_backbone: Path):
 def test_nothing_to_compare_and_nothing_dated(tiny_backbone: Path):
     trials = [trial(i, "2020-02-01", "a study ") for i in range(3)]
     made = measured(trials, tiny_backbone, "2030-01-01", pll_sample=0)
-    assert made.difference is None and made.advice.startswith("No comparison")
+    assert made.difference is None and made.effect is None
+    assert made.advice.startswith("No need yet: no trial here was posted after 2030Q1")
+    assert "newest that was read is of 2020Q1" in made.advice
+    made = measured(trials, tiny_backbone, "2019-01-01", pll_sample=0)
+    assert made.advice.startswith("No comparison: every trial that may be read was posted after")
     with pytest.raises(RecordError, match="no trial has a posting date"):
         measured([trial(1, None, "a")], tiny_backbone, "2030-01-01")
 
@@ -215,6 +338,8 @@ def made() -> Staleness:
     return Staleness(
         "2020-06-30", quarters, (RisingTerm("a<b", 1, 9, 3.2, 4),), (BrokenTerm("x&y", 5, 6),),
         Interval(0.5, 0.2, 0.8), 7, "Adapt again: loss is +0.500 & more.",
+        Effect("2020Q2", 30, 40, Interval(0.6, 0.5, 0.7)),
+        (Effect("2020Q1", 10, 20, Interval(0.01, -0.1, 0.12)),), 0.01, "the control",
     )  # fmt: skip
 
 
@@ -227,6 +352,9 @@ def test_the_page_stands_alone_and_says_what_was_measured(tmp_path: Path):
     picture = ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
     words = " ".join("".join(text.itertext()) for text in picture.iter() if "text" in text.tag)
     assert {"loss,", "pseudo-perplexity"} <= set(words.split())
+    assert "false borders" in words and "end of training" in words
+    for told in (CAVEAT.split(".")[0], "+0.600", "+0.010", "false border", "the control loses"):
+        assert told in page, told
 
 
 def test_equal_figures_give_equal_bytes_and_the_json_holds_them(tmp_path: Path):

@@ -121,6 +121,13 @@ def staleness(
     corpus: Annotated[
         Path | None, typer.Option(help="What it was trained on: those trials are not read again.")
     ] = None,
+    reference: Annotated[
+        str,
+        typer.Option(
+            help="Masked-LM to compare with; default: the control or base of the same run, or its "
+            "adapter for a base. none: match trials by condition."
+        ),
+    ] = "",
     trained_until: Annotated[
         str | None, typer.Option(help="Newest trial it learnt from; default: by the corpus.")
     ] = None,
@@ -137,16 +144,20 @@ def staleness(
     from trialese.collect.snapshot import open_snapshot, read_trials
     from trialese.corpus.store import open_corpus
     from trialese.pretrain.staleness import (
-        as_dict,
-        as_table,
+        find_reference,
         load_reader,
+        load_reference,
         measure_staleness,
         read_training,
     )
-    from trialese.pretrain.staleness_page import write_page
+    from trialese.pretrain.staleness_page import as_dict, as_table, write_page
     from trialese.settings import BackboneSettings
 
-    trained_on, newest = read_training(open_corpus(corpus)) if corpus else (frozenset(), "")
+    sibling, era = find_reference(Path(backbone), has_adapter=adapter is not None)
+    trained_on: frozenset[str] = frozenset()
+    newest = ""
+    if corpus:
+        trained_on, newest = read_training(open_corpus(corpus), era=era)
     until = trained_until or newest
     if not until:
         raise typer.BadParameter("say --trained-until DATE, or --corpus with dated trials")
@@ -157,6 +168,8 @@ def staleness(
                 refuse_file(out / name, ours=lambda begins: b"trained" in begins)
     trials = read_trials(open_snapshot(snapshot))
     model, tokenizer = load_reader(BackboneSettings(name=backbone), adapter)
+    named = str(sibling or "") if not reference else reference if reference != "none" else ""
+    other = load_reference(named, tokenizer) if named else None
     with watch() as progress:
         found = measure_staleness(
             trials,
@@ -164,6 +177,8 @@ def staleness(
             tokenizer,
             trained_until=until,
             trained_on=trained_on,
+            reference=other,
+            reference_name=named,
             sample=sample,
             pll_sample=pll_sample,
             progress=progress,

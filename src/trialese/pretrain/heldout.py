@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from trialese.artifacts import write_bytes
 from trialese.bootstrap import interval
@@ -39,12 +40,14 @@ __all__ = [
     "gained_top1",
     "measure",
     "measure_all",
+    "read_losses",
     "read_rows",
     "resampled_shares",
     "save_masks",
     "save_score",
     "score_row",
     "told",
+    "word_l2r_scores",
     "write_events",
     "write_rows",
 ]
@@ -160,6 +163,74 @@ def measure(
     total = np.concatenate(sums, axis=1) if sums else np.zeros((6, 0))
     on_mask = HeldoutScore(total[3], total[4], total[5], unseen.sum(axis=1))
     return HeldoutScore(total[0], total[1], total[2], masked.valid.sum(axis=1), on_mask)
+
+
+_CPU = torch.device("cpu")
+_WINDOW_TOKENS = 128
+
+
+def read_losses(
+    texts: Sequence[str],
+    encoder: MaskedEncoder,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    *,
+    device: torch.device = _CPU,
+) -> NDArray[np.float64]:
+    """Loss (nats), hits and tokens read as [MASK] of each text, (texts, 3); 15 % are hidden.
+
+    Whole documents, cut into windows that begin and end as a text does. The masks follow from the
+    texts and the seed, so that two models are asked the same.
+    """
+    vocabulary = Vocabulary.of(tokenizer)
+    width = min(_WINDOW_TOKENS, encoder.max_tokens)
+    empty = tokenizer.backend_tokenizer.encode("")
+    opening = [tokenizer.cls_token_id] if len(empty.ids) > 1 else []
+    closing = [tokenizer.sep_token_id] if empty.ids else []
+    room = width - len(opening) - len(closing)
+    rows: list[list[int]] = []
+    owner: list[int] = []
+    for number, encoded in enumerate(
+        tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    ):
+        for start in range(0, len(encoded.ids), room):
+            rows.append([*opening, *encoded.ids[start : start + room], *closing])
+            owner.append(number)
+    ids = np.full((len(rows), width), vocabulary.pad_id, dtype=np.int64)
+    special = np.ones(ids.shape, dtype=bool)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = row
+        special[place, len(opening) : len(row) - len(closing)] = False
+    number_of = np.arange(len(rows), dtype=np.int64)
+    masked = mask_blocks(ids, special, number_of, vocabulary, ratio=0.15, seed=seed, epoch=0)
+    held = HeldoutSet("read", "test", number_of, np.array(owner), masked, vocabulary.mask_id)
+    score = measure(encoder, held, batch_blocks=16, device=device).told
+    sums = np.zeros((len(texts), 3))
+    np.add.at(sums, owner, np.stack([score.loss, score.top1, score.tokens], axis=1))
+    return sums
+
+
+@torch.no_grad()
+def word_l2r_scores(
+    ids: Sequence[int], encoder: MaskedEncoder, vocabulary: Vocabulary
+) -> NDArray[np.float64]:
+    """Log-probability of each ordinary token: (tokens,), nats. `ids` begin and end specially.
+
+    PLL-word-l2r (Kauf and Ivanova 2023): each token is hidden together with the later pieces of
+    its own word, so that a word cannot be read off its own ending.
+    """
+    places = list(range(1, len(ids) - 1))
+    inputs = np.tile(np.asarray(ids, dtype=np.int64), (len(places), 1))  # (places, tokens)
+    for row, place in enumerate(places):
+        stop = place + 1
+        while stop < len(ids) - 1 and vocabulary.continues_word[ids[stop]]:
+            stop += 1
+        inputs[row, place:stop] = vocabulary.mask_id
+    positions = torch.tensor(places)[:, None]
+    logits = encoder.logits(torch.from_numpy(inputs), None, positions)
+    targets = torch.tensor([ids[place] for place in places])
+    scores = logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    return np.asarray(scores.double().numpy())
 
 
 def score_row(score: HeldoutScore, heldout: HeldoutSet) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""Words of two periods compared: how far a vocabulary breaks them up, and which ones rose.
+"""When to adapt again: how well a model reads trials by the quarter in which they were posted.
 
-How well a model reads the trials first posted in one quarter.
-
-When to adapt again: how well a model reads trials, by the quarter in which they were posted."""
+That trials of two periods are read differently well says little: they differ in subject. So the
+effect of time is a difference in differences against a reference model of equal compute, or,
+without one, between trials matched by condition; and false borders inside the model's own training
+period show how large an effect is that means nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,39 +12,43 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from trialese.artifacts import is_complete, read_manifest
 from trialese.bootstrap import interval
 from trialese.corpus.render import render_document
 from trialese.corpus.store import read_stored
 from trialese.errors import ArtifactError, RecordError
-from trialese.pretrain.backbone import load_backbone
+from trialese.pretrain.backbone import load_backbone, tokenizer_digest
 from trialese.pretrain.encoder import MaskedEncoder
-from trialese.pretrain.heldout import HeldoutSet, measure, resampled_shares
+from trialese.pretrain.heldout import read_losses, resampled_shares, word_l2r_scores
 from trialese.pretrain.lora import load_lora, merge_lora
-from trialese.pretrain.masking import Vocabulary, mask_blocks
+from trialese.pretrain.masking import Vocabulary
 from trialese.progress import Progress, silent
 from trialese.records import Corpus, Interval, Trial
 from trialese.settings import BackboneSettings, RenderSettings
 
 __all__ = [
+    "CAVEAT",
     "BrokenTerm",
+    "DrawnTrial",
+    "Effect",
     "QuarterRow",
     "RisingTerm",
     "Staleness",
-    "as_dict",
-    "as_table",
     "broken_terms",
     "draw_trials",
+    "find_reference",
     "load_reader",
+    "load_reference",
     "mean_loss",
     "measure_quarter",
     "measure_staleness",
@@ -51,7 +57,6 @@ __all__ = [
     "read_training",
     "resampled_losses",
     "rising_terms",
-    "word_l2r_scores",
 ]
 
 
@@ -153,8 +158,10 @@ def _count_pieces(words: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> d
     return {word: len(one.ids) for word, one in zip(words, encoded, strict=True)}
 
 
-BLOCK_TOKENS = 128
 PLL_TOKENS = 48
+_MATCHES = 3  # earlier trials that stand for a later one where there is no reference
+_FEWEST = 6  # trials on either side of a border
+_FALSE_BORDERS = 12
 
 
 class QuarterRow(msgspec.Struct, frozen=True):
@@ -164,7 +171,8 @@ class QuarterRow(msgspec.Struct, frozen=True):
     trials: int
     sampled: int
     loss: Interval
-    """Masked-LM loss (nats a hidden token), 15 % hidden; 95 % interval over trials."""
+    """Masked-LM loss (nats a token read as [MASK]) over whole documents; 95 % interval over
+    trials."""
     top1: float
     pseudo_perplexity: float
     """PLL-word-l2r over the first tokens of some trials; see `word_l2r_scores`."""
@@ -178,33 +186,19 @@ def quarter_of(date: str | None) -> str | None:
     return f"{date[:4]}Q{(int(date[5:7]) + 2) // 3}"
 
 
-@torch.no_grad()
-def word_l2r_scores(
-    ids: Sequence[int], encoder: MaskedEncoder, vocabulary: Vocabulary
-) -> NDArray[np.float64]:
-    """Log-probability of each ordinary token: (tokens,), nats. `ids` begin and end specially.
+@dataclass(frozen=True, slots=True)
+class DrawnTrial:
+    """What of a drawn trial is read, and by what it is matched."""
 
-    PLL-word-l2r (Kauf and Ivanova 2023): each token is hidden together with the later pieces of
-    its own word, so that a word cannot be read off its own ending.
-    """
-    places = list(range(1, len(ids) - 1))
-    inputs = np.tile(np.asarray(ids, dtype=np.int64), (len(places), 1))  # (places, tokens)
-    for row, place in enumerate(places):
-        stop = place + 1
-        while stop < len(ids) - 1 and vocabulary.continues_word[ids[stop]]:
-            stop += 1
-        inputs[row, place:stop] = vocabulary.mask_id
-    positions = torch.tensor(places)[:, None]
-    logits = encoder.logits(torch.from_numpy(inputs), None, positions)
-    targets = torch.tensor([ids[place] for place in places])
-    scores = logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
-    return np.asarray(scores.double().numpy())
+    text: str
+    subject: str
+    """Conditions and key words, or the title where there are none."""
 
 
 def draw_trials(
     trials: Iterable[Trial], render: RenderSettings, sample: int, seed: int
-) -> tuple[dict[str, int], dict[str, list[str]]]:
-    """Trials of each quarter, and the texts of those drawn: the smallest hashes of id and seed."""
+) -> tuple[dict[str, int], dict[str, list[DrawnTrial]]]:
+    """Trials of each quarter, and those drawn: the smallest hashes of id and seed."""
     counts: dict[str, int] = {}
     drawn: dict[str, list[tuple[str, Trial]]] = {}
     for trial in trials:
@@ -218,11 +212,18 @@ def draw_trials(
             kept.append((name, trial))
             kept.sort(key=lambda pair: pair[0])
             del kept[sample:]
-    texts = {
-        quarter: [render_document(trial, render).text for _, trial in kept]
-        for quarter, kept in sorted(drawn.items())
-    }
-    return counts, {q: [t for t in found if t] for q, found in texts.items() if any(found)}
+    made: dict[str, list[DrawnTrial]] = {}
+    for quarter, kept in sorted(drawn.items()):
+        found = [
+            DrawnTrial(render_document(trial, render).text, _subject(trial)) for _, trial in kept
+        ]
+        if readable := [each for each in found if each.text]:
+            made[quarter] = readable
+    return counts, made
+
+
+def _subject(trial: Trial) -> str:
+    return " ; ".join([*trial.conditions, *trial.keywords]) or trial.brief_title
 
 
 def measure_quarter(
@@ -233,38 +234,28 @@ def measure_quarter(
     pll_sample: int,
     seed: int,
 ) -> tuple[QuarterRow, NDArray[np.float64]]:
-    """The quarter's row, and loss and hidden tokens of each trial: (trials, 2)."""
+    """The quarter's row, and loss and tokens read as [MASK] of each trial: (trials, 2)."""
+    sums = read_losses(texts, encoder, tokenizer, seed)
     vocabulary = Vocabulary.of(tokenizer)
-    length = min(BLOCK_TOKENS, encoder.max_tokens)
-    ids = np.full((len(texts), length), vocabulary.pad_id, dtype=np.int64)
-    special = np.ones(ids.shape, dtype=bool)
-    for row, encoded in enumerate(tokenizer.backend_tokenizer.encode_batch(texts)):
-        head = encoded.ids[: length - 1]
-        ids[row, : len(head)] = head
-        special[row, : len(head)] = encoded.special_tokens_mask[: len(head)]
-        ids[row, min(len(head), len(encoded.ids) - 1)] = encoded.ids[-1]
-    rows = np.arange(len(texts), dtype=np.int64)
-    masked = mask_blocks(ids, special, rows, vocabulary, ratio=0.15, seed=seed, epoch=0)
-    heldout = HeldoutSet(quarter, "test", rows, rows, masked, vocabulary.mask_id)
-    score = measure(encoder, heldout, batch_blocks=16, device=torch.device("cpu"))
-    sums = np.stack([score.loss, score.tokens.astype(np.float64)], axis=1)
     plls: list[NDArray[np.float64]] = []
-    for row in range(min(pll_sample, len(texts))):
-        used = ids[row][ids[row] != vocabulary.pad_id][:PLL_TOKENS].tolist()
-        used[-1] = int(ids[row][ids[row] != vocabulary.pad_id][-1])
+    width = min(PLL_TOKENS, encoder.max_tokens)
+    for text in texts[:pll_sample]:
+        ids = tokenizer.backend_tokenizer.encode(text).ids
+        used = [*ids[: width - 1], ids[-1]] if len(ids) > width else ids
         if len(used) > 2:
             plls.append(word_l2r_scores(used, encoder, vocabulary))
     mean = float(np.concatenate(plls).mean()) if plls else math.nan
+    losses = sums[:, [0, 2]]
     made = QuarterRow(
         quarter,
         len(texts),
         len(texts),
-        mean_loss(sums, seed),
-        int(score.top1.sum()) / max(1, int(score.tokens.sum())),
+        mean_loss(losses, seed),
+        float(sums[:, 1].sum() / max(1.0, sums[:, 2].sum())),
         math.exp(-mean),
         pieces_per_word(texts, tokenizer),
     )
-    return made, sums
+    return made, losses
 
 
 def resampled_losses(sums: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
@@ -278,6 +269,18 @@ def mean_loss(sums: NDArray[np.float64], seed: int) -> Interval:
     return interval(point, resampled_losses(sums, seed))
 
 
+class Effect(msgspec.Struct, frozen=True):
+    """What a border in time does to the loss, beyond the subjects of the trials."""
+
+    border: str
+    """The last quarter before it."""
+    before: int
+    since: int
+    """Trials read on either side."""
+    loss: Interval
+    """Nats a token; positive: trials since are read worse than they should be."""
+
+
 class Staleness(msgspec.Struct, frozen=True):
     """The page a model's owner opens each month."""
 
@@ -287,10 +290,27 @@ class Staleness(msgspec.Struct, frozen=True):
     broken: tuple[BrokenTerm, ...]
     """Words that no sampled trial used before, by how far the vocabulary breaks them up."""
     difference: Interval | None
-    """Loss on trials posted since `trained_until` less that on those before; None: none since."""
+    """Loss on trials posted since `trained_until` less that on those before, whatever they are
+    about; None: none on one side."""
     left_out: int
-    """Trials not drawn from, because the model learnt from them."""
+    """Trials not drawn from, because a model learnt from them."""
     advice: str
+    effect: Effect | None = None
+    """At the end of training: what the advice goes by."""
+    false_borders: tuple[Effect, ...] = ()
+    """The same at borders inside the training period, where nothing happened."""
+    least_effect: float | None = None
+    """The largest of the false ones: what is smaller means nothing."""
+    reference: str = ""
+    """The model compared with; "": none, trials were matched by condition instead."""
+
+
+CAVEAT = (
+    "Trials of two periods differ in subject, length and sponsor as well as in age. The effect "
+    "takes out what a reference model of equal compute, or earlier trials on the same conditions, "
+    "find harder too; false borders inside the training period show how much remains by chance "
+    "and subject. It does not tell why, and not how much adapting would bring."
+)
 
 
 def load_reader(
@@ -313,15 +333,52 @@ def load_reader(
     return model.eval(), found.tokenizer
 
 
-def read_training(corpus: Corpus) -> tuple[frozenset[str], str]:
+def load_reference(name: str, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """The masked-LM to compare with: a folder or hub id, of the same tokenizer.
+
+    Raises:
+        ArtifactError: not to be had, without a masked-LM head, or with another tokenizer.
+    """
+    model, other = load_reader(BackboneSettings(name=name), None)
+    if tokenizer_digest(other) != tokenizer_digest(tokenizer):
+        raise ArtifactError(
+            f"{name}: another tokenizer than the model's, so that the two cannot be compared; "
+            "give a reference of the same backbone, or --reference none"
+        )
+    return model
+
+
+def read_training(corpus: Corpus, *, era: str | None = None) -> tuple[frozenset[str], str]:
     """The trials in the corpus's training split, and the date of the newest; "" if none is dated.
+
+    `era` "old" dates the newest among those posted before the corpus's `new_from` alone: a base
+    and its control learnt from no newer ones.
 
     Raises:
         ArtifactError: the corpus is damaged.
     """
     read = [row for row in read_stored(corpus, text=False) if row.split == "train"]
     dates = [row.first_posted for row in read if row.first_posted]
+    border = corpus.manifest.settings.get("new_from") if era == "old" else None
+    dates = [date for date in dates if border is None or date < border]
     return frozenset(row.nct_id for row in read), max(dates, default="")
+
+
+def find_reference(model: Path, *, has_adapter: bool) -> tuple[Path | None, str]:
+    """The model of the same run to compare with, and the era of what `model` learnt.
+
+    `model` is a folder such as RUN/base/model. An adapter is compared with its control (or its
+    base); a base or a control with the adapter. None outside a run.
+    """
+    stage = model.resolve().parent
+    if not is_complete(stage):
+        return None, ""
+    manifest = read_manifest(stage)
+    adapted = has_adapter or (manifest.kind == "adapter" and "control" not in manifest.notes)
+    others = ("control", "base") if adapted else ("adapter",)
+    found = (stage.parent / name for name in others if stage.parent / name != stage)
+    other = next((each / "model" for each in found if is_complete(each)), None)
+    return other, "" if adapted else "old"
 
 
 def measure_staleness(
@@ -331,6 +388,8 @@ def measure_staleness(
     *,
     trained_until: str,
     trained_on: frozenset[str] = frozenset(),
+    reference: Any = None,
+    reference_name: str = "",
     render: RenderSettings | None = None,
     sample: int = 40,
     pll_sample: int = 6,
@@ -340,45 +399,69 @@ def measure_staleness(
     """Loss, pseudo-perplexity and vocabulary by posting quarter, and whether to adapt again.
 
     Of each quarter `sample` trials are drawn by hash of their id. A model reads the trials it
-    learnt from better for that reason alone: those in `trained_on` are not drawn.
+    learnt from better for that reason alone: those in `trained_on` (of both models) are not
+    drawn. `reference` is another masked-LM of the same tokenizer that saw as much text, such as
+    the control, or the base's own continuation: what it finds harder as well is no staleness.
+    Without one, each later trial is compared with the earlier ones of the nearest conditions.
 
     Raises:
         RecordError: no trial is left that has a posting date.
     """
     encoder = MaskedEncoder(model)
+    other = MaskedEncoder(reference) if reference is not None else None
     learnt: set[str] = set()
-    counts, texts = draw_trials(
+    counts, drawn = draw_trials(
         _leave_out(trials, trained_on, learnt), render or RenderSettings(), sample, seed
     )
-    if not texts:
+    if not drawn:
         raise RecordError(
             "staleness: no trial has a posting date that the model did not learn from; "
             "hand over a newer snapshot"
         )
-    rows, losses = [], {}
-    for number, quarter in enumerate(sorted(texts), 1):
-        row, losses[quarter] = measure_quarter(
-            quarter, texts[quarter], encoder, tokenizer, pll_sample, seed
-        )
+    rows, losses, gaps = [], {}, {}
+    for number, quarter in enumerate(sorted(drawn), 1):
+        texts = [each.text for each in drawn[quarter]]
+        row, losses[quarter] = measure_quarter(quarter, texts, encoder, tokenizer, pll_sample, seed)
+        if other is not None:
+            gaps[quarter] = losses[quarter].copy()
+            gaps[quarter][:, 0] -= read_losses(texts, other, tokenizer, seed)[:, 0]
         rows.append(msgspec.structs.replace(row, trials=counts[quarter]))
-        progress("staleness: quarters", number, len(texts))
+        progress("staleness: quarters", number, len(drawn))
     border = quarter_of(trained_until) or ""
-    before = [quarter for quarter in texts if quarter <= border]
-    since = [quarter for quarter in texts if quarter > border]
-    early = [text for quarter in before for text in texts[quarter]]
-    late = [text for quarter in since for text in texts[quarter]]
+    before = [quarter for quarter in drawn if quarter <= border]
+    since = [quarter for quarter in drawn if quarter > border]
+    old_texts = [each.text for quarter in before for each in drawn[quarter]]
+    new_texts = [each.text for quarter in since for each in drawn[quarter]]
     difference = _difference(
         [losses[quarter] for quarter in before], [losses[quarter] for quarter in since], seed
     )
-    return Staleness(
+    subjects = {q: [each.subject for each in found] for q, found in drawn.items()}
+
+    def effect_at(place: str, quarters: Sequence[str]) -> Effect | None:
+        sides = [q for q in quarters if q <= place], [q for q in quarters if q > place]
+        if other is not None:
+            early, late = ([gaps[q] for q in side] for side in sides)
+            return _effect(place, early, late, seed)
+        return _matched_effect(place, *sides, losses, subjects, seed)
+
+    effect = effect_at(border, [*before, *since])
+    found = (effect_at(place, before) for place in _spread(before[:-1], _FALSE_BORDERS))
+    false_borders = tuple(each for each in found if each is not None)
+    least = max((abs(each.loss.point) for each in false_borders), default=None)
+    made = Staleness(
         trained_until,
         tuple(rows),
-        tuple(rising_terms(early, late, tokenizer)),
-        tuple(broken_terms(early, late, tokenizer)),
+        tuple(rising_terms(old_texts, new_texts, tokenizer)),
+        tuple(broken_terms(old_texts, new_texts, tokenizer)),
         difference,
         len(learnt),
-        _advise(trained_until, rows, border, difference),
+        "",
+        effect,
+        false_borders,
+        least,
+        reference_name if other is not None else "",
     )
+    return msgspec.structs.replace(made, advice=_advise(made, border))
 
 
 def _leave_out(
@@ -392,57 +475,114 @@ def _leave_out(
             yield trial
 
 
+def _spread(places: Sequence[str], most: int) -> list[str]:
+    """At most so many of the places, evenly spaced."""
+    if len(places) <= most:
+        return list(places)
+    return [places[round(n * (len(places) - 1) / (most - 1))] for n in range(most)]
+
+
 def _difference(
     before: Sequence[NDArray[np.float64]], since: Sequence[NDArray[np.float64]], seed: int
 ) -> Interval | None:
+    """Mean loss since less mean loss before, each token alike; trials are resampled."""
     if not before or not since:
         return None
     early, late = np.concatenate(before), np.concatenate(since)
     point = mean_loss(late, seed).point - mean_loss(early, seed).point
-    draws = resampled_losses(late, seed) - resampled_losses(early, seed + 1)
-    return interval(point, draws)
+    return interval(point, resampled_losses(late, seed) - resampled_losses(early, seed + 1))
 
 
-def _advise(
-    trained_until: str, rows: Sequence[QuarterRow], border: str, difference: Interval | None
-) -> str:
-    """One sentence with its numbers."""
-    if difference is None:
-        return f"No comparison: every dated trial lies on one side of {trained_until}."
-    late = sum(row.trials for row in rows if row.quarter > border)
-    drawn = sum(row.sampled for row in rows if row.quarter > border)
-    figures = (
-        f"loss on trials posted after {border} ({drawn} of {late:,} read) is "
-        f"{difference.point:+.3f} nats a hidden token against those before "
-        f"(95 % interval {difference.low:+.3f} to {difference.high:+.3f})"
-    )
-    if difference.low > 0:
-        return f"Adapt again: {figures}."
-    return f"No need yet: {figures}."
+def _effect(
+    border: str,
+    before: Sequence[NDArray[np.float64]],
+    since: Sequence[NDArray[np.float64]],
+    seed: int,
+) -> Effect | None:
+    """Difference in differences; the arrays hold what the model loses against the reference."""
+    sizes = sum(map(len, before)), sum(map(len, since))
+    found = _difference(before, since, seed) if min(sizes) >= _FEWEST else None
+    return None if found is None else Effect(border, *sizes, found)
 
 
-def as_table(staleness: Staleness) -> str:
-    """The quarters, the terms and the advice as plain text."""
-    lines = ["quarter  trials  read  loss   95 % interval    top-1  pseudo-ppl  pieces/word"]
-    for row in staleness.quarters:
-        lines.append(
-            f"{row.quarter}  {row.trials:6}  {row.sampled:4}  {row.loss.point:.3f}  "
-            f"{row.loss.low:.3f} to {row.loss.high:.3f}  {row.top1:.3f}  "
-            f"{row.pseudo_perplexity:10.1f}  {row.pieces_per_word:.2f}"
+def _matched_effect(
+    border: str,
+    before: Sequence[str],
+    since: Sequence[str],
+    losses: Mapping[str, NDArray[np.float64]],
+    subjects: Mapping[str, Sequence[str]],
+    seed: int,
+) -> Effect | None:
+    """Each later trial's mean loss less that of the earlier ones nearest by its conditions.
+
+    Nearest by cosine of TF-IDF. Resamples draw later trials with their matches, so that the
+    interval is somewhat too narrow where many share a match.
+    """
+    early, late = ([subject for q in side for subject in subjects[q]] for side in (before, since))
+    if min(len(early), len(late)) < _FEWEST:
+        return None
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    means = [
+        np.concatenate([losses[q][:, 0] / np.maximum(1.0, losses[q][:, 1]) for q in side])
+        for side in (before, since)
+    ]
+    words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
+    try:
+        table = words.fit_transform([*early, *late])
+    except ValueError:  # no words at all: nothing to match by
+        likeness = np.zeros((len(late), len(early)))
+    else:
+        likeness = (table[len(early) :] @ table[: len(early)].T).toarray()
+    nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :_MATCHES]
+    gaps = means[1] - means[0][nearest].mean(axis=1)
+    found = resampled_shares(gaps, np.ones(len(gaps)), resamples=1000, seed=seed)
+    return Effect(border, len(early), len(late), interval(float(gaps.mean()), found))
+
+
+def _advise(made: Staleness, border: str) -> str:
+    """One or two sentences with their numbers."""
+    late = [row for row in made.quarters if row.quarter > border]
+    effect, least = made.effect, made.least_effect
+    if not late:
+        newest = made.quarters[-1].quarter
+        return (
+            f"No need yet: no trial here was posted after {border}, the end of training (the "
+            f"newest that was read is of {newest}). Hand over a newer snapshot to ask again."
+            + ("" if least is None else f" {_smallest(least)}")
         )
-    rising = ", ".join(f"{term.word} ({term.pieces})" for term in staleness.rising)
-    broken = ", ".join(f"{term.word} ({term.pieces})" for term in staleness.broken)
-    return "\n".join(
-        [
-            *lines,
-            f"rising (pieces): {rising or 'none'}",
-            f"new and broken up (pieces): {broken or 'none'}",
-            staleness.advice,
-        ]
+    if len(late) == len(made.quarters):
+        return (
+            f"No comparison: every trial that may be read was posted after {border}, the end of "
+            "training; hand over a snapshot that also holds earlier trials, or say "
+            "--trained-until with a later date."
+        )
+    read, held = sum(row.sampled for row in late), sum(row.trials for row in late)
+    if effect is None:
+        return (
+            f"No comparison: {read} of {held:,} trials posted after {border} were read, and "
+            f"each side of it needs at least {_FEWEST}; raise --sample or hand over more trials."
+        )
+    against = f"against {made.reference}" if made.reference else "matched by condition"
+    loss = effect.loss
+    figures = (
+        f"trials posted after {border} ({read} of {held:,} read) cost {loss.point:+.3f} nats a "
+        f"token more than those before, {against} (95 % interval {loss.low:+.3f} to "
+        f"{loss.high:+.3f})"
     )
+    if loss.low <= 0 or (least is not None and loss.point <= least):
+        small = f" {_smallest(least)}" if least is not None and loss.low > 0 else ""
+        return f"No need yet: {figures}.{small}"
+    if least is None:
+        return (
+            f"Cannot tell: {figures}, but there is no false border inside the training period to "
+            "tell what means nothing; hand over a snapshot with earlier trials."
+        )
+    return f"Adapt again: {figures}; the largest effect of a false border is {least:.3f}."
 
 
-def as_dict(staleness: Staleness) -> dict[str, Any]:
-    """The same for machines."""
-    plain: dict[str, Any] = msgspec.to_builtins(staleness)
-    return plain
+def _smallest(least: float) -> str:
+    return (
+        f"False borders inside the training period show effects up to {least:.3f}, so that "
+        "nothing smaller means anything."
+    )
