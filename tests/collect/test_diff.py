@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import msgspec
 import pyarrow.parquet as pq
 import pytest
 
+from trialese.artifacts import write_artifact
 from trialese.collect.collection import collect_snapshot
 from trialese.collect.diff import (
     Changes,
@@ -17,9 +17,8 @@ from trialese.collect.diff import (
     read_earlier,
     read_ids,
 )
-from trialese.collect.snapshot import open_snapshot, read_trials
+from trialese.collect.snapshot import TRIALS_NAME, open_snapshot, read_trials
 from trialese.errors import RecordError
-from trialese.records import Snapshot
 from trialese.settings import CollectSettings
 
 
@@ -123,10 +122,11 @@ def test_snapshots_from_before_rows_told_their_source_are_compared_too(
     study["protocolSection"].pop("descriptionModule", None)
     study["protocolSection"]["eligibilityModule"] = {"eligibilityCriteria": "Cold feet"}
     newer = snapshot_of([study], tmp_path / "newer")
-    file = tmp_path / "older" / "trials.parquet"
-    pq.write_table(pq.read_table(file).drop_columns(["formats", "not_held"]), file)
-    counts = {**older.manifest.counts, "formats": formats}
-    older = Snapshot(older.path, msgspec.structs.replace(older.manifest, counts=counts))
+    rows = pq.read_table(older.path / TRIALS_NAME).drop_columns(["formats", "not_held"])
+    with write_artifact(tmp_path / "former", kind="snapshot") as draft:
+        pq.write_table(rows, draft.folder / TRIALS_NAME)
+        draft.counts["formats"] = formats
+    older = open_snapshot(tmp_path / "former")
     assert [trial.nct_id for trial in read_trials(older)] == ["NCT00000001"]
     fields = changed_fields(newer, older, Changes(new=(), changed=("NCT00000001",), vanished=()))
     assert "eligibility_criteria" not in fields["NCT00000001"]

@@ -288,3 +288,18 @@ def test_some_trials_by_their_ids(tmp_path: Path) -> None:
     (snapshot.path / TRIALS_NAME).write_bytes(b"damaged")
     with pytest.raises(ArtifactError, match="collect again"):
         find_trials(snapshot, wanted)
+
+
+def test_a_bit_that_flipped_on_disk_is_found_before_a_trial_is_read(tmp_path, study_maker):
+    path = tmp_path / "studies.json"
+    path.write_text(json.dumps([study_maker(number) for number in range(1, 30)]))
+    settings = CollectSettings(source="files", paths=(str(path),))
+    snapshot = collect_snapshot(settings, tmp_path / "snapshot")
+    file = snapshot.path / "trials.parquet"
+    whole = file.read_bytes()
+    for place in range(100, len(whole) // 2, len(whole) // 20):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ArtifactError, match=r"altered|damaged"):
+            next(read_trials(snapshot))
+    file.write_bytes(whole)
+    assert next(read_trials(snapshot)).nct_id == "NCT00000001"

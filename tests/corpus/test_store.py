@@ -78,3 +78,14 @@ def test_damage_is_told_in_one_line(corpus: Corpus) -> None:
         with pytest.raises(ArtifactError, match="build the corpus again") as caught:
             read()
         assert "\n" not in str(caught.value)
+
+
+def test_a_bit_that_flipped_on_disk_is_found_before_a_document_is_read(corpus: Corpus) -> None:
+    file = corpus.path / "documents.parquet"
+    whole = file.read_bytes()
+    place = len(whole) // 3
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(ArtifactError, match="altered"):
+        next(read_documents(corpus))
+    file.write_bytes(whole)
+    assert next(read_documents(corpus)).nct_id == "NCT00000000"

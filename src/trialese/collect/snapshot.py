@@ -47,12 +47,16 @@ def open_snapshot(path: str | Path) -> Snapshot:
 def read_trials(snapshot: Snapshot) -> Iterator[Trial]:
     """The snapshot's trials one at a time, by NCT id; a few hundred are held at once.
 
+    The files are first compared with their digests, once in a process: a bit that flipped on disk
+    would otherwise read as another text.
+
     Raises:
-        ArtifactError: the Parquet file is damaged.
+        ArtifactError: the Parquet file is damaged or was altered.
     """
     file = snapshot.path / TRIALS_NAME
     try:
         with pq.ParquetFile(file) as parquet:
+            read_manifest(snapshot.path, verify=True)
             for batch in parquet.iter_batches(_READ_TRIALS, columns=TRIAL_COLUMNS.names):
                 yield from msgspec.convert(batch.to_pylist(), list[Trial])
     except (pa.ArrowException, OSError, msgspec.ValidationError) as error:

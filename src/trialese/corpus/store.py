@@ -68,10 +68,12 @@ def read_documents(
 ) -> Iterator[Document]:
     """The documents of one split or era (of all, by default), by ascending id, streamed.
 
+    The files are first compared with their digests, once in a process.
+
     Raises:
-        ArtifactError: the file is missing or damaged.
+        ArtifactError: the file is missing, damaged or was altered.
     """
-    for batch in _batches(corpus, ["nct_id", "text"], split, era):
+    for batch in _batches(corpus, ["nct_id", "text"], split, era, verify=True):
         for row in batch.to_pylist():
             yield Document(row["nct_id"], row["text"])
 
@@ -145,7 +147,12 @@ def _table(rows: Sequence[StoredDocument]) -> pa.Table:
 
 
 def _batches(
-    corpus: Corpus, columns: list[str], split: Split | None, era: Era | None
+    corpus: Corpus,
+    columns: list[str],
+    split: Split | None,
+    era: Era | None,
+    *,
+    verify: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Row groups with the asked-for columns, rows of other splits and eras left out."""
     wanted = [(name, value) for name, value in (("split", split), ("era", era)) if value]
@@ -153,6 +160,8 @@ def _batches(
     path = corpus.path / _DOCUMENTS
     try:
         with pq.ParquetFile(path) as file:
+            if verify:  # a bit that flipped on disk would read as another text
+                read_manifest(corpus.path, verify=True)
             for batch in file.iter_batches(batch_size=_GROUP_ROWS, columns=needed):
                 for name, value in wanted:
                     batch = batch.filter(pc.equal(batch.column(name), value))  # noqa: PLW2901
