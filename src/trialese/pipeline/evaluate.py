@@ -114,7 +114,7 @@ def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
     entries: _Entries = {}
     inputs: dict[str, str] = {}
     for folder in classifiers:
-        manifest = read_manifest(folder, kind="classifier")
+        manifest = read_manifest(folder, kind="classifier", verify=True)
         task, system = manifest.settings["task"], manifest.settings["system"]
         way = manifest.settings.get("protocol", "honest")
         entry = entries.setdefault((way, task), _Entry())

@@ -116,8 +116,10 @@ def chain_stages(recipe: Recipe) -> list[Stage]:
 
 
 def is_finished(stage: Stage) -> bool:
-    """Whether the stage's artifact is whole and made from what the recipe says now."""
-    if not all(is_complete(need.path) for need in stage.needs) or not is_complete(stage.path):
+    """Whether the stage's artifact is whole, unaltered, and made from what the recipe says now."""
+    if not all(is_complete(need.path) for need in stage.needs):
+        return False
+    if not is_complete(stage.path, verify=True):
         return False
     return read_ledger(stage.home).get(stage.name) == _entry_of(stage)
 

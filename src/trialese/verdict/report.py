@@ -305,7 +305,7 @@ def _write_cards(folder: Path, verdicts: Sequence[Verdict], context: Mapping[str
     for verdict in verdicts:
         for system in (scores.system for scores in verdict.scores):
             if system not in BASELINES:
-                home = folder / f"{verdict.task}-{system}"
+                home = folder / re.sub(r"[^\w.+-]", "_", f"{verdict.task}-{system}")
                 home.mkdir()
                 card = format_model_card(verdict, system, context=context)
                 (home / "README.md").write_text(card, encoding="utf-8")
@@ -326,7 +326,7 @@ def load_verdicts(path: Path) -> list[Verdict]:
 
 
 def _load(path: Path) -> _File:
-    read_manifest(path, kind="verdict")
+    read_manifest(path, kind="verdict", verify=True)
     file = path / "verdict.json"
     try:
         return msgspec.json.decode(file.read_bytes(), type=_File)
