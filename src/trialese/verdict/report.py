@@ -121,6 +121,15 @@ def _task(verdict: Verdict) -> dict[str, Any]:
             if name not in BASELINES
         ],
         "least_forecasts": LEAST_FORECASTS,
+        "coverage": [
+            {"label": label, "cells": cells}
+            for label, *cells in zip(
+                verdict.labels,
+                *(verdict.notes.get("set_coverage", {}).get(s.system, ()) for s in verdict.scores),
+                strict=False,
+            )
+        ],
+        "slices": verdict.notes.get("slices", {}),
         "groups": group_rows(verdict),
         "confusions": _confusions(verdict),
         "matrix": _matrix(verdict),
