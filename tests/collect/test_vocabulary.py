@@ -6,6 +6,9 @@ from hypothesis import strategies as st
 
 from trialese.collect.source import StudyError
 from trialese.collect.vocabulary import (
+    BROAD_AREAS,
+    areas_of,
+    broad_area,
     choice,
     data_date_of,
     iso_date,
@@ -19,6 +22,7 @@ from trialese.collect.vocabulary import (
     whole_number,
     yes_or_no,
 )
+from trialese.records import Trial
 
 
 @pytest.mark.parametrize(
@@ -151,3 +155,48 @@ def test_the_number_of_a_record_that_could_not_be_read():
 def test_the_date_of_data_is_a_day_or_nothing():
     assert data_date_of("February 03, 2023") == "2023-02-03"
     assert [data_date_of(t) for t in ("2023-02", "whenever", "", None)] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("conditions", "keywords", "areas"),
+    [
+        (("Breast Cancer",), (), ("oncology",)),
+        (("Adenocarcinoma of the Lung", "Brain Metastases"), (), ("oncology",)),
+        (("Type 2 Diabetes",), ("insulin", "HbA1c"), ("endocrine and metabolic",)),
+        (("Asthma",), ("COVID-19",), ("respiratory and allergy", "infections")),
+        (("Acute Ischemic Stroke",), (), ("cardiovascular",)),
+        (("Friendship",), ("skinny",), ()),
+        (("Healthy",), (), ()),
+        ((), (), ()),
+    ],
+)
+def test_the_broad_areas_of_a_trial(conditions, keywords, areas):
+    trial = Trial(nct_id="NCT00000001", conditions=conditions, keywords=keywords)
+    assert areas_of(trial) == areas
+    assert broad_area(trial) == (areas[0] if areas else "other")
+
+
+@pytest.mark.parametrize(
+    ("area", "condition"),
+    [
+        ("oncology", "Neuroblastoma"),
+        ("infections", "HIV Infections"),
+        ("cardiovascular", "Heart Failure"),
+        ("mental health", "Major Depressive Disorder"),
+        ("neurology", "Parkinson's Disease"),
+        ("endocrine and metabolic", "Obesity"),
+        ("respiratory and allergy", "Peanut Allergy"),
+        ("digestive", "Crohn's Disease"),
+        ("musculoskeletal", "Rheumatoid Arthritis"),
+        ("kidney and urology", "Erectile Dysfunction"),
+        ("reproduction and pregnancy", "Preterm Birth"),
+        ("skin", "Psoriasis"),
+        ("eye and ear", "Glaucoma"),
+        ("blood and immune system", "Sickle Cell Anemia"),
+        ("other", "Quality of Life"),
+    ],
+)
+def test_every_area_has_its_conditions(area, condition):
+    assert broad_area(Trial(nct_id="NCT00000001", conditions=(condition,))) == area
+    assert area in BROAD_AREAS
+    assert len(BROAD_AREAS) == 15
