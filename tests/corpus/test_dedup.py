@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trialese.corpus.dedup import (
     Fingerprinter,
+    NgramOverlap,
     band_shape,
     cluster_texts,
     jaccard,
@@ -58,6 +59,7 @@ def test_jaccard_equals_that_of_sets(one: set[int], other: set[int]) -> None:
     assert jaccard(*arrays) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 6))
 def test_as_many_shingles_as_distinct_runs_of_words(words: list[str], width: int) -> None:
     found = Fingerprinter(DedupSettings(shingle_words=width))(" ".join(words)).shingles
@@ -198,3 +200,45 @@ def test_known_edits_are_found_as_their_similarity_says() -> None:
     assert told <= true  # precision 1: candidates are verified
     assert len(told) >= 0.98 * len(true)
     assert len(set(found.values())) == len(items) - len(told)  # and nothing else was joined
+
+
+def plain_overlap(held: str, training: list[list[str]], width: int) -> list[float]:
+    """The slow way: n-grams as tuples of words, in sets."""
+
+    def ngrams(text: str) -> list[tuple[str, ...]]:
+        words = normalise(text).split()
+        size = max(1, min(width, len(words)))
+        return [tuple(words[start : start + size]) for start in range(len(words) - size + 1)]
+
+    grams = ngrams(held)
+    sources = [{gram for text in texts for gram in ngrams(text)} for texts in training]
+    sources.append(set().union(*sources))
+    return [sum(g in source for g in grams) / len(grams) if grams else 0.0 for source in sources]
+
+
+sentences = st.lists(
+    st.sampled_from(["wool", "sock", "cold", "feet,", "Feet.", "and"]), max_size=14
+)
+sentences = sentences.map(" ".join)
+
+
+@settings(deadline=None)
+@given(st.lists(sentences, max_size=4), st.lists(st.tuples(sentences, st.booleans()), max_size=6))
+def test_the_overlap_of_ngrams_agrees_with_the_slow_way(held, training) -> None:
+    overlap = NgramOverlap(words=3, sources=2)
+    for number, text in enumerate(held):
+        overlap.hold_out(f"{number}", text)
+    for text, second in training:
+        overlap.read(text, source=int(second))
+    sources = [[text for text, second in training if second is which] for which in (False, True)]
+    shares = overlap.shares()
+    assert list(shares) == [f"{number}" for number in range(len(held))]
+    for number, text in enumerate(held):
+        assert shares[f"{number}"].tolist() == pytest.approx(plain_overlap(text, sources, 3))
+
+
+def test_every_text_is_held_out_before_one_is_read() -> None:
+    overlap = NgramOverlap()
+    overlap.read("wool")
+    with pytest.raises(ValueError, match="before the first training text"):
+        overlap.hold_out("a", "wool")

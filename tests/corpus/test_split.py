@@ -10,9 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from trialese.artifacts import write_artifact
 from trialese.corpus.assemble import assemble_corpus
-from trialese.corpus.split import assign_fold, assign_split, check_split, find_leaks, leakage_table
-from trialese.corpus.store import StoredDocument, read_stored, write_documents
+from trialese.corpus.split import (
+    assign_fold,
+    assign_split,
+    check_split,
+    find_leaks,
+    leakage_table,
+    overlap_table,
+)
+from trialese.corpus.store import (
+    Era,
+    StoredDocument,
+    open_corpus,
+    read_stored,
+    write_documents,
+)
 from trialese.errors import RecipeError
 from trialese.records import Split, Trial
 from trialese.settings import CorpusSettings, DedupSettings, SplitSettings
@@ -144,3 +158,33 @@ def test_find_leaks_names_the_ids() -> None:
     clusters = {"a": "a", "b": "a", "c": "c", "d": "c", "e": "e"}
     splits: dict[str, Split] = {"a": "train", "b": "test", "c": "test", "d": "test", "e": "test"}
     assert find_leaks(clusters, splits, "test") == ["b"]
+
+
+def test_passages_that_stand_in_training_documents_are_measured(tmp_path: Path) -> None:
+    passage = " ".join(f"shared{number}" for number in range(28))  # 21 runs of eight words
+
+    def document(
+        name: str, split: Split, era: Era, own: str, *, with_passage: bool
+    ) -> StoredDocument:
+        words = " ".join(f"{own}{number}" for number in range(28))
+        text = f"{passage} {words}" if with_passage else words
+        return StoredDocument(
+            nct_id=name, cluster=name, split=split, era=era, first_posted=None, text=text
+        )
+
+    rows = [
+        document("NCT00000001", "train", "old", "a", with_passage=True),
+        document("NCT00000002", "train", "new", "b", with_passage=False),
+        document("NCT00000003", "test", "new", "c", with_passage=True),
+        document("NCT00000004", "tune", "old", "b", with_passage=False),
+        document("NCT00000005", "test", "old", "d", with_passage=False),
+    ]
+    with write_artifact(tmp_path / "corpus", kind="corpus") as draft:
+        draft.counts.update(write_documents(draft.folder, rows))
+    corpus = open_corpus(tmp_path / "corpus")
+    table = {row.nct_id: row for row in overlap_table(corpus)}
+    assert list(table) == ["NCT00000003", "NCT00000004", "NCT00000005"]
+    found = {name[-1]: (row.old, row.new, row.train) for name, row in table.items()}
+    part = 21 / 49
+    assert found == {"3": (part, 0.0, part), "4": (0.0, 1.0, 1.0), "5": (0.0, 0.0, 0.0)}
+    assert overlap_table(corpus, nct_ids={"NCT00000005"}) == [table["NCT00000005"]]

@@ -11,25 +11,27 @@ chain of near-duplicates leads from it to another split.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
-from trialese.corpus.dedup import Fingerprinter, FingerprintIndex
-from trialese.corpus.store import read_stored
+from trialese.corpus.dedup import Fingerprinter, FingerprintIndex, NgramOverlap
+from trialese.corpus.store import Era, StoredDocument, read_stored
 from trialese.errors import RecipeError
 from trialese.records import Corpus, Split
 from trialese.settings import CorpusSettings, SplitSettings
 
 __all__ = [
     "LeakageRow",
+    "OverlapRow",
     "assign_fold",
     "assign_split",
     "check_split",
     "find_leaks",
     "leakage_table",
+    "overlap_table",
 ]
 
 
@@ -143,6 +145,55 @@ def leakage_table(corpus: Corpus) -> list[LeakageRow]:
         )
         for split in held_out
         for kind, clusters in groups.items()
+    ]
+
+
+class OverlapRow(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of one held-out document stands word for word in documents that are learnt from."""
+
+    nct_id: str
+    split: Split
+    era: Era
+    old: float
+    """The share of its 8-grams that stand in train documents of the old era, 0 to 1."""
+    new: float
+    """The same in train documents of the new era."""
+    train: float
+    """The same in any of them."""
+
+
+def overlap_table(
+    corpus: Corpus, *, words: int = 8, nct_ids: Collection[str] | None = None
+) -> list[OverlapRow]:
+    """A row for each tune and test document (of `nct_ids`, if given), by NCT id.
+
+    Near-duplicates are in one split, so what is found are passages: a sponsor's standard criteria,
+    an arm told as in a sister study. The whole corpus is read twice.
+
+    Raises:
+        ArtifactError: the corpus is damaged.
+    """
+    overlap = NgramOverlap(words=words, sources=2)
+    held: list[StoredDocument] = []
+    for row in read_stored(corpus):
+        if row.split != "train" and (nct_ids is None or row.nct_id in nct_ids):
+            overlap.hold_out(row.nct_id, row.text)
+            held.append(msgspec.structs.replace(row, text=""))
+    if held:
+        for row in read_stored(corpus):
+            if row.split == "train":
+                overlap.read(row.text, source=int(row.era == "new"))
+    shares = overlap.shares()
+    return [
+        OverlapRow(
+            nct_id=row.nct_id,
+            split=row.split,
+            era=row.era,
+            old=float(shares[row.nct_id][0]),
+            new=float(shares[row.nct_id][1]),
+            train=float(shares[row.nct_id][2]),
+        )
+        for row in held
     ]
 
 
