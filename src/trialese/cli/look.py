@@ -315,16 +315,6 @@ def agree(
     classifier: Annotated[Path, typer.Argument(help="Classifier folder.")],
     table: Annotated[Path, typer.Argument(help="Texts with somebody else's labels.")],
     column: Annotated[str, typer.Option(help="The column of those labels.")] = "prediction",
-    text_column: Annotated[
-        str | None, typer.Option(help="The column of texts; else by its name.")
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="The column that names the rows; else by its name.")
-    ] = None,
-    allow_missing: Annotated[
-        bool,
-        typer.Option("--allow-missing", help="Compare although most rows must be left out."),
-    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="TSV file for every disagreement.")
     ] = None,
@@ -341,15 +331,7 @@ def agree(
         with replacing_anything(force):
             refuse_file(out, ours=lambda begins: begins.startswith(b"id\trows\t"), inputs=[table])
     with watch() as progress:
-        found = compare_labels(
-            load_scorer(classifier),
-            table,
-            column,
-            text_column=text_column,
-            id_column=id_column,
-            allow_missing=allow_missing,
-            progress=progress,
-        )
+        found = compare_labels(load_scorer(classifier), table, column, progress=progress)
     if out:
         write_disagreements(out, found)
     if as_json:
@@ -377,4 +359,85 @@ def agree(
         print(f"all of them: {out}")
 
 
-VERBS = (ablate, agree, show, diff, quality, staleness, check_dropin, verify)
+def check_behaviour(
+    classifier: Annotated[Path, typer.Argument(help="Classifier folder, or an exported one.")],
+    tests: Annotated[
+        Path | None,
+        typer.Option(help="Table of group, text, must, must_not, beside the shipped tests."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Test a classifier on short texts whose labels every reader would agree on."""
+    from trialese.tasks.behaviour import check_behaviour, read_behaviour_tests, shipped_tests
+    from trialese.tasks.predict import load_scorer
+
+    scorer = load_scorer(classifier)
+    own = read_behaviour_tests(tests, scorer.task) if tests else ()
+    with watch() as progress:
+        report = check_behaviour(scorer, (*shipped_tests(scorer.task), *own), progress=progress)
+    if as_json:
+        print_json(report)
+        return
+    for failure in report.failures:
+        what = [f"lacks {', '.join(failure.missing)}"] if failure.missing else []
+        what += [f"has {', '.join(failure.wrong)}"] if failure.wrong else []
+        print(f"{failure.group}: {failure.text!r} {' and '.join(what)}")
+    width = max(len(each.group) for each in report.groups)
+    print(f"\n{'group':<{width}} passed      rate")
+    for each in (*report.groups, report.total):
+        rate = f"{each.rate.point:.2f} [{each.rate.low:.2f}, {each.rate.high:.2f}]"
+        print(f"{each.group:<{width}} {each.passed:>3} of {each.texts:<3} {rate}")
+
+
+def panel(
+    snapshot: Path,
+    models: Annotated[
+        list[str], typer.Argument(help="Masked-LM folders, each as FOLDER or NAME=FOLDER.")
+    ],
+    out: OutOption,
+    trials: Annotated[int, typer.Option(help="At most so many, chosen by hash.")] = 3000,
+    max_tokens: Annotated[int, typer.Option(help="Of each text, special ones included.")] = 128,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare what encoders know of trials, by linear probes on their frozen states."""
+    from trialese.collect.snapshot import open_snapshot
+    from trialese.pipeline.panel import format_panel, make_panel, read_panel
+
+    named = dict(_named_folder(model) for model in models)
+    with writing(out, "panel", inputs=[snapshot, *named.values()], force=force) as progress:
+        make_panel(
+            open_snapshot(snapshot),
+            named,
+            out,
+            most_trials=trials,
+            max_tokens=max_tokens,
+            progress=progress,
+        )
+    found = read_panel(out)
+    if as_json:
+        print_json(found)
+    else:
+        print(format_panel(found))
+
+
+def _named_folder(given: str) -> tuple[str, Path]:
+    """Name and masked-LM folder of `NAME=FOLDER` or `FOLDER`; an artifact holds it in `model`."""
+    name, _, folder = given.rpartition("=")
+    path = Path(folder)
+    whole = path / "model" if (path / "model" / "config.json").is_file() else path
+    return name or path.name, whole
+
+
+VERBS = (
+    ablate,
+    agree,
+    check_behaviour,
+    panel,
+    show,
+    diff,
+    quality,
+    staleness,
+    check_dropin,
+    verify,
+)

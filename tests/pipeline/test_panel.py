@@ -1,0 +1,98 @@
+"""The panel: probes over a synthetic snapshot with toy encoders, and how it is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trialese.collect.collection import collect_snapshot
+from trialese.errors import RecordError
+from trialese.pipeline.panel import format_panel, make_panel, read_panel
+from trialese.records import Snapshot
+from trialese.settings import CollectSettings, SampleSettings, VerdictSettings
+from trialese.tasks.probes import (
+    PROBE_TARGETS,
+    count_terms,
+    encode_states,
+    probe_predictions,
+    probe_texts,
+)
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    settings = CollectSettings(sample=SampleSettings(studies=240))
+    return collect_snapshot(settings, tmp_path_factory.mktemp("panel") / "snapshot")
+
+
+def test_no_text_says_what_is_asked_of_it(snapshot: Snapshot) -> None:
+    texts = probe_texts(snapshot, most_trials=100)
+    assert len(texts) == 100 and [t.nct_id for t in texts] == sorted(t.nct_id for t in texts)
+    assert all("Sex:" not in text.text and "Gender:" not in text.text for text in texts)
+    answered = {name for text in texts for name in text.labels}
+    assert {"sex", "phase", "stopped or completed"} <= answered <= {t.name for t in PROBE_TARGETS}
+
+
+def test_states_do_not_depend_on_the_batch(tiny_backbone: Path) -> None:
+    texts = ["a study of the drug", "women with breast cancer placebo dose safety efficacy trial"]
+    together, counts = encode_states(tiny_backbone, texts)
+    alone = np.concatenate([encode_states(tiny_backbone, [text])[0] for text in texts])
+    assert together == pytest.approx(alone, abs=1e-5) and together.shape == (2, 32)
+    assert sum(counts[0].values()) == 7  # five words between [CLS] and [SEP]
+
+
+def test_a_probe_reads_what_the_states_hold_and_nothing_from_noise(snapshot: Snapshot) -> None:
+    texts = probe_texts(snapshot)
+    target = next(t for t in PROBE_TARGETS if t.name == "sex")
+    random = np.random.default_rng(0)
+    noise = random.normal(size=(len(texts), 8)).astype(np.float32)
+    told = noise.copy()
+    told[:, 0] = [{"Female": 5, "Male": -5}.get(text.labels.get("sex", ""), 0) for text in texts]
+    terms = count_terms([text.text for text in texts], [{1: 1}] * len(texts))  # type: ignore[list-item]
+    runs = probe_predictions(target, texts, {"told": told, "noise": noise}, terms, folds=3)
+    assert set(runs) == {"told", "noise", "subwords", "tfidf", "prior"}
+    labelled = [text.nct_id for text in texts if "sex" in text.labels]
+    right = {}
+    for system, given in runs.items():
+        tested = [run for run in given if run.split == "test"]
+        assert sorted(name for run in tested for name in run.ids) == labelled
+        for run in tested:
+            assert not run.trained_on & set(run.clusters)
+        right[system] = np.mean(
+            [(run.scores.argmax(1) == run.truth.argmax(1)).mean() for run in tested]
+        )
+    assert right["told"] > 0.95 > right["noise"]
+
+
+def test_the_panel_is_a_table_a_picture_and_json(
+    snapshot: Snapshot, tiny_backbone: Path, tmp_path: Path
+) -> None:
+    settings = VerdictSettings(resamples=200)
+    models = {"adapted": tiny_backbone, "base": tiny_backbone}
+    manifest = make_panel(
+        snapshot, models, tmp_path / "panel", folds=3, max_tokens=32, settings=settings
+    )
+    panel = read_panel(tmp_path / "panel")
+    assert manifest.counts["targets"] == len(panel.rows) >= 5
+    for row in panel.rows:
+        assert row.scores["adapted"] == row.scores["base"]
+        assert row.scores["prior"].point <= row.scores["tfidf"].high
+    same = [d for d in panel.differences if (d.system, d.rival) == ("adapted", "base")]
+    assert len(same) == len(panel.rows)
+    assert {d.conclusion for d in same} == {"no difference"}
+    text = format_panel(panel)
+    assert "| sex |" in text and f"adapted against base, {len(panel.rows)} targets" in text
+    assert (tmp_path / "panel" / "panel.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_too_little_to_probe_is_said(tmp_path: Path, tiny_backbone: Path) -> None:
+    few = collect_snapshot(
+        CollectSettings(sample=SampleSettings(studies=20)), tmp_path / "snapshot"
+    )
+    with pytest.raises(RecordError, match="20 trials with text, too few to probe"):
+        make_panel(few, {"base": tiny_backbone}, tmp_path / "panel")
+    with pytest.raises(RecordError, match="give the folder of a masked-LM"):
+        make_panel(few, {}, tmp_path / "panel")
+    assert not (tmp_path / "panel").exists()
