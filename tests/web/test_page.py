@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import threading
 import time
@@ -97,7 +98,8 @@ def made(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         encoding="utf-8",
     )
     section = {"name": TASK.name, "labels": TASK.labels, "kind": TASK.kind,
-               "labelled": str(labelled)}  # fmt: skip
+               "labelled": str(labelled), "label_descriptions": {"Money": "No funding."},
+               "label_sentences": {"Money": ["The money ran out."]}}  # fmt: skip
     for system in ("adapted", "tfidf"):
         described = {"task": TASK.name, "system": system, "section": section}
         with write_artifact(home / system, kind="classifier", settings=described) as draft:
@@ -313,7 +315,7 @@ def test_the_snapshot_is_searched_filtered_and_counted(page: Page) -> None:
     page.until(lambda: "Explain its labels" in page.text(".detail"))
     page.all(".detail button")[0].click()
     page.until(lambda: page.all("#legend"))
-    assert page.driver.current_url.endswith("#/predict")
+    assert "#/predict?nct=NCT" in page.driver.current_url
 
 
 def test_the_verdict_is_the_report(page: Page) -> None:
@@ -398,7 +400,7 @@ def test_the_page_can_be_used_without_a_mouse(page: Page) -> None:
     page.press("/")
     assert page.driver.switch_to.active_element.get_attribute("id") == "words"
     page.press("/", "g", "l")  # typed, not obeyed
-    assert page.driver.current_url.endswith("#/trials")
+    assert page.driver.current_url.partition("?")[0].endswith("#/trials")
     page.script("document.activeElement.blur()")
     page.press("?")
     assert page.all("dialog[open]")
@@ -448,3 +450,99 @@ def test_a_token_is_asked_for_once(
         page.until(lambda: "reasons" in page.text("h2"))
         page.driver.switch_to.default_content()
         chrome.get("about:blank")
+
+
+def test_it_opens_on_an_example_that_the_first_action_replaces(page: Page) -> None:
+    page.open()
+    page.until(lambda: page.all("#example") and page.all("#legend"))
+    assert page.text(".read") == "The money ran out."
+    page.predict("slow accrual")
+    assert page.text(".read") == "slow accrual" and not page.all("#example")
+
+
+def test_back_and_copied_addresses_bring_it_again(page: Page) -> None:
+    page.open()
+    page.predict("slow accrual")
+    assert "#/predict?text=slow+accrual" in page.driver.current_url
+    page.driver.find_element(By.ID, "tab-trials").click()
+    page.until(lambda: "10 of 10 trials" in page.text("#found"))
+    page.driver.find_element(By.ID, "words").send_keys("gout", Keys.ENTER)
+    page.until(lambda: "5 of 10 trials" in page.text("#found"))
+    page.all("[data-chart=phase] button")[0].click()
+    page.until(lambda: "phase=" in page.driver.current_url)
+    copied = page.driver.current_url
+    count = page.until(lambda: (t := page.text("#found")) != "5 of 10 trials." and t)
+    page.driver.back()
+    page.until(lambda: "5 of 10 trials" in page.text("#found"))
+    while "#/trials" in page.driver.current_url:
+        page.driver.back()
+    page.until(lambda: page.text(".read") == "slow accrual" and page.all("#legend"))
+    page.driver.get("about:blank")
+    page.driver.get(copied)
+    page.until(lambda: page.text("#found") == count)
+    assert page.script("return document.getElementById('words').value") == "gout"
+
+
+def test_numbers_are_found_and_hits_saved(page: Page, downloads: Path) -> None:
+    page.open("trials")
+    page.driver.find_element(By.ID, "words").send_keys("nct00000005")
+    page.until(lambda: "1 of 10 trials" in page.text("#found"))
+    page.driver.find_element(By.ID, "save-hits").click()
+    page.until((downloads / "trials.csv").is_file)
+    rows = list(csv.DictReader((downloads / "trials.csv").read_text("utf-8-sig").splitlines()))
+    assert [row["nct_id"] for row in rows] == ["NCT00000005"]
+
+
+def test_an_old_error_does_not_outlive_the_next_action(page: Page) -> None:
+    page.open()
+    page.driver.find_element(By.ID, "nct").send_keys("NCT12", Keys.ENTER)
+    page.until(lambda: page.text("#predict-error"))
+    page.driver.find_element(By.ID, "tab-trials").click()
+    page.driver.find_element(By.ID, "tab-predict").click()
+    assert page.text("#predict-error") == ""
+
+
+def test_labels_are_defined_where_they_are_given(page: Page) -> None:
+    label_as(page, "dora")
+    assert "No funding. For example: “The money ran out.”" in [
+        button.get_attribute("title") for button in page.all("#keys button")
+    ]
+    page.all("#definitions summary")[0].click()
+    assert page.all("#definitions dd")[0].text == "No funding.\nThe money ran out."
+
+
+def test_the_api_is_described_without_asking_anyone_else(page: Page) -> None:
+    page.driver.get(f"{page.site.url}/docs")
+    page.until(lambda: page.script("return document.body.dataset.ready") == "yes")
+    page.script("document.querySelectorAll('details').forEach(each => each.open = true)")
+    text = page.text("#operations")
+    assert "POST /v1/predict" in text and "curl -s" in text and "queue_texts" not in text
+    assert page.script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+AXE = os.environ.get("AXE_CORE", "")
+"""Path of axe.min.js, of npm's package axe-core."""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_no_barrier(page: Page, dark: bool) -> None:
+    if not AXE:
+        pytest.skip("AXE_CORE names no axe.min.js (npm install axe-core)")
+    page.width(1200, dark=dark)
+    for tab in ("predict", "trials", "verdict", "label", "docs"):
+        if tab == "docs":
+            page.driver.get(f"{page.site.url}/docs")
+            page.until(lambda: page.script("return document.body.dataset.ready") == "yes")
+        else:
+            page.open(tab)
+        page.until(lambda tab=tab: tab != "predict" or page.all("#nearest ul, #nearest p.soft"))
+        page.script(Path(AXE).read_text(encoding="utf-8"))
+        found = page.driver.execute_async_script(
+            "const done = arguments[0]; axe.run({iframes: false}).then(r => done(r.violations))"
+        )
+        told = [
+            (each["id"], node["html"], node["any"][0]["message"] if node["any"] else "")
+            for each in found
+            for node in each["nodes"]
+        ]
+        assert not told, (tab, told)

@@ -61,6 +61,19 @@ def test_words_are_found_wherever_they_stand(index: SearchIndex, trials: list[Tr
         assert set(ids(index, words=word)) >= held
 
 
+def test_nct_numbers_are_found(index: SearchIndex, trials: list[Trial]) -> None:
+    first, second = (trial.nct_id for trial in trials[:2])
+    assert ids(index, words=first) == [first]
+    assert set(ids(index, words=f"{second.lower()} {first}")) == {first, second}
+    assert ids(index, words=f"{first} nowhere") == []
+    assert len(ids(index, words=first[:-1])) >= 1 and first in ids(index, words=first[:-1])
+    assert index.counts(Query(words=first)).total == 1
+    assert ids(index, words="NCT99999999") == []
+    index._base().execute("INSERT INTO aliases VALUES ('NCT77777777', ?)", (second,))
+    assert ids(index, words="nct77777777") == [second]
+    index._base().execute("DELETE FROM aliases WHERE alias = 'NCT77777777'")
+
+
 def test_filters_and_counts_are_those_of_a_plain_pass(
     index: SearchIndex, trials: list[Trial]
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -91,7 +92,15 @@ def test_answers_forbid_browsers_everything_from_elsewhere(open_client: Opened) 
         assert "unsafe" not in policy
         assert "http" not in policy
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+    assert client.get("/redoc").status_code == 404
+    documentation = client.get("/docs")  # of our own: FastAPI's would load scripts from elsewhere
+    assert documentation.status_code == 200
+    assert set(re.findall(r'(?:src|href)="(/[a-z]*)', documentation.text)) <= {
+        "/static",
+        "/",
+        "/openapi",
+    }
+    assert "//" not in documentation.text.replace("<!doctype html>", "")
     assert client.get("/nothing-here").json()["error"] == "not_found"
     wrong = client.put("/healthz")
     assert (wrong.json()["error"], wrong.headers["Allow"]) == ("method_not_allowed", "GET")
@@ -236,3 +245,30 @@ def test_lines_of_the_log_are_bounded(monkeypatch: Any) -> None:
     assert [line() for _ in range(5)] == ["line 7"] * 3 + [None, None]
     now += 11
     assert line() == "line 7 (2 lines before it left out)"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"text": "slow accrual"}, "body.text: there is no such field; did you mean 'texts'?"),
+        ({"nct_id": ["NCT00000001"]}, "did you mean 'nct_ids'?"),
+        (
+            {"texts": ["a"], "modle": "x"},
+            "body.modle: there is no such field; did you mean 'model'",
+        ),
+        ({"texts": ["a"], "zzz": 1}, "body.zzz: there is no such field"),
+        ({"texts": ["a", " "]}, "body.texts.1: "),
+    ],
+)
+def test_errors_name_the_field(open_client: Opened, body: Any, message: str) -> None:
+    answer = open_client().post("/v1/predict", json=body)
+    assert answer.status_code == 422 and message in answer.json()["message"]
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_json_without_its_content_type_is_told_so(open_client: Opened, kind: str | None) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    content = b'{"texts": ["slow accrual"]}'
+    answer = open_client().post("/v1/predict", content=content, headers=headers)
+    assert answer.status_code == 422
+    assert "Content-Type: application/json" in answer.json()["message"]

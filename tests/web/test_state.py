@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import threading
 import time
 from collections.abc import Iterator
@@ -42,6 +44,20 @@ def test_what_the_model_read_can_be_searched(state: TestClient, snapshot: Snapsh
     assert sum(told["counts"]["labels"].values()) >= len(reasons)
     one = state.get(f"/v1/trials/{reasons[0].nct_id}").json()
     assert (one["found_in"], one["trial"]["why_stopped"]) == ("snapshot", reasons[0].why_stopped)
+
+
+def test_hits_come_as_a_table(
+    state: TestClient, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = state.get("/v1/trials", params={"sex": "Female", "most": 100}).json()
+    table = state.get("/v1/trials.csv", params={"sex": "Female"})
+    assert table.headers["Content-Disposition"] == 'attachment; filename="trials.csv"'
+    rows = list(csv.DictReader(io.StringIO(table.content.decode("utf-8-sig"))))
+    assert [row["nct_id"] for row in rows] == [trial["nct_id"] for trial in told["trials"]]
+    assert int(table.headers["X-Rows"]) == told["counts"]["total"] == len(rows)
+    assert [row["labels"] for row in rows] == ["|".join(t["labels"] or ()) for t in told["trials"]]
+    monkeypatch.setattr("trialese.web.page._MOST_ROWS", 5)
+    assert state.get("/v1/trials.csv").headers["X-Left-Out"] == "55"
 
 
 def test_unknown_trials_say_how_to_ask_the_registry(state: TestClient) -> None:

@@ -11,6 +11,7 @@ from trialese.tasks.task import TaskDefinition, examples_of_field
 
 __all__ = [
     "SEX",
+    "SEX_DESCRIPTIONS",
     "SEX_WORDS",
     "WITHHELD",
     "cut_sex_words",
@@ -42,6 +43,12 @@ SEX_WORDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """For the `keywords` baseline: the label whose words stand most often, else All."""
 
+SEX_DESCRIPTIONS: dict[str, str] = {
+    "All": "Anybody may enrol, whatever their sex.",
+    "Female": "Only women and girls may enrol.",
+    "Male": "Only men and boys may enrol.",
+}
+
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 _SAYS_SEX = re.compile(
     r"\b(?:wom[ae]n|m[ae]n|fe?males?|males?|girls?|boys?|ladies|gentlemen|mothers?|fathers?|"
@@ -63,6 +70,7 @@ def define(settings: TasksSettings) -> TaskDefinition:
         without_sex_words=section.without_sex_words,
         missing_label="None",
         keywords=SEX_WORDS,
+        descriptions=SEX_DESCRIPTIONS,
     )
 
 

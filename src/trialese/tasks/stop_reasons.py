@@ -16,6 +16,7 @@ from trialese.tasks.task import TaskDefinition, select_examples
 
 __all__ = [
     "STOP_REASONS",
+    "STOP_REASON_DESCRIPTIONS",
     "STOP_REASON_GROUPS",
     "STOP_REASON_SENTENCES",
     "STOP_REASON_WORDS",
@@ -221,6 +222,27 @@ STOP_REASON_SENTENCES: dict[str, tuple[str, ...]] = {
 }
 
 
+STOP_REASON_DESCRIPTIONS: dict[str, str] = {
+    "Another_Study": "Another study takes its place, or it went into one.",
+    "Business_Administrative": "Decision of the sponsor, money, contracts or administration.",
+    "Covid19": "The COVID-19 pandemic or what was ordered against it.",
+    "Endpoint_Met": "What the trial was to show or to reach had been reached.",
+    "Ethical_Reason": "Going on would not have been ethical, or an ethics committee said so.",
+    "Insufficient_Data": "Too few data, or data that cannot be analysed.",
+    "Insufficient_Enrollment": "Too few participants, or they came too slowly.",
+    "Interim_Analysis": "A look at the data before the planned end led to it.",
+    "Invalid_Reason": "The words give no reason for stopping, such as a trial that goes on.",
+    "Logistics_Resources": "Staff, drug supply, devices or other resources were lacking.",
+    "Negative": "The treatment did not work, or would not have been shown to.",
+    "No_Context": "It says that the trial was stopped, but not why.",
+    "Regulatory": "An authority, or an approval that was given, refused or had ended.",
+    "Safety_Sideeffects": "Side effects or other danger to participants.",
+    "Study_Design": "The design or the protocol was changed or did not work.",
+    "Study_Staff_Moved": "The investigator or other staff left.",
+    "Success": "The treatment was shown to work before the planned end.",
+}
+
+
 def define(settings: TasksSettings) -> TaskDefinition:
     """The task as the recipe wants it."""
     section = settings.stop_reasons
@@ -232,6 +254,7 @@ def define(settings: TasksSettings) -> TaskDefinition:
         ),
         keywords=STOP_REASON_WORDS,
         sentences=STOP_REASON_SENTENCES,
+        descriptions=STOP_REASON_DESCRIPTIONS,
         groups=STOP_REASON_GROUPS,
         preset=OPEN_TARGETS_PRESET,
         tokens_a_text=12,  # measured on 3,372 human-labelled reasons

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from trialese.artifacts import MANIFEST_NAME, read_manifest
 from trialese.collect.snapshot import open_snapshot
-from trialese.errors import ArtifactError
-from trialese.records import Snapshot
+from trialese.errors import ArtifactError, TrialeseError
+from trialese.records import Snapshot, Task
+from trialese.tasks.folds import defined_in
 from trialese.tasks.predict import load_scorer
 from trialese.tasks.scorer import model_folder, named_results, read_description
 from trialese.verdict.report import load_verdicts
-from trialese.web.schemas import ModelCard, Prediction, Refusal
+from trialese.web.schemas import LabelDefinition, ModelCard, ModelDescription, Prediction, Refusal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Served", "ServedModel", "open_served"]
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class ServedModel:
@@ -30,6 +35,11 @@ class ServedModel:
 
     name: str
     scorer: Scorer
+    definitions: dict[str, LabelDefinition] = field(default_factory=dict)
+
+    def description(self) -> ModelDescription:
+        """The model with the definitions of its labels."""
+        return ModelDescription(**dict(self.card()), definitions=self.definitions)
 
     def card(self) -> ModelCard:
         """The model as the API describes it."""
@@ -119,8 +129,30 @@ class Served:
                 name = f"{name}/{folder.resolve().name}"
             if name in models:
                 raise ArtifactError(f"{folder}: {name!r} is served already; rename one folder")
-            models[name] = ServedModel(name, scorer)
+            models[name] = ServedModel(name, scorer, _definitions(folder, scorer.task))
         self.models = models
+
+
+def _definitions(folder: Path, task: Task) -> dict[str, LabelDefinition]:
+    """What the task says of its labels, as far as the folder tells which task it is."""
+    described: dict[str, Any] = {"task": task.name}
+    if (folder / MANIFEST_NAME).is_file():
+        described = read_manifest(folder).settings
+    try:
+        definition = defined_in(described)
+    except TrialeseError as error:
+        logger.warning("%s: no definitions of labels (%s)", folder, error)
+        return {}
+    if definition is None:
+        return {}
+    meanings, sentences = definition.descriptions, definition.sentences
+    return {
+        label: LabelDefinition(
+            description=meanings.get(label, ""), example=next(iter(sentences.get(label, ())), "")
+        )
+        for label in task.labels
+        if label in meanings or label in sentences
+    }
 
 
 def open_served(

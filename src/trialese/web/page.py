@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import hashlib
+import io
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from importlib.resources import files
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.responses import Response
 
 from trialese import __version__
@@ -19,7 +22,7 @@ from trialese.errors import ArtifactError, RegistryError
 from trialese.records import ATTRIBUTION
 from trialese.settings import CollectSettings, ServeSettings
 from trialese.tasks.agreement import AnnotatorAgreement, annotator_agreement
-from trialese.tasks.formats import text_of_trial
+from trialese.tasks.formats import safe_cell, text_of_trial
 from trialese.tasks.task import check_example
 from trialese.web.active_learning import Item, Queue
 from trialese.web.annotations import AnswerLog, as_tsv
@@ -58,6 +61,9 @@ _LOOKUP = CollectSettings(source="registry", retries=1, timeout_seconds=10, paus
 _Word = Annotated[str | None, Query(max_length=100)]
 _Year = Annotated[int | None, Query(ge=1900, le=9999)]
 _SHOWN_DUPLICATES = 20
+_MOST_ROWS = 50_000
+_COLUMNS = ("nct_id", "title", "labels", "reason", "conditions", "sponsor", "year", "phases", "sex",
+            "status")  # fmt: skip
 
 
 def page_routes(served: Served, settings: ServeSettings, score: Score) -> APIRouter:
@@ -82,6 +88,10 @@ def page_routes(served: Served, settings: ServeSettings, score: Score) -> APIRou
     @routes.get("/", include_in_schema=False)
     def page(request: Request) -> Response:
         return _asset("page.html", assets, request)
+
+    @routes.get("/docs", include_in_schema=False)
+    def docs(request: Request) -> Response:
+        return _asset("docs.html", assets, request)
 
     @routes.get("/static/{name}", include_in_schema=False)
     def static(name: str, request: Request) -> Response:
@@ -154,43 +164,78 @@ def _report_headers() -> dict[str, str]:
     return {"Content-Security-Policy": _REPORT_POLICY, "Cache-Control": "no-store"}
 
 
+def _asked(
+    words: Annotated[str, Query(max_length=500)] = "",
+    phase: _Word = None,
+    sex: _Word = None,
+    status: _Word = None,
+    label: _Word = None,
+    year_from: _Year = None,
+    year_to: _Year = None,
+    model: str = "",
+) -> Search:
+    """The search of a request, with the model's name in place of its digest."""
+    return Search(
+        words=words,
+        phase=phase,
+        sex=sex,
+        status=status,
+        year_from=year_from,
+        year_to=year_to,
+        label=label,
+        model=model,
+    )
+
+
 def trials_routes(state: PageState) -> APIRouter:
     """Routes over the snapshot and the labelled texts."""
     routes = APIRouter(
         prefix="/v1", tags=["trials"], responses=failures(400, 401, 404, 413, 422, 429, 502, 503)
     )
 
+    def searched(asked: Search) -> tuple[SearchIndex, Search]:
+        digest = state.served.model_named(asked.model).scorer.digest
+        return _index_of(state), replace(asked, model=digest)
+
     @routes.get("/trials")
     def trials(
-        words: Annotated[str, Query(max_length=500)] = "",
-        phase: _Word = None,
-        sex: _Word = None,
-        status: _Word = None,
-        label: _Word = None,
-        year_from: _Year = None,
-        year_to: _Year = None,
-        model: str = "",
+        asked: Annotated[Search, Depends(_asked)],
         most: Annotated[int, Query(ge=1, le=100)] = 20,
         skip: Annotated[int, Query(ge=0, le=MOST_SKIPPED)] = 0,
     ) -> TrialsAnswer:
         """Trials that hold all the words and pass every filter, with counts for charts.
 
-        `label` is one that the model predicts; empty, texts to which it gives none.
+        An NCT number among the words finds the trial of that number, or of a former one. `label` is
+        one that the model predicts; empty, texts to which it gives none.
         """
-        index = _index_of(state)
-        search = Search(
-            words=words,
-            phase=phase,
-            sex=sex,
-            status=status,
-            year_from=year_from,
-            year_to=year_to,
-            label=label,
-            model=state.served.model_named(model).scorer.digest,
-        )
+        index, search = searched(asked)
         return TrialsAnswer(
             counts=index.counts(search), trials=index.search(search, most=most, skip=skip)
         )
+
+    @routes.get(
+        "/trials.csv",
+        response_class=Response,
+        responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+    )
+    def trials_table(asked: Annotated[Search, Depends(_asked)]) -> Response:
+        """The trials of a search as a table, at most 50,000 (X-Left-Out says how many are not)."""
+        index, search = searched(asked)
+        hits = index.search(search, most=_MOST_ROWS)
+        out = io.StringIO(newline="")
+        table = csv.writer(out)
+        table.writerow(_COLUMNS)
+        for hit in hits:
+            cells = [getattr(hit, name) for name in _COLUMNS]
+            table.writerow(
+                ["|".join(c) if isinstance(c, tuple) else safe_cell(str(c or "")) for c in cells]
+            )
+        headers = {
+            "Content-Disposition": 'attachment; filename="trials.csv"',
+            "X-Rows": str(len(hits)),
+            "X-Left-Out": str(index.counts(search).total - len(hits)),
+        }
+        return Response("\ufeff" + out.getvalue(), media_type="text/csv", headers=headers)
 
     @routes.get("/trials/{nct_id}")
     def trial(nct_id: NctNumber, model: str = "") -> TrialAnswer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import logging
 import sqlite3
@@ -24,7 +25,9 @@ __all__ = [
     "ExplainRequest",
     "ExplainedSpan",
     "Failure",
+    "LabelDefinition",
     "ModelCard",
+    "ModelDescription",
     "ModelName",
     "Models",
     "NctNumber",
@@ -116,13 +119,15 @@ def handle_failures(app: FastAPI) -> None:
         return _answer(422, "invalid", str(error))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         # the input itself is left out: it may be large, and no text at all
-        details = [
-            {"where": ".".join(map(str, each["loc"])), "message": each["msg"]}
-            for each in error.errors()
-        ]
-        first = details[0]
+        if isinstance(error.body, bytes) and error.body:
+            return _answer(
+                422, "invalid", "the body was not read as JSON: send Content-Type: application/json"
+            )
+        details = [_detail(app, request, each) for each in error.errors()]
+        # a field that is not known explains best why another is missing
+        first = next((d for d in details if "no such field" in d["message"]), details[0])
         return _answer(422, "invalid", f"{first['where']}: {first['message']}", details)
 
     @app.exception_handler(Exception)
@@ -138,6 +143,26 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 def _disk_full() -> Refusal:
     return Refusal(507, "the server's disk is full; delete jobs or free some space, then ask again")
+
+
+def _detail(app: FastAPI, request: Request, error: Any) -> dict[str, str]:
+    where, message = ".".join(map(str, error["loc"])), error["msg"]
+    if error["type"] == "extra_forbidden":
+        message = "there is no such field"
+        known = _fields_of_body(app, request)
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        if near:
+            message += f"; did you mean {near[0]!r}?"
+    return {"where": where, "message": message}
+
+
+def _fields_of_body(app: FastAPI, request: Request) -> list[str]:
+    document = app.openapi()
+    path = getattr(request.scope.get("route"), "path", "")
+    operation = document["paths"].get(path, {}).get(request.method.lower(), {})
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+    name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+    return list(document["components"]["schemas"].get(name, {}).get("properties", {}))
 
 
 def _allowed(app: FastAPI, request: Request) -> str:
@@ -233,10 +258,25 @@ class ModelCard(BaseModel):
     description: str = ""
 
 
+class LabelDefinition(BaseModel):
+    """What a label means, for people who give or read it."""
+
+    description: str = ""
+    example: str = Field(default="", description="A text that has the label.")
+
+
+class ModelDescription(ModelCard):
+    """A served model with the definitions of its labels."""
+
+    definitions: dict[str, LabelDefinition] = Field(
+        description="Of the labels for which the task gives any."
+    )
+
+
 class Models(BaseModel):
     """All served models, the default first."""
 
-    models: list[ModelCard]
+    models: list[ModelDescription]
 
 
 class PredictAnswer(ModelCard):

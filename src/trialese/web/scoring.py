@@ -40,7 +40,7 @@ def predict_routes(served: Served, engine: Engine, settings: ServeSettings) -> A
     async def models() -> Models:
         """The served models; the first is the default."""
         served.refuse_unless_ready()
-        return Models(models=[model.card() for model in served.models.values()])
+        return Models(models=[model.description() for model in served.models.values()])
 
     @routes.post("/predict")
     async def predict(asked: PredictRequest, request: Request) -> PredictAnswer:

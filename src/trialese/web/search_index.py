@@ -8,6 +8,7 @@ kept beside the snapshot.
 from __future__ import annotations
 
 import glob
+import json
 import logging
 import os
 import re
@@ -71,8 +72,10 @@ class Query:
 def match_of(words: str) -> str:
     """The words as an FTS5 query: all must stand there, "quoted" ones next to one another.
 
-    A last word that is still being typed matches longer ones; -word must not stand there.
+    A last word that is still being typed matches longer ones; -word must not stand there. NCT
+    numbers are no words; see `conditions_of`.
     """
+    words = _NUMBER.sub(" ", words)
     wanted: list[tuple[str, bool]] = []
     unwanted: list[str] = []
     for minus, phrase, word in re.findall(r'(-?)(?:"([^"]*)"?|([^\s"]+))', words):
@@ -91,9 +94,21 @@ def match_of(words: str) -> str:
     return " AND ".join(terms) + "".join(f" NOT {term}" for term in unwanted)
 
 
+_NUMBER = re.compile(r"\bNCT\d{2,8}\b", re.IGNORECASE)
+
+
+def _numbers_of(words: str) -> list[str]:
+    """NCT numbers, or beginnings of them, among the words."""
+    return [number.upper() for number in _NUMBER.findall(words)]
+
+
 def conditions_of(query: Query) -> tuple[list[str], dict[str, object]]:
     """Conditions of SQL for the filters, and their values."""
     where, values = [], dict[str, object]()
+    numbers = _numbers_of(query.words)
+    if numbers:
+        where.append(_HAS_NUMBER)
+        values["numbers"] = json.dumps(numbers)
     if query.phase is not None:
         where.append("'|' || trials.phases || '|' LIKE '%|' || :phase || '|%'")
         values["phase"] = query.phase
@@ -307,6 +322,11 @@ def _marks(row: tuple[object, ...]) -> str:
 
 MOST_SKIPPED = 10_000
 _CACHED_COUNTS = 256
+_HAS_NUMBER = """trials.place IN (
+    SELECT named.place FROM json_each(:numbers) JOIN trials AS named
+    ON named.nct_id >= value AND named.nct_id < value || ':'
+    UNION SELECT named.place FROM json_each(:numbers) JOIN aliases
+    ON alias >= value AND alias < value || ':' JOIN trials AS named USING (nct_id))"""
 _HAS_WORDS = "trials.place IN (SELECT rowid FROM words WHERE words MATCH :match)"
 
 

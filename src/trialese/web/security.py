@@ -100,7 +100,7 @@ class ServerMetrics:
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
-OPEN_PATHS = HEALTH_PATHS | {"/"}
+OPEN_PATHS = HEALTH_PATHS | {"/", "/docs"}
 """Need no token: whether the server lives, and the page, which holds no data and asks for it."""
 OPEN_FOLDER = "/static/"
 UPLOAD_PATH = "/v1/jobs"

@@ -1,6 +1,6 @@
 // Charts as drawings: probabilities with cut-offs, years, tallies.
 
-import { el, labelName, number, rove, svg } from "./dom.js";
+import { el, labelName, meaning, number, rove, svg } from "./dom.js";
 
 const FIRST = 6;
 
@@ -11,14 +11,15 @@ export function probabilityBars(scores, given, cuts, chosen, onchoose) {
   const items = order.map((label, place) => {
     const cut = cuts ? cuts[label] : null;
     const hit = given.includes(label);
-    const told = `${label}: probability ${scores[label].toFixed(2)}` + (cut === null ? "" : `, cut-off ${cut.toFixed(2)}`) + (hit ? ", predicted" : "");
+    const facts = (cut === null ? "" : `, cut-off ${cut.toFixed(2)}`) + (hit ? ", predicted" : "");
     const button = el("button", {
-      type: "button", tabindex: label === chosen ? 0 : -1, "aria-label": `${told}. Show the words behind it.`,
-      title: told, onclick: () => onchoose(label),
+      type: "button", tabindex: label === chosen ? 0 : -1, onclick: () => onchoose(label),
+      title: [`${label}: probability ${scores[label].toFixed(2)}${facts}`, meaning(label)].filter(Boolean).join(". "),
     },
       el("span.name", {}, labelName(label)),
-      el("span.track", { style: { "--share": `${100 * scores[label]}%` } }, el("i"), cut === null ? null : el("b", { style: { "--cut": `${100 * cut}%` } })),
-      el("span.number", {}, scores[label].toFixed(2)));
+      el("span.track", { "aria-hidden": "true", style: { "--share": `${100 * scores[label]}%` } }, el("i"), cut === null ? null : el("b", { style: { "--cut": `${100 * cut}%` } })),
+      el("span.number", {}, scores[label].toFixed(2)),
+      el("span.hidden", {}, `${facts}. Show the words behind it.`));
     const item = el("li", { hidden: place >= FIRST && !hit }, button);
     item.classList.toggle("given", hit);
     item.classList.toggle("chosen", label === chosen);

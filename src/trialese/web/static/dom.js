@@ -47,10 +47,23 @@ export function labelName(label) {
   return label.split("_").flatMap((part, place) => (place ? ["_", el("wbr"), part] : [part]));
 }
 
+let definitions = {};
+
+/** Definitions of the model's labels, by label: `{description, example}`. */
+export function setDefinitions(given) {
+  definitions = given;
+}
+
+/** What a label means, with an example; null where the task does not say. */
+export function meaning(label) {
+  const { description, example } = definitions[label] || {};
+  return [description, example && `For example: “${example}”`].filter(Boolean).join(" ") || null;
+}
+
 /** Chips of labels; `human`: given by a person. */
 export function chips(labels, { human = false, small = false } = {}) {
   const kind = human ? "li.chip.human" : "li.chip";
-  const items = labels.length ? labels.map((label) => el(kind, {}, labelName(label))) : [el("li.chip.none", {}, "no label")];
+  const items = labels.length ? labels.map((label) => el(kind, { title: meaning(label) }, labelName(label))) : [el("li.chip.none", {}, "no label")];
   return el(small ? "ul.chips.small" : "ul.chips", {}, items);
 }
 

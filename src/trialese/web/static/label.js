@@ -1,7 +1,7 @@
 // The labelling queue: one key a label, one answer for all duplicates, undo.
 
 import { ask, download } from "./api.js";
-import { $, el, fail, labelName, number, reading, rove, say } from "./dom.js";
+import { $, el, fail, labelName, meaning, number, reading, rove, say } from "./dom.js";
 
 const KEYS = [..."123456789qwertyuiopasdfghjkcvbm"];
 
@@ -37,10 +37,21 @@ async function begin() {
     await next();
     $("who").hidden = true;
     $("labelling").hidden = false;
+    define();
     $("card").focus();
   } catch (error) {
     fail("label-error", error);
   }
+}
+
+/** The list of what the labels mean, where the task says it. */
+function define() {
+  const known = state.model.labels.filter((label) => meaning(label));
+  $("definitions").hidden = !known.length;
+  $("definitions").querySelector("dl").replaceChildren(...known.flatMap((label) => {
+    const { description, example } = state.model.definitions[label];
+    return [el("dt", {}, labelName(label)), el("dd", {}, description, example ? el("q", {}, example) : null)];
+  }));
 }
 
 async function next() {
@@ -63,7 +74,7 @@ function show(item_, labels) {
     $("card").replaceChildren(el("h2", {}, "Nothing left to label"), el("p", {}, "Every text of this snapshot has your answer or your skip."));
   } else {
     const serves = item.texts === 1 ? "no duplicates" : `the answer serves ${number(item.texts)} texts`;
-    const why = item.second ? "labelled by somebody else: a second opinion" : `the model lacks ${item.uncertainty.toFixed(1)} bits, novelty ${item.novelty.toFixed(2)}`;
+    const why = item.second ? "labelled by somebody else: a second opinion" : `uncertainty ${item.uncertainty.toFixed(1)} bits, novelty ${item.novelty.toFixed(2)}`;
     $("card").replaceChildren(el("p.meta", {}, [item.nct_id, serves, why].map((fact) => el("span", {}, fact))), reading(item.text, [], { id: "card-text" }));
   }
   keys();
@@ -74,7 +85,7 @@ const several = () => state.model.kind === "multilabel";
 function keys() {
   const focused = document.activeElement?.closest("#keys button")?.dataset.label;
   $("keys").replaceChildren(...state.model.labels.map((label, place) => el("button", {
-    type: "button", "aria-pressed": String(given.has(label)), "data-label": label, tabindex: place ? -1 : 0, disabled: !item, onclick: () => press(label),
+    type: "button", "aria-pressed": String(given.has(label)), "data-label": label, title: meaning(label), tabindex: place ? -1 : 0, disabled: !item, onclick: () => press(label),
   }, KEYS[place] ? el("kbd", {}, KEYS[place]) : null, el("span.name", {}, labelName(label)),
   hints && item ? el("span.number", {}, item.scores[label].toFixed(2)) : null)));
   const act = (name, key, run, traits = {}) => el(traits.main ? "button.main" : "button", { type: "button", disabled: !item && name !== "Undo", onclick: run }, name, el("kbd", {}, key));

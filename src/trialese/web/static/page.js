@@ -1,18 +1,51 @@
 // The frame: tabs, model, shortcuts, the verdict.
 
 import { ask } from "./api.js";
-import { $, rove, say } from "./dom.js";
+import { $, fail, rove, say, setDefinitions } from "./dom.js";
 import { startFile } from "./file.js";
 import { labelKey, openLabel, startLabel } from "./label.js";
-import { showTrial, startPredict } from "./predict.js";
-import { openTrials, search, startTrials } from "./trials.js";
+import { openPredict, showTrial, startPredict } from "./predict.js";
+import { openTrials, restoreTrials, search, startTrials } from "./trials.js";
 
 const TABS = ["predict", "trials", "verdict", "label"];
-const state = { model: null, models: [], facts: null };
+const state = { model: null, models: [], facts: null, note };
+const last = {};  // tab -> its address when it was left
 let current = "predict";
 
-/** The tab in the address. The slash keeps the browser from jumping to the element of that name. */
-const asked = () => TABS.find((tab) => location.hash === `#/${tab}`);
+/** Tab and parameters of the address. The slash keeps the browser from jumping to an element. */
+function asked() {
+  const [, tab, query = ""] = location.hash.match(/^#\/(\w+)\??(.*)$/) || [];
+  return { tab: TABS.find((name) => name === tab), parameters: new URLSearchParams(query) };
+}
+
+/** Put what is shown into the address, so that Back and a copied link bring it again. */
+function note(tab, parameters, { replace = false } = {}) {
+  const query = new URLSearchParams(parameters).toString();
+  go(`#/${tab}${query && `?${query}`}`, replace);
+}
+
+function go(address, replace) {
+  last[address.match(/\w+/)[0]] = address;
+  if (location.hash === address) return;
+  history[replace ? "replaceState" : "pushState"](null, "", address);
+}
+
+/** Show what the address asks for. */
+function restore() {
+  const { tab, parameters } = asked();
+  if (!tab) return;
+  last[tab] = location.hash;
+  forgetErrors();
+  if (!state.model || !state.facts) { open(tab); return; }
+  if (tab === "trials") restoreTrials(parameters);
+  if (tab === "predict") openPredict(parameters);
+  open(tab);
+}
+
+/** What went wrong before says nothing of what is done now. */
+function forgetErrors() {
+  for (const id of ["predict-error", "trials-error", "label-error"]) fail(id);
+}
 
 function open(name, { focus = false } = {}) {
   current = name;
@@ -22,7 +55,7 @@ function open(name, { focus = false } = {}) {
     button.tabIndex = tab === name ? 0 : -1;
     $(tab).hidden = tab !== name;
   }
-  if (asked() !== name) history.replaceState(null, "", `#/${name}`);
+  if (asked().tab !== name) go(last[name] || `#/${name}`, !asked().tab);
   document.title = `${$(`tab-${name}`).textContent} · trialese`;
   if (focus) $(name).focus({ preventScroll: true });
   if (!state.model || !state.facts) return;
@@ -44,6 +77,7 @@ function openVerdict() {
 function choose(name) {
   state.model = state.models.find((model) => model.model === name) || state.models[0];
   $("about").textContent = state.model.description;
+  setDefinitions(state.model.definitions);
   if (current !== "predict") open(current);
 }
 
@@ -100,13 +134,15 @@ async function start() {
   const tabs = $("tabs");
   tabs.addEventListener("click", (event) => event.target.closest("[role=tab]") && open(event.target.closest("[role=tab]").id.slice(4)));
   rove(tabs, "[role=tab]", (tab) => open(tab.id.slice(4)));
-  addEventListener("hashchange", () => asked() && open(asked()));
+  addEventListener("hashchange", restore);
+  addEventListener("submit", forgetErrors, true);
+  addEventListener("click", (event) => event.target.closest?.("button, a") && forgetErrors(), true);
   startKeys();
   startPredict(state);
   startFile(state, () => open("predict"));
   startTrials(state, (id) => { open("predict", { focus: true }); showTrial(id); });
   startLabel(state);
-  open(asked() || "predict");
+  open(asked().tab || "predict");
   try {
     for (;;) {
       fact(await ask("/v1/page"));
@@ -125,7 +161,7 @@ async function start() {
   $("model").addEventListener("change", () => { choose($("model").value); say(`Model ${$("model").value}`); });
   $("model-choice").hidden = state.models.length < 2;
   choose(state.models[0].model);
-  open(current);
+  restore();
   document.body.dataset.ready = "yes";
   follow().catch(() => {});
 }

@@ -6,6 +6,7 @@ import { $, chips, el, fail, reading, say } from "./dom.js";
 
 let state = null;
 let turn = 0;
+const LONGEST_IN_ADDRESS = 2000;
 
 export function startPredict(state_) {
   state = state_;
@@ -25,7 +26,8 @@ export function startPredict(state_) {
 }
 
 /** Look a trial up and predict what the model reads of it. */
-export async function showTrial(given) {
+export async function showTrial(given, how = {}) {
+  const mine = ++turn;
   const id = given.trim().toUpperCase();
   $("nct").value = id;
   fail("predict-error");
@@ -33,18 +35,45 @@ export async function showTrial(given) {
     fail("predict-error", new Error(`“${given.trim()}” is no NCT number: write NCT and eight digits.`));
     return;
   }
+  if (!how.quiet) state.note("predict", { nct: id });
   try {
     const found = await ask(`/v1/trials/${id}`, { query: { model: state.model.model } });
+    if (mine !== turn) return;
     if (!found.text) {
       const lack = state.model.task === "stop-reasons" ? "it gives no reason for stopping" : "its fields are empty";
       throw new Error(`${found.nct_id} holds nothing that ${state.model.model} reads: ${lack}.`);
     }
     const from = found.found_in === "registry" ? "asked of ClinicalTrials.gov just now" : "from the snapshot";
-    await show(found.text, { trial: found, from });
+    await show(found.text, { ...how, trial: found, from });
   } catch (error) {
+    if (mine !== turn) return;
     empty();
     fail("predict-error", error);
   }
+}
+
+/** What the address asks for: a text, a trial, or, where it says nothing, an example. */
+export function openPredict(parameters) {
+  const text = parameters.get("text");
+  const id = parameters.get("nct");
+  fail("predict-error");
+  if (text) { $("text").value = text; show(text, { quiet: true }); }
+  else if (id) showTrial(id, { quiet: true });
+  else showExample();
+}
+
+/** A text of the task's own, else a trial of the snapshot that has a label. */
+async function showExample() {
+  const mine = ++turn;
+  const { definitions, labels } = state.model;
+  const text = labels.map((label) => definitions[label]?.example).find(Boolean);
+  if (text) { show(text, { quiet: true, example: true }); return; }
+  if (!state.facts.snapshot?.indexed) return;
+  const { trials } = await ask("/v1/trials", { query: { model: state.model.model, most: 100 } }).catch(() => ({ trials: [] }));
+  const trial = trials.find((each) => each.labels?.length);
+  if (mine !== turn || !trial) return;
+  const found = await ask(`/v1/trials/${trial.nct_id}`, { query: { model: state.model.model } }).catch(() => null);
+  if (mine === turn && found?.text) show(found.text, { quiet: true, example: true, trial: found, from: "from the snapshot" });
 }
 
 function empty() {
@@ -52,20 +81,25 @@ function empty() {
   $("answer").replaceChildren(el("p", {}, "Nothing to show."));
 }
 
-async function show(text, { trial, from } = {}) {
+async function show(text, { trial, from, quiet = false, example = false } = {}) {
   const mine = ++turn;
   const model = state.model;
+  if (!quiet && !trial) state.note("predict", text.length <= LONGEST_IN_ADDRESS ? { text } : {});
   fail("predict-error");
+  $("answer").className = "empty";
+  $("answer").replaceChildren(el("p", {}, "Predicting …"));
   $("answer").setAttribute("aria-busy", "true");
   try {
     const told = await ask("/v1/predict", { body: { model: model.model, texts: [text] } });
     if (mine !== turn) return;
     const { labels, scores } = told.predictions[0];
     const best = Object.keys(scores).reduce((a, b) => (scores[b] > scores[a] ? b : a));
-    draw(told, text, labels, scores, labels.includes(best) ? best : labels[0] || best, trial, from);
-    say(labels.length ? `Predicted: ${labels.join(", ")}` : `No label predicted; nearest is ${best}`);
+    draw(told, text, labels, scores, labels.includes(best) ? best : labels[0] || best, trial, from, !example);
+    if (example) $("answer").prepend(el("p.soft", { id: "example" }, "An example, so that you see what comes back. Give a text of your own, a trial’s number or a file."));
+    else say(labels.length ? `Predicted: ${labels.join(", ")}` : `No label predicted; nearest is ${best}`);
     nearest(mine, model, text);
   } catch (error) {
+    if (mine !== turn) return;
     empty();
     fail("predict-error", error);
   } finally {
@@ -73,7 +107,7 @@ async function show(text, { trial, from } = {}) {
   }
 }
 
-function draw(told, text, labels, scores, chosen, trial, from) {
+function draw(told, text, labels, scores, chosen, trial, from, scroll) {
   const words = el("div", { id: "words-behind" }, reading(text));
   const bars = el("div", { id: "bars" });
   const choose = (label) => {
@@ -101,7 +135,7 @@ function draw(told, text, labels, scores, chosen, trial, from) {
   );
   choose(chosen);
   const top = $("answer").getBoundingClientRect().top;
-  if (top > innerHeight * 0.6) $("answer").scrollIntoView({ block: "start" });  // a phone
+  if (scroll && top > innerHeight * 0.6) $("answer").scrollIntoView({ block: "start" });  // a phone
 }
 
 async function explain(box, model, text, label) {

@@ -1,6 +1,6 @@
 // The snapshot: search, filters, counts as charts, one trial in full.
 
-import { ask } from "./api.js";
+import { ask, download } from "./api.js";
 import { tally, yearChart } from "./charts.js";
 import { $, chips, el, fail, labelName, number, say } from "./dom.js";
 
@@ -12,28 +12,44 @@ let predictTrial = null;
 let turn = 0;
 let shown = 0;
 let loaded = null;
+let filters = {};
 
 export function startTrials(state_, predictTrial_) {
   state = state_;
   predictTrial = predictTrial_;
   let soon = 0;
-  const later = () => { clearTimeout(soon); soon = setTimeout(search, 120); };
+  const later = () => {
+    readForm();
+    clearTimeout(soon);
+    soon = setTimeout(() => search({ replace: true }), 120);
+  };
   $("search").addEventListener("input", later);
-  $("search").addEventListener("submit", (event) => { event.preventDefault(); search(); });
-  $("search").addEventListener("reset", () => setTimeout(search));
+  $("search").addEventListener("submit", (event) => { event.preventDefault(); readForm(); search(); });
+  $("search").addEventListener("reset", () => { filters = {}; setTimeout(search); });
+  $("save-hits").addEventListener("click", save);
   $("more").addEventListener("click", () => search({ further: true }));
+}
+
+/** The search that the address asks for. */
+export function restoreTrials(parameters) {
+  filters = Object.fromEntries(parameters);
+  $("words").value = filters.words || "";
+  $("year-from").value = filters.year_from || "";
+  $("year-to").value = filters.year_to || "";
+  loaded = null;
 }
 
 /** Called whenever the tab is opened; searches on first sight and when the model has changed. */
 export function openTrials() {
   if (!state.facts.snapshot.indexed) $("found").textContent = state.facts.snapshot.failure || "The search index is being made: seconds for some thousand trials, minutes for all.";
-  else if (loaded !== state.model.model) search();
+  else if (loaded !== state.model.model) search({ quiet: true });
 }
 
-export async function search({ further = false } = {}) {
+export async function search({ further = false, replace = false, quiet = false } = {}) {
   const mine = ++turn;
   if (!further) shown = 0;
   loaded = state.model.model;
+  if (!quiet && !further) state.note("trials", filters, { replace });
   const query = { ...chosen(), model: state.model.model, most: PAGE, skip: shown };
   try {
     fail("trials-error");
@@ -45,14 +61,36 @@ export async function search({ further = false } = {}) {
   }
 }
 
-/** The filters that are set; null is any. */
-function chosen() {
+/** Take the filters from the form; one that is not set is not there. */
+function readForm() {
   const pick = (id) => ($(id).selectedIndex > 0 ? $(id).value : null);
-  const year = (id) => (/^(19|20|21)\d\d$/.test($(id).value) ? Number($(id).value) : null);
-  return {
-    words: $("words").value.slice(0, 500), label: pick("by-label"), phase: pick("by-phase"), sex: pick("by-sex"),
+  const year = (id) => (/^(19|20|21)\d\d$/.test($(id).value) ? $(id).value : null);
+  const given = {
+    words: $("words").value.slice(0, 500) || null, label: pick("by-label"), phase: pick("by-phase"), sex: pick("by-sex"),
     year_from: year("year-from"), year_to: year("year-to"),
   };
+  filters = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null));
+}
+
+/** The filters; null is any. */
+function chosen() {
+  const year = (value) => (value ? Number(value) : null);
+  return {
+    words: filters.words ?? "", label: filters.label ?? null, phase: filters.phase ?? null, sex: filters.sex ?? null,
+    year_from: year(filters.year_from), year_to: year(filters.year_to),
+  };
+}
+
+async function save() {
+  try {
+    fail("trials-error");
+    const headers = await download("/v1/trials.csv", "trials.csv", { ...chosen(), model: state.model.model });
+    const left = Number(headers.get("X-Left-Out"));
+    say(`${number(Number(headers.get("X-Rows")))} rows saved.`);
+    if (left) fail("trials-error", new Error(`The first ${number(Number(headers.get("X-Rows")))} trials were saved; ${number(left)} more were left out. Narrow the search for the rest.`));
+  } catch (error) {
+    fail("trials-error", error);
+  }
 }
 
 function draw({ counts, trials }, further) {
@@ -65,6 +103,7 @@ function draw({ counts, trials }, further) {
   if (further) $("hits").append(...items);
   else $("hits").replaceChildren(...items);
   shown += trials.length;
+  $("save-hits").hidden = !counts.total;
   $("more").hidden = shown >= counts.total;
   if (further && items.length) items[0].querySelector("button").focus();
   options("by-label", counts.labels, now.label, (label) => label || "read, no label");
@@ -73,6 +112,7 @@ function draw({ counts, trials }, further) {
   const set = (id) => (value) => {
     if (value === null) $(id).selectedIndex = 0;
     else $(id).value = value;
+    readForm();
     search();
   };
   const focus = document.activeElement?.closest("#counts [data-chart]")?.dataset.chart;
@@ -81,6 +121,7 @@ function draw({ counts, trials }, further) {
     chart("year", "First posted", yearChart(counts.years, { from: now.year_from, to: now.year_to }, (year) => {
       const same = now.year_from === year && now.year_to === year;
       $("year-from").value = $("year-to").value = same ? "" : year;
+      readForm();
       search();
     })),
     Object.keys(counts.labels).length ? chart("label", `Predicted by ${state.model.model}`, tally(counts.labels, now.label, (label) => (label ? labelName(label) : "no label"), set("by-label"))) : "",
@@ -119,7 +160,7 @@ async function toggle(item, title, id) {
   item.append(box);
   try {
     const { trial, text } = await ask(`/v1/trials/${id}`, { query: { model: state.model.model } });
-    const part = (name, value) => (value && value.length ? [el("h4", {}, name), el("p", { dir: "auto", tabindex: value.length > 1500 ? 0 : null }, Array.isArray(value) ? value.join("; ") : value)] : []);
+    const part = (name, value) => (value && value.length ? [el("h3", {}, name), el("p", { dir: "auto", tabindex: value.length > 1500 ? 0 : null }, Array.isArray(value) ? value.join("; ") : value)] : []);
     box.replaceChildren(
       ...part("Summary", trial.brief_summary), ...part("Interventions", trial.interventions), ...part("Primary outcomes", trial.primary_outcomes),
       ...part("Who may take part", trial.eligibility_criteria), ...part("Sponsor", trial.lead_sponsor),
