@@ -118,7 +118,7 @@ def test_wrong_checkpoints_are_refused_in_one_line(tiny_backbone: Path, tmp_path
     (mute / "tokenizer.json").unlink()
     (mute / "tokenizer_config.json").unlink()
     for folder, words in (
-        (gpt, "a gpt2 model, but trialese adapts BERT"),
+        (gpt, "a gpt2 model, but trialese adapts encoders"),
         (torn, "the encoder is incomplete"),
         (cut, "weights cannot be loaded"),
         (bare, "no model.safetensors"),

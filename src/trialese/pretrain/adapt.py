@@ -30,9 +30,11 @@ from trialese.corpus.blocks import open_blocks
 from trialese.corpus.packing import build_blocks
 from trialese.errors import ArtifactError, RecipeError
 from trialese.pretrain.backbone import (
+    head_modules,
     load_backbone,
     load_masked_lm,
     load_tokenizer,
+    longest_text,
     quiet_transformers,
     read_tokenizer,
     tokenizer_digest,
@@ -45,7 +47,7 @@ from trialese.pretrain.compute import (
     wait_for_all,
 )
 from trialese.pretrain.data import Phase, PhasePlan
-from trialese.pretrain.encoder import MaskedEncoder
+from trialese.pretrain.encoder import masked_encoder
 from trialese.pretrain.heldout import (
     HeldoutScore,
     HeldoutSet,
@@ -122,7 +124,7 @@ class TrainingRun:
 
         Test blocks are measured first and last in a run, never in between.
         """
-        encoder = MaskedEncoder(
+        encoder = masked_encoder(
             model.to(self.compute.device),
             dtype=self.compute.dtype,
             explicit_attention=self.compute.explicit_attention,
@@ -354,7 +356,7 @@ def build_base(
             progress=progress,
         )
         model: Any = backbone.model
-        run.check_length(model.config.max_position_embeddings)
+        run.check_length(longest_text(model))
         if adapts:
             model = _adapt_to_old(run, model, new_head=backbone.new_head)
         else:
@@ -506,18 +508,24 @@ def _adapt_to_old(run: TrainingRun, model: Any, *, new_head: bool) -> Any:
             f"{run.blocks}: the backbone must first be adapted to old trials, but there are none; "
             "set corpus.new_from to a date with trials before it"
         )
-    head = model.cls.predictions
+    bias = model.get_output_embeddings().bias
     if new_head:
-        _set_unigram_bias(head.bias, old)
+        if bias is not None:
+            _set_unigram_bias(bias, old)
         run.measure(model, "test", "head")
         model.requires_grad_(False)
-        head.transform.requires_grad_(True)
-        head.bias.requires_grad_(True)
+        endings = tuple(f".{name}" for name in head_modules(model))
+        for name, module in model.named_modules():
+            if f".{name}".endswith(endings) and not name.startswith(f"{model.base_model_prefix}."):
+                module.requires_grad_(True)
+        if bias is not None:
+            bias.requires_grad_(True)
         run.train(model, "head", settings.head_phase, old)
     else:
         run.measure(model, "test", "base")
     trained = _prepare(model, settings, train_head=new_head)
-    head.bias.requires_grad_(new_head or settings.method == "full")
+    if bias is not None:
+        bias.requires_grad_(new_head or settings.method == "full")
     run.train(trained, "base", settings.base_phase, old)
     step = int(run.rows[-1]["step"])
     merged = merge_lora(trained) if settings.method == "lora" else model

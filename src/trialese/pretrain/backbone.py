@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from trialese.artifacts import digest_of
@@ -24,9 +31,11 @@ __all__ = [
     "Backbone",
     "Family",
     "family_of",
+    "head_modules",
     "load_backbone",
     "load_masked_lm",
     "load_tokenizer",
+    "longest_text",
     "part_of",
     "quiet_transformers",
     "read_tokenizer",
@@ -177,14 +186,34 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-HEAD_PREFIX = "cls.predictions."
+def head_modules(model: Any) -> list[str]:
+    """Names of what of the masked-LM head a new head trains: all but the decoder."""
+    base = unwrapped(model)
+    family = family_of(base)
+    if family is not None:
+        return list(family.head)
+    decoder = base.get_output_embeddings()
+    return [
+        name
+        for name, module in base.named_modules()
+        if not name.startswith(f"{base.base_model_prefix}.")
+        and module is not decoder
+        and not list(module.children())
+        and list(module.parameters(recurse=False))
+    ]
+
+
+def longest_text(model: Any) -> int:
+    """How many tokens the model has positions for."""
+    config, family = unwrapped(model).config, family_of(model)
+    return int(config.max_position_embeddings) - (family.first_place if family else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
     """A masked-language model in fp32, its tokenizer, and where they came from."""
 
-    model: BertForMaskedLM
+    model: Any
     tokenizer: PreTrainedTokenizerFast
     name: str
     revision: str | None
@@ -211,13 +240,14 @@ def load_backbone(settings: BackboneSettings, *, seed: int = 0) -> Backbone:
     """The backbone as a masked-LM in fp32; a missing head is made from `seed`, decoder tied.
 
     Raises:
-        ArtifactError: not to be had, not a BERT masked-LM or encoder, damaged weights, or a
-            tokenizer with more ids than the model has embeddings.
+        ArtifactError: not to be had, no masked-LM or encoder, damaged weights, or a tokenizer
+            with more ids than the model has embeddings.
     """
     files = locate_backbone(settings)
     tokenizer = read_tokenizer(files.tokenizer)
     model, missing = load_masked_lm(files.folder, seed=seed)
-    new_head = any(name.startswith(f"{HEAD_PREFIX}transform.") for name in missing)
+    # a decoder's bias alone may be lacking, where the checkpoint has none
+    new_head = any(not name.endswith("bias") for name in missing)
     if new_head:
         logger.warning("%s has no masked-LM head; a new one is trained", files.name)
     if len(tokenizer) > model.config.vocab_size:
@@ -230,39 +260,73 @@ def load_backbone(settings: BackboneSettings, *, seed: int = 0) -> Backbone:
     )
 
 
-def load_masked_lm(folder: Path, *, seed: int = 0) -> tuple[BertForMaskedLM, frozenset[str]]:
+def load_masked_lm(folder: Path, *, seed: int = 0) -> tuple[Any, frozenset[str]]:
     """The masked-LM in `folder` in fp32 and evaluation mode, and the parameters it lacked.
 
-    Only head parameters may be lacking; they are drawn from `seed` without touching the global
-    generator.
+    Any encoder that transformers has a masked-LM of. Only head parameters may be lacking; they
+    are drawn from `seed` without touching the global generator.
 
     Raises:
-        ArtifactError: another architecture, or weights that do not fit it.
+        ArtifactError: no encoder, code of its own, or weights that do not fit.
     """
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError) as error:
-        raise ArtifactError(f"{folder}: config.json names no known model; need BERT") from error
-    if config.model_type != "bert" or config.is_decoder:
-        raise ArtifactError(
-            f"{folder}: a {config.model_type} model, but trialese adapts BERT encoders "
-            "(model_type bert: BERT, BioBERT, PubMedBERT, MiniLM); choose another backbone"
-        )
+    config = _read_config(folder)
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(seed)
         try:
-            model, report = BertForMaskedLM.from_pretrained(
-                folder, config=config, dtype=torch.float32, output_loading_info=True
-            )
+            model, report = AutoModelForMaskedLM.from_pretrained(
+                folder, config=config, dtype=torch.float32, output_loading_info=True,
+                local_files_only=True, trust_remote_code=False, use_safetensors=_safe(folder),
+            )  # fmt: skip
         except Exception as error:  # safetensors, pickle and shape errors share no parent
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ArtifactError(f"{folder}: weights cannot be loaded ({reason})") from error
     missing = frozenset(report["missing_keys"])
-    torn = sorted(name for name in missing if not name.startswith(HEAD_PREFIX))
+    torn = sorted(name for name in missing if name.startswith(f"{model.base_model_prefix}."))
     if torn or report.get("mismatched_keys"):
         culprit = torn[0] if torn else "shapes differ from config.json"
         raise ArtifactError(f"{folder}: the encoder is incomplete ({culprit}); fetch it again")
+    if model.get_output_embeddings() is None:
+        raise ArtifactError(
+            f"{folder}: transformers finds no masked-LM head in a {config.model_type} model; "
+            "choose another backbone"
+        )
     return model.eval(), missing
+
+
+_CURE = "trialese adapts encoders with a masked-LM, such as BERT, RoBERTa, MPNet or ModernBERT"
+
+
+def _read_config(folder: Path) -> Any:
+    """The configuration of an encoder that transformers itself can build."""
+    try:
+        described = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder}: config.json cannot be read; fetch it again") from error
+    if not isinstance(described, dict):
+        raise ArtifactError(f"{folder}: config.json describes no model; fetch it again")
+    if described.get("auto_map"):
+        raise ArtifactError(
+            f"{folder}: this model brings code of its own (auto_map in config.json), which is "
+            f"never run; {_CURE}"
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        name = described.get("model_type", "unnamed")
+        raise ArtifactError(
+            f"{folder}: config.json names no known model ({name}); {_CURE}"
+        ) from error
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise ArtifactError(f"{folder}: a {kind} model, which encodes and decodes; {_CURE}")
+    if getattr(config, "is_decoder", False) or type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise ArtifactError(f"{folder}: a {kind} model, but {_CURE}")
+    return config
+
+
+def _safe(folder: Path) -> bool:
+    """Whether weights without pickle are there; a pickle alone is read by torch's safe loader."""
+    return any(folder.glob("*.safetensors"))
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -9,7 +9,8 @@ everything but keys and values for them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from trialese.pretrain.backbone import Family, family_of, part_of, unwrapped
+from trialese.pretrain.backbone import Family, family_of, longest_text, part_of, unwrapped
 from trialese.pretrain.lora import Drop, FrozenWeight, LinearGroup, apply_frozen, no_dropout
 
-__all__ = ["Encoder", "MaskedEncoder"]
+__all__ = ["Encoder", "MaskedEncoder", "PlainMaskedEncoder", "dropping", "masked_encoder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Encoder:
         self._heads: int = base.config.num_attention_heads
         self._dtype, self._dropout = dtype, dropout
         self._attention_dropout = dropout if attention_dropout is None else attention_dropout
-        self.max_tokens: int = base.config.max_position_embeddings - family.first_place
+        self.max_tokens: int = longest_text(base)
         self._explicit, self._plain = explicit_attention, plain
         options: Any = {"dtype": dtype, "packed_rows": packed_rows, "plain": plain}
         layers = list(part_of(self._body, family.layers))
@@ -285,6 +286,127 @@ class MaskedEncoder(Encoder):
             scores = apply_frozen(x.to(self._dtype), self._decoder).float()
         bias = self._scores.bias
         return scores if bias is None else torch.add(scores, bias)
+
+
+class PlainMaskedEncoder:
+    """The same for a family without a description, through transformers' own forward pass.
+
+    The head still scores the positions asked for alone: what the encoder hands to it is cut down
+    to them. Texts that share a block are read in rows of their own.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, dtype: torch.dtype = torch.float32, dropout: float = 0.0
+    ) -> None:
+        self._model, self._dtype = model, dtype
+        base: Any = unwrapped(model)
+        self._body = part_of(base, base.base_model_prefix)
+        self._padding = int(base.config.pad_token_id or 0)
+        self.max_tokens: int = longest_text(base)
+        own = [module for module in base.modules() if isinstance(module, nn.Dropout)]
+        lora = {
+            id(inner)
+            for name, module in base.named_modules()
+            if name.endswith("lora_dropout")
+            for inner in module.modules()
+        }
+        for module in own:
+            if id(module) not in lora:
+                module.p = dropout
+
+    def logits(
+        self,
+        inputs: Tensor,
+        attended: Tensor | None,
+        positions: Tensor,
+        drop: Drop = no_dropout,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """Scores at the positions asked for, as `MaskedEncoder.logits` gives them."""
+        rows, columns = torch.arange(len(inputs), device=inputs.device)[:, None], positions
+        rows = rows.expand_as(positions)
+        if attended is not None and attended.dtype != torch.bool:
+            inputs, attended, rows, columns = _text_a_row(
+                inputs, attended, positions, self._padding
+            )
+        chosen = (rows.flatten(), columns.flatten())
+        if kept is not None:
+            chosen = chosen[0][kept], chosen[1][kept]
+
+        def narrow(module: Any, arguments: Any, found: Any) -> Any:
+            states = found[0][chosen][None]  # (1, positions, hidden)
+            if isinstance(found, tuple):
+                return (states, *found[1:])
+            found["last_hidden_state"] = states
+            return found
+
+        mask = torch.ones_like(inputs) if attended is None else attended.long()
+        hook = self._body.register_forward_hook(narrow)
+        try:
+            with (
+                dropping(self._model, drop, inputs.device),
+                torch.autocast(
+                    inputs.device.type, self._dtype, enabled=self._dtype != torch.float32
+                ),
+            ):
+                scores: Tensor = self._model(input_ids=inputs, attention_mask=mask).logits
+        finally:
+            hook.remove()
+        return scores[0].float()
+
+
+@contextmanager
+def dropping(model: nn.Module, drop: Drop, device: torch.device) -> Iterator[None]:
+    """Within, the model's own dropout is on and follows from the generator of `drop`."""
+    generator = getattr(drop, "generator", None)
+    if generator is None:
+        yield
+        return
+    model.train()
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(generator.initial_seed())
+            yield
+    finally:
+        model.eval()
+
+
+def _text_a_row(
+    inputs: Tensor, texts: Tensor, positions: Tensor, padding: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Texts that share blocks in rows of their own: ids, attended, rows and columns of positions.
+
+    `texts` (blocks, tokens) numbers them from 1, 0 being padding. A position on padding becomes the
+    first token of some text: nobody counts it.
+    """
+    most = int(texts.max())
+    key = torch.arange(len(inputs), device=inputs.device)[:, None] * (most + 1) + texts
+    known, row = torch.unique(torch.where(texts > 0, key, -1), return_inverse=True)
+    row = row - int(known[0] == -1)  # (blocks, tokens); -1 on padding
+    place = _places(texts)
+    width = int(place[texts > 0].max()) + 1
+    ids = inputs.new_full((int(row.max()) + 1, width), padding)
+    attended = torch.zeros_like(ids, dtype=torch.bool)
+    real = texts > 0
+    ids[row[real], place[real]] = inputs[real]
+    attended[row[real], place[real]] = True
+    rows, columns = row.gather(1, positions), place.gather(1, positions)
+    columns = torch.where(rows >= 0, columns, 0)
+    return ids, attended, rows.clamp_min(0), columns
+
+
+def masked_encoder(
+    model: nn.Module,
+    *,
+    dtype: torch.dtype = torch.float32,
+    dropout: float = 0.0,
+    **levers: Any,
+) -> MaskedEncoder | PlainMaskedEncoder:
+    """The fast encoder where the model's family has a description, else the plain one."""
+    if family_of(model) is None:
+        return PlainMaskedEncoder(model, dtype=dtype, dropout=dropout)
+    return MaskedEncoder(model, dtype=dtype, dropout=dropout, **levers)
 
 
 def _places(texts: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast
 from trialese.artifacts import write_bytes
 from trialese.bootstrap import interval
 from trialese.errors import RecipeError
-from trialese.pretrain.encoder import MaskedEncoder
+from trialese.pretrain.encoder import MaskedEncoder, PlainMaskedEncoder
 from trialese.pretrain.masking import MaskedBlocks, Vocabulary, hash_uniform, mask_blocks
 from trialese.records import Interval, Split, TokenBlocks
 from trialese.settings import HeldoutSettings
@@ -127,7 +127,11 @@ def save_masks(heldout: HeldoutSet, path: Path) -> None:
 
 @torch.no_grad()
 def measure(
-    encoder: MaskedEncoder, heldout: HeldoutSet, *, batch_blocks: int, device: torch.device
+    encoder: MaskedEncoder | PlainMaskedEncoder,
+    heldout: HeldoutSet,
+    *,
+    batch_blocks: int,
+    device: torch.device,
 ) -> HeldoutScore:
     """Loss (nats) and hits of every block.
 
@@ -171,7 +175,7 @@ _WINDOW_TOKENS = 128
 
 def read_losses(
     texts: Sequence[str],
-    encoder: MaskedEncoder,
+    encoder: MaskedEncoder | PlainMaskedEncoder,
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
     *,
@@ -212,7 +216,7 @@ def read_losses(
 
 @torch.no_grad()
 def word_l2r_scores(
-    ids: Sequence[int], encoder: MaskedEncoder, vocabulary: Vocabulary
+    ids: Sequence[int], encoder: MaskedEncoder | PlainMaskedEncoder, vocabulary: Vocabulary
 ) -> NDArray[np.float64]:
     """Log-probability of each ordinary token: (tokens,), nats. `ids` begin and end specially.
 
@@ -220,12 +224,16 @@ def word_l2r_scores(
     its own word, so that a word cannot be read off its own ending.
     """
     places = list(range(1, len(ids) - 1))
+    row = np.asarray([ids], dtype=np.int64)
+    ends = np.zeros(row.shape, dtype=bool)
+    ends[0, [0, -1]] = True
+    continues = vocabulary.continues(row, ends)[0]
     inputs = np.tile(np.asarray(ids, dtype=np.int64), (len(places), 1))  # (places, tokens)
-    for row, place in enumerate(places):
+    for number, place in enumerate(places):
         stop = place + 1
-        while stop < len(ids) - 1 and vocabulary.continues_word[ids[stop]]:
+        while stop < len(ids) - 1 and continues[stop]:
             stop += 1
-        inputs[row, place:stop] = vocabulary.mask_id
+        inputs[number, place:stop] = vocabulary.mask_id
     positions = torch.tensor(places)[:, None]
     logits = encoder.logits(torch.from_numpy(inputs), None, positions)
     targets = torch.tensor([ids[place] for place in places])
@@ -273,7 +281,7 @@ def _tensor(array: NDArray[Any], device: torch.device) -> torch.Tensor:
 
 
 def measure_all(
-    encoder: MaskedEncoder,
+    encoder: MaskedEncoder | PlainMaskedEncoder,
     heldouts: Sequence[HeldoutSet],
     *,
     batch_blocks: int,

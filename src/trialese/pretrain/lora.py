@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from trialese.errors import ArtifactError, RecipeError
-from trialese.pretrain.backbone import family_of
+from trialese.pretrain.backbone import family_of, head_modules
 from trialese.settings import LoraSettings
 
 if TYPE_CHECKING:  # a second to import, which who only predicts need not wait
@@ -63,8 +63,7 @@ def attach_lora(
 
     if settings.dora and settings.dropout > 0:
         raise RecipeError("pretrain.lora: dropout does not go with dora; set one of them to 0")
-    family = family_of(model)
-    head = list(family.head) if train_head and family else []
+    head = head_modules(model) if train_head else []
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -89,7 +88,9 @@ def target_pattern(model: Any, targets: tuple[str, ...]) -> str:
     linear = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
-        if name.startswith(f"{encoder}.") and isinstance(module, nn.Linear)
+        if name.startswith(f"{encoder}.")
+        and isinstance(module, nn.Linear)
+        and ".pooler" not in name
     }
     wanted = sorted(linear) if targets == ("all-linear",) else list(targets)
     for name in wanted:
@@ -359,4 +360,5 @@ def seeded_dropout(generator: torch.Generator) -> Drop:
         noise.random_(generator=generator)
         return x * (noise >= cut).to(x.dtype).mul_(256 / (256 - cut))
 
+    drop.generator = generator  # type: ignore[attr-defined]
     return drop

@@ -6,6 +6,8 @@ distributed and a reordered run see the same masks.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,16 +28,29 @@ class Vocabulary:
     mask_id: int
     pad_id: int
     ordinary: NDArray[np.int64]  # ids that may stand in as random tokens: all but special ones
-    continues_word: NDArray[np.bool_]  # (vocabulary,): True for a WordPiece such as "##ing"
+    continues_word: NDArray[np.bool_]  # (vocabulary,): True for a piece that may go on a word
     cls_id: int | None = None  # begins a text where blocks keep texts apart
+    first_kind: NDArray[np.int8] | None = None  # (vocabulary,): letter, digit or sign at its start
+    last_kind: NDArray[np.int8] | None = None  # and at its end; None: kinds do not part words
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
         """The vocabulary of a tokenizer."""
         tokens = tokenizer.get_vocab()
-        continues = np.zeros(max(tokens.values()) + 1, dtype=bool)
-        continues[[i for token, i in tokens.items() if token.startswith("##")]] = True
         special = set(tokenizer.all_special_ids)
+        continues = np.zeros(max(tokens.values()) + 1, dtype=bool)
+        kinds = None
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        if parts["model"]["type"] == "WordPiece":
+            prefix = parts["model"]["continuing_subword_prefix"]
+            inner = [i for token, i in tokens.items() if token.startswith(prefix)]
+        else:
+            begins = ("\u2581", "\u0120", "\u010a", "\u0109")  # Metaspace, byte-level white space
+            inner = [i for token, i in tokens.items() if not token.startswith(begins)]
+            if "ByteLevel" in json.dumps(parts["pre_tokenizer"]):
+                kinds = _kinds_of_bytes(tokens)
+        unknown = {tokenizer.unk_token_id} - {None}  # a piece of a word where vocabularies are cut
+        continues[[i for i in inner if i not in special - unknown]] = True
         ordinary = np.array(sorted(i for i in tokens.values() if i not in special))
         return cls(
             mask_id=tokenizer.mask_token_id,
@@ -43,7 +58,23 @@ class Vocabulary:
             ordinary=ordinary,
             continues_word=continues,
             cls_id=tokenizer.cls_token_id,
+            first_kind=None if kinds is None else kinds[0],
+            last_kind=None if kinds is None else kinds[1],
         )
+
+    def continues(self, ids: NDArray[Any], special: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Where a token goes on the word of the one before it: (blocks, tokens).
+
+        As the tokenizer itself parts words: by its prefix (WordPiece), by white space (Unigram),
+        or by white space and where letters, digits and signs meet (byte-level BPE).
+        """
+        found: NDArray[np.bool_] = self.continues_word[ids] & ~special
+        found[:, 0] = False
+        found[:, 1:] &= ~special[:, :-1]
+        if self.first_kind is not None and self.last_kind is not None:
+            last = self.last_kind[ids[:, :-1]]
+            found[:, 1:] &= (last == 0) | (self.first_kind[ids[:, 1:]] == last)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +131,7 @@ def mask_blocks(
     length = ids.shape[1]
     draws = _hash_positions(block_ids, length, seed, epoch)  # (blocks, block_tokens), uint64
     if whole_word:
-        draws = _draw_of_word(draws, vocabulary.continues_word[ids] & ~special)
+        draws = _draw_of_word(draws, vocabulary.continues(ids, special))
     order = np.where(special, np.iinfo(np.uint64).max, draws).argsort(axis=1, kind="stable")
     ordinary = (~special).sum(axis=1)
     wanted = np.floor(ratio * ordinary + 0.5).astype(np.int64)
@@ -119,6 +150,25 @@ def mask_blocks(
     inputs[chosen] = _replacements(ids[chosen], fresh, vocabulary)
     segments = _segments(ids, special, vocabulary, isolated=isolated)
     return MaskedBlocks(inputs, segments, positions, targets, valid)
+
+
+def _kinds_of_bytes(tokens: Mapping[str, int]) -> NDArray[np.int8]:
+    """(2, vocabulary): whether a byte-level token begins and ends as letter, digit or sign.
+
+    GPT-2's alphabet stands for bytes; what is no whole character counts as a letter.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    byte_of = {chr(byte): byte for byte in printable}
+    byte_of |= {chr(256 + place): byte for place, byte in enumerate(hidden)}
+    kinds = np.zeros((2, max(tokens.values()) + 1), dtype=np.int8)
+    for token, number in tokens.items():
+        shown = bytes(byte_of.get(c, 63) for c in token).decode("utf-8", "replace").strip()
+        for end, character in enumerate((shown[:1], shown[-1:])):
+            letter = character.isalpha() or character == "\ufffd"
+            kind = 1 if letter else 2 if character.isnumeric() else 3
+            kinds[end, number] = kind if character else 0  # white space alone begins any word
+    return kinds
 
 
 def hash_uniform(keys: NDArray[np.int64], *salts: int) -> NDArray[np.float64]:

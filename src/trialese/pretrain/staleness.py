@@ -28,7 +28,7 @@ from trialese.corpus.render import render_document
 from trialese.corpus.store import read_stored
 from trialese.errors import ArtifactError, RecordError
 from trialese.pretrain.backbone import load_backbone, tokenizer_digest
-from trialese.pretrain.encoder import MaskedEncoder
+from trialese.pretrain.encoder import MaskedEncoder, PlainMaskedEncoder, masked_encoder
 from trialese.pretrain.heldout import read_losses, resampled_shares, word_l2r_scores
 from trialese.pretrain.lora import load_lora, merge_lora
 from trialese.pretrain.masking import Vocabulary
@@ -229,7 +229,7 @@ def _subject(trial: Trial) -> str:
 def measure_quarter(
     quarter: str,
     texts: list[str],
-    encoder: MaskedEncoder,
+    encoder: MaskedEncoder | PlainMaskedEncoder,
     tokenizer: PreTrainedTokenizerFast,
     pll_sample: int,
     seed: int,
@@ -407,8 +407,8 @@ def measure_staleness(
     Raises:
         RecordError: no trial is left that has a posting date.
     """
-    encoder = MaskedEncoder(model)
-    other = MaskedEncoder(reference) if reference is not None else None
+    encoder = masked_encoder(model)
+    other = masked_encoder(reference) if reference is not None else None
     learnt: set[str] = set()
     counts, drawn = draw_trials(
         _leave_out(trials, trained_on, learnt), render or RenderSettings(), sample, seed

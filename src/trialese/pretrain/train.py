@@ -33,7 +33,7 @@ from trialese.pretrain.compute import (
     world_size,
 )
 from trialese.pretrain.data import Phase, ReadyBatch, ready_batches
-from trialese.pretrain.encoder import MaskedEncoder
+from trialese.pretrain.encoder import MaskedEncoder, PlainMaskedEncoder, masked_encoder
 from trialese.pretrain.heldout import measure_all, told
 from trialese.pretrain.lora import no_dropout, seeded_dropout
 from trialese.progress import Progress, silent
@@ -186,7 +186,7 @@ class Step:
         self._phase, self._named = phase, named
         compute = phase.compute
         rows = phase.plan.phase.batch_blocks * phase.blocks.ids.shape[1]
-        self._encoder = MaskedEncoder(
+        self._encoder = masked_encoder(
             model,
             dtype=compute.dtype,
             dropout=phase.dropout,
@@ -257,7 +257,7 @@ class Step:
         return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _loss_of(encoder: MaskedEncoder) -> Callable[..., Tensor]:
+def _loss_of(encoder: MaskedEncoder | PlainMaskedEncoder) -> Callable[..., Tensor]:
     def loss(inputs: Tensor, positions: Tensor, targets: Tensor, **options: Any) -> Tensor:
         logits = encoder.logits(inputs, positions=positions, **options)
         return F.cross_entropy(logits, targets, reduction="sum")
