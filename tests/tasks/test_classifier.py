@@ -12,10 +12,12 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModel
 
+from tests.pretrain.conftest import FAMILIES, WITH_DESCRIPTION, save_family
 from trialese.errors import ArtifactError, RecordError
 from trialese.records import Example, Task, Thresholds
-from trialese.settings import FinetuneSettings
+from trialese.settings import FinetuneSettings, LoraSettings
 from trialese.tasks.classifier import Classifier, FirstTokenLogits, Preprocessing, fast_forward
 from trialese.tasks.fit import fit_classifier
 from trialese.tasks.scorer import length_sorted_batches
@@ -234,3 +236,49 @@ def test_what_is_no_list_of_texts_is_refused(
 ) -> None:
     with pytest.raises(RecordError, match=message):
         getattr(toy_classifier, method)(texts)
+
+
+FAMILY_ROWS = [
+    Example(str(row), text, (label,))
+    for row, (text, label) in enumerate(
+        [("slow accrual", "Enrollment"), ("funding", "Money"), ("futility", "Science")] * 8
+    )
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"frozen_layers": 1},
+        {"frozen_layers": 0, "method": "lora", "lora": LoraSettings(rank=2)},
+        {"label_words": True},
+    ],
+    ids=["whole", "frozen", "lora", "words"],
+)
+def test_every_family_is_fitted_and_its_folder_is_the_stock_model(
+    family: str, how: dict[str, object], tmp_path: Path
+) -> None:
+    task = Task("toy", ("Enrollment", "Money", "Science"), "multilabel")
+    folder = save_family(tmp_path / "masked-lm", family)
+    settings = FinetuneSettings(
+        epochs=2, lr=3e-3, batch_texts=8, max_tokens=48, dropout=0.1, precision="fp32", **how
+    )
+    made = [
+        fit_classifier(task, FAMILY_ROWS, FAMILY_ROWS[:6], folder, settings, seed=3)[0]
+        for _ in range(2)
+    ]
+    np.testing.assert_array_equal(made[0].predict_proba(TEXTS), made[1].predict_proba(TEXTS))
+    made[0].save_pretrained(tmp_path / "model")
+    loaded = Classifier.from_pretrained(tmp_path / "model")
+    assert (loaded.forward is not None) == (family in WITH_DESCRIPTION)
+    stock = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    ids = loaded.encode([loaded.preprocessing.clean(text) for text in TEXTS])
+    batch = loaded.pad(ids, torch.device("cpu"))
+    with torch.inference_mode():
+        expected = torch.sigmoid(stock.eval()(**batch).logits).numpy()
+    np.testing.assert_allclose(loaded.predict_proba(TEXTS), expected, atol=1e-5, rtol=0)
+    if how.get("frozen_layers") == 1 and family != "albert":  # whose layers share their weights
+        before = AutoModel.from_pretrained(folder).get_input_embeddings().weight
+        assert torch.equal(before, stock.get_input_embeddings().weight)

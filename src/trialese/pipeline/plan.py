@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -87,6 +87,14 @@ def estimate(
     return Estimate(seen, seconds, _peak_bytes(shape, settings, phase, block_tokens))
 
 
+_OTHER_NAMES = {
+    "dim": "hidden_size",
+    "hidden_dim": "intermediate_size",
+    "n_layers": "num_hidden_layers",
+}
+"""DistilBERT's."""
+
+
 def read_shape(settings: PretrainSettings) -> Shape:
     """The backbone's shape, from its config.json.
 
@@ -95,9 +103,11 @@ def read_shape(settings: PretrainSettings) -> Shape:
     """
     file = locate_backbone(settings.backbone).folder / "config.json"
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Shape)
-    except msgspec.DecodeError as error:
-        raise ArtifactError(f"{file}: not the config of a BERT model ({error})") from error
+        described = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        told = {_OTHER_NAMES.get(name, name): size for name, size in described.items()}
+        return msgspec.convert(told, Shape)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ArtifactError(f"{file}: not the config of an encoder ({error})") from error
 
 
 def flops_per_token(

@@ -38,6 +38,7 @@ __all__ = [
     "longest_text",
     "part_of",
     "quiet_transformers",
+    "read_config",
     "read_tokenizer",
     "tokenizer_digest",
     "unwrapped",
@@ -269,7 +270,7 @@ def load_masked_lm(folder: Path, *, seed: int = 0) -> tuple[Any, frozenset[str]]
     Raises:
         ArtifactError: no encoder, code of its own, or weights that do not fit.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(seed)
         try:
@@ -296,8 +297,12 @@ def load_masked_lm(folder: Path, *, seed: int = 0) -> tuple[Any, frozenset[str]]
 _CURE = "trialese adapts encoders with a masked-LM, such as BERT, RoBERTa, MPNet or ModernBERT"
 
 
-def _read_config(folder: Path) -> Any:
-    """The configuration of an encoder that transformers itself can build."""
+def read_config(folder: Path) -> Any:
+    """The configuration of an encoder that transformers itself can build.
+
+    Raises:
+        ArtifactError: none there, code of its own, a decoder, or no masked-LM of it.
+    """
     try:
         described = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:

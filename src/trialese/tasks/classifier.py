@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from trialese.errors import ArtifactError
-from trialese.pretrain.backbone import family_of, quiet_transformers
+from trialese.pretrain.backbone import family_of, quiet_transformers, read_config
 from trialese.pretrain.compute import choose_compute
 from trialese.pretrain.encoder import Encoder
 from trialese.progress import Progress, silent
@@ -51,6 +51,7 @@ __all__ = [
     "Preprocessing",
     "fast_forward",
     "load_masked_lm",
+    "reads_first_token",
 ]
 
 
@@ -93,6 +94,12 @@ class FirstTokenLogits:
         return self._encoder.family.classify(self._model, states[:, None])
 
 
+def reads_first_token(model: Any) -> bool:
+    """Whether the model's family has a description and its head reads the first token alone."""
+    pooling = getattr(model.config, "classifier_pooling", "cls")
+    return family_of(model) is not None and pooling == "cls"
+
+
 def fast_forward(model: Any, precision: Precision) -> FirstTokenLogits | None:
     """The model's fast forward pass on the device that suits; None if its family has no
     description.
@@ -100,7 +107,7 @@ def fast_forward(model: Any, precision: Precision) -> FirstTokenLogits | None:
     Raises:
         RecipeError: a precision that the device does not have.
     """
-    if family_of(model) is None or getattr(model.config, "classifier_pooling", "cls") != "cls":
+    if not reads_first_token(model):
         return None
     compute = choose_compute(PretrainSettings(precision=precision))
     model.to(compute.device)
@@ -251,14 +258,29 @@ class Classifier(LabelsTexts):
         )
 
 
-def load_masked_lm(task: Task, folder: Path, **options: Any) -> tuple[Any, Any, list[str]]:
+_DROPPED = ("hidden_dropout_prob", "dropout", "mlp_dropout", "embedding_dropout")
+_DROPPED_HEAD = ("classifier_dropout", "seq_classif_dropout")
+_DROPPED_ATTENTION = ("attention_probs_dropout_prob", "attention_dropout")
+
+
+def load_masked_lm(
+    task: Task, folder: Path, *, dropout: float | None = None
+) -> tuple[Any, Any, list[str]]:
     """The model in the folder with a new head for the task, its tokenizer, and the names of the
-    weights that it lacks. `options` go into its configuration.
+    weights that it lacks. `dropout` is that of hidden states, attention weights having none;
+    None: as the checkpoint says.
 
     Raises:
         ArtifactError: no model there, or none that can classify.
     """
     check_masked_lm(folder)
+    options: dict[str, Any] = {}
+    if dropout is not None:
+        config = read_config(folder)
+        options = {name: dropout for name in _DROPPED if hasattr(config, name)}
+        # None means as elsewhere, and stays so
+        options |= {n: dropout for n in _DROPPED_HEAD if getattr(config, n, None) is not None}
+        options |= {name: 0.0 for name in _DROPPED_ATTENTION if hasattr(config, name)}
     try:
         with quiet_transformers():
             model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(

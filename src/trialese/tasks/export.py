@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from trialese.artifacts import write_artifact
 from trialese.errors import ArtifactError, RecordError
+from trialese.pretrain.backbone import FAMILIES
 from trialese.records import Manifest, Task, Thresholds
 from trialese.tasks.classifier import Classifier, FirstTokenLogits
 from trialese.tasks.scorer import (
@@ -58,8 +59,8 @@ def export_classifier(
     batches, int8 in labels on `texts`, which should be of the kind that it will read.
 
     Raises:
-        ArtifactError: no BERT classifier at `model`, parity missed (with the figure), or the
-            export extra is not installed.
+        ArtifactError: no classifier of a described family at `model`, parity missed (with the
+            figure), or the export extra is not installed.
         RecordError: too few texts to check int8 with.
     """
     _need_export_extra()
@@ -71,7 +72,10 @@ def export_classifier(
         )
     classifier = Classifier.from_pretrained(model)
     if classifier.forward is None:
-        raise ArtifactError(f"{model}: a {classifier.model.config.model_type}; only BERT exports")
+        raise ArtifactError(
+            f"{model}: a {classifier.model.config.model_type}; export knows the families that have "
+            f"a fast forward pass ({', '.join(FAMILIES)})"
+        )
     inputs = {"classifier": classifier.digest}
     with write_artifact(path, kind="export", settings={"to": to}, inputs=inputs) as draft:
         folder = draft.folder

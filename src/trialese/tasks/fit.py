@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trialese.errors import ArtifactError, RecordError
+from trialese.pretrain.backbone import FAMILIES, family_of, longest_text, part_of, unwrapped
 from trialese.pretrain.compute import computes_in_bf16
 from trialese.pretrain.data import scheduled_rate
 from trialese.pretrain.encoder import Encoder
@@ -24,7 +25,12 @@ from trialese.pretrain.lora import attach_lora, no_dropout
 from trialese.progress import Progress, silent
 from trialese.records import Example, Task
 from trialese.settings import FinetuneSettings
-from trialese.tasks.classifier import Classifier, Preprocessing, load_masked_lm
+from trialese.tasks.classifier import (
+    Classifier,
+    Preprocessing,
+    load_masked_lm,
+    reads_first_token,
+)
 from trialese.tasks.scorer import length_sorted_batches
 from trialese.tasks.task import encode_labels
 from trialese.thresholds import best_cut, decide, f1_averages
@@ -100,30 +106,49 @@ def freeze_layers(model: Any, frozen_layers: int | None) -> None:
     if frozen_layers is None:
         return
     for name, parameter in model.named_parameters():
-        layer = re.search(r"layer\.(\d+)\.", name)
+        layer = _LAYER.search(name)
         if "embeddings." in name or (layer and int(layer.group(1)) < frozen_layers):
             parameter.requires_grad_(False)
 
 
 def with_lora(model: Any, settings: FinetuneSettings) -> Any:
     """The model with adapters on the encoder; pooler and head learn whole."""
-    return attach_lora(model, settings.lora, saved=("pooler", "classifier"))
+    return attach_lora(model, settings.lora, saved=_head_names(model))
+
+
+def _head_names(model: Any) -> tuple[str, ...]:
+    """The modules between the encoder's states and the labels, by their first names."""
+    own = dict.fromkeys(
+        name.partition(".")[0]
+        for name, _ in model.named_parameters()
+        if not name.startswith(f"{model.base_model_prefix}.")
+    )
+    return (*(("pooler",) if _has_pooler(model) else ()), *own)
+
+
+def _has_pooler(model: Any) -> bool:
+    """Whether a new linear layer of the body or beside it makes the first token's state ready."""
+    return any(".pooler." in f".{name}" for name, _ in model.named_parameters())
+
+
+_LAYER = re.compile(r"(?:layer|layers|albert_layers)\.(\d+)\.")
 
 
 def make_optimiser(model: Any, settings: FinetuneSettings) -> torch.optim.Optimizer:
     """AdamW with a rate a layer, a rate for the head, and no decay on biases and norms."""
     layers = model.config.num_hidden_layers
+    head = tuple(f".{name}." for name in _head_names(unwrapped(model)))
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if "classifier" in name or "pooler" in name:
+        if any(part in f".{name}" for part in head):
             lr = settings.head_lr
         else:
-            layer = re.search(r"layer\.(\d+)\.", name)
+            layer = _LAYER.search(name)
             depth = layers - 1 - int(layer.group(1)) if layer else layers
             lr = settings.lr * settings.layer_decay**depth
-        plain = parameter.ndim < 2 or "LayerNorm" in name
+        plain = parameter.ndim < 2  # biases and norms
         groups.setdefault((lr, 0.0 if plain else settings.weight_decay), []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -154,11 +179,17 @@ class FirstTokenForward:
         self, model: Any, frozen_layers: int, *, dtype: torch.dtype = torch.float32
     ) -> None:
         self._model, self._frozen = model, frozen_layers
+        hidden = ("hidden_dropout_prob", "mlp_dropout")  # by families
+        attention = ("attention_probs_dropout_prob", "attention_dropout")
+        rates = [
+            next((float(getattr(model.config, n)) for n in names if hasattr(model.config, n)), 0.0)
+            for names in (hidden, attention)
+        ]
         self._encoder = Encoder(
             model,
             dtype=dtype,
-            dropout=model.config.hidden_dropout_prob,
-            attention_dropout=model.config.attention_probs_dropout_prob,
+            dropout=rates[0],
+            attention_dropout=rates[1],
             explicit_attention=False,
         )
 
@@ -257,22 +288,24 @@ def fit_classifier(
 def _new_classifier(
     task: Task, folder: Path, settings: FinetuneSettings, preprocessing: Preprocessing
 ) -> tuple[Classifier, FitLog]:
-    model, tokenizer, missing = load_masked_lm(
-        task, folder, hidden_dropout_prob=settings.dropout, attention_probs_dropout_prob=0.0
-    )
-    foreign = [name for name in missing if "pooler" not in name and "classifier" not in name]
+    model, tokenizer, missing = load_masked_lm(task, folder, dropout=settings.dropout)
+    heads = tuple(f".{name}." for name in _head_names(model))
+    foreign = [name for name in missing if not any(part in f".{name}" for part in heads)]
     if foreign:
         raise ArtifactError(
             f"{folder}: {len(foreign)} weights are missing, such as {foreign[0]}; "
             "give a masked-LM or encoder of a known architecture"
         )
-    positions = model.config.max_position_embeddings
+    positions = longest_text(model)
     preprocessing = msgspec.structs.replace(
         preprocessing, max_tokens=min(preprocessing.max_tokens, positions)
     )
-    log = FitLog(new_pooler=any("pooler" in name for name in missing))
-    if settings.pooler == "identity":
-        dense = model.bert.pooler.dense
+    family = family_of(model)
+    path = family.pooled_dense if family else None
+    new = path is not None and f"{path}.weight" in missing
+    log = FitLog(new_pooler=new or any("pooler" in name for name in missing))
+    if settings.pooler == "identity" and path is not None and (new or family == FAMILIES["bert"]):
+        dense = part_of(model, path)
         with torch.no_grad():  # any other projection scrambles what [CLS] has learnt
             torch.nn.init.eye_(dense.weight)
             torch.nn.init.zeros_(dense.bias)
@@ -283,11 +316,20 @@ def _start_from_label_words(classifier: Classifier) -> None:
     """Set each label's output weights to the direction in which the words of its name lie."""
     words = [label.replace("_", " ").lower() for label in classifier.task.labels]
     model = classifier.model.eval()
+    own = (
+        module
+        for name, module in model.named_modules()
+        if not name.startswith(f"{model.base_model_prefix}.")
+    )
+    last = [each for each in own if isinstance(each, torch.nn.Linear)][-1]
+    seen: list[Tensor] = []
+    hook = last.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():
-        batch = classifier.pad(classifier.encode(words), model.device)
-        states = model.bert(**batch).pooler_output  # (labels, hidden)
+        model(**classifier.pad(classifier.encode(words), model.device))
+        hook.remove()
+        (states,) = seen  # (labels, hidden)
         states = states - states.mean(dim=0)
-        weight = model.classifier.weight
+        weight = last.weight
         weight.copy_(states / states.norm(dim=1, keepdim=True) * weight.norm(dim=1, keepdim=True))
 
 
@@ -366,9 +408,9 @@ def _forward(
 ) -> Callable[[list[int]], torch.Tensor]:
     """A function from rows of `ids` to their logits (rows, labels), in training."""
     model = classifier.model
-    if settings.frozen_layers is None:
+    whole = unwrapped(model)
+    if settings.frozen_layers is None or not reads_first_token(whole):
         return lambda rows: model(**classifier.pad([ids[row] for row in rows], device)).logits
-    whole = model.get_base_model() if settings.method == "lora" else model
     dtype = torch.bfloat16 if bf16 else torch.float32
     forward = FirstTokenForward(whole, settings.frozen_layers, dtype=dtype)
     if sum(map(len, ids)) * model.config.hidden_size * 4 > _MOST_STATE_BYTES:
