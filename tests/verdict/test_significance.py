@@ -17,15 +17,17 @@ from trialese.records import Difference, Predictions, Verdict
 from trialese.settings import VerdictSettings
 from trialese.verdict.judge import judge
 from trialese.verdict.metrics import measure, row_figures
+from trialese.verdict.scores import tabulate_decisions
 from trialese.verdict.significance import (
     NO_DIFFERENCE,
     TOO_FEW,
+    compare,
     count_discordant,
     holm,
     mcnemar,
     randomisation_p,
 )
-from trialese.verdict.systems import align_systems
+from trialese.verdict.systems import Round, align_systems
 
 
 @settings(deadline=None, max_examples=15)
@@ -258,8 +260,14 @@ def alarms(made: Callable[..., Runs], *, rounds: int, rows: int, labels: int) ->
             skill=alike,
             random_seed=number,
         )
-        verdict = judge(runs, settings)
-        called = {d.conclusion for d in verdict.differences if d.primary}
+        comparison = align_systems(runs)
+
+        def figures(system: str, each: Round) -> np.ndarray:
+            return row_figures(each.test[system].scores >= 0.5, each.truth)
+
+        table = tabulate_decisions(comparison, figures, names, settings)
+        found_pairs = compare(table, comparison, settings, headlines=["macro-f1"])
+        called = {d.conclusion for d in found_pairs if d.primary}
         found += bool(called & {"better", "worse"})
     return found / rounds
 
@@ -271,6 +279,7 @@ def test_false_alarms_of_a_whole_verdict_are_rare(made: Callable[..., Runs]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_family_wise_error_stays_below_six_per_cent(made: Callable[..., Runs]) -> None:
     assert alarms(made, rounds=1000, rows=300, labels=4) < 0.06
 
@@ -278,7 +287,7 @@ def test_family_wise_error_stays_below_six_per_cent(made: Callable[..., Runs]) -
 def test_baselines_alone_are_compared_with_each_other(made: Callable[..., Runs]) -> None:
     verdict = judge(made(systems=("tfidf", "prior")), QUICK)
     pairs = {(d.system, d.rival) for d in verdict.differences}
-    assert pairs == {("tfidf", "prior"), ("prior", "tfidf")}
+    assert pairs == {("tfidf", "prior")}  # no difference twice
 
 
 def test_discordant_answers_are_counted(made: Callable[..., Runs]) -> None:

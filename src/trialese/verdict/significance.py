@@ -138,7 +138,7 @@ def compare(
 
     def add(system: str, rival: str, name: str, p_value: float, *, primary: bool = False) -> None:
         key = (system, rival, name)
-        if key not in found:
+        if key not in found and (rival, system, name) not in found:
             trained_once = seeds == 1 and not {system, rival} <= set(BASELINES)
             label = name.startswith("f1:")
             found[key] = _difference(
