@@ -160,3 +160,28 @@ def test_recipes_of_the_repository_load(file: Path) -> None:
     recipe = load_recipe(file)
     assert recipe != Recipe()
     assert recipe.name == file.stem
+
+
+def test_entries_of_a_list_are_overridden_by_their_position() -> None:
+    text = """
+[[tasks.declared]]
+name = "a"
+labels = ["x", "y"]
+kind = "multiclass"
+[[tasks.declared]]
+name = "b"
+labels = ["x", "y"]
+kind = "multiclass"
+"""
+    overrides = ("tasks.declared.1.run_folds=2", "tasks.declared.0.labels.1=z")
+    first, second = parse_recipe(text, overrides=overrides).tasks.declared
+    assert (first.run_folds, first.labels) == (None, ("x", "z"))
+    assert (second.run_folds, second.labels) == (2, ("x", "y"))
+    for override, said in (
+        ("tasks.declared.2.run_folds=1", "lists 2 there; '2' is none of 0 to 1"),
+        ("tasks.declared.first.run_folds=1", "'first' is none of 0 to 1"),
+        ("tasks.declared.0.name.x=1", "name is a value, not a section"),
+        ("tasks.declared.0.run_fold=1", "did you mean run_folds?"),
+    ):
+        with pytest.raises(RecipeError, match=said.replace("?", r"\?")):
+            parse_recipe(text, overrides=[override])

@@ -43,6 +43,7 @@ __all__ = [
     "refuse_other",
     "replacing_anything",
     "verify_files",
+    "verify_owner",
     "work_folder",
     "write_artifact",
     "write_bytes",
@@ -223,6 +224,20 @@ def verify_files(path: Path) -> None:
     _verify(path, read_manifest(path))
 
 
+def verify_owner(folder: Path) -> None:
+    """Compare the artifact that the folder is, or lies in, with its manifest, if it has one.
+
+    Raises:
+        ArtifactError: a file is missing or altered.
+    """
+    if (folder / MANIFEST_NAME).is_file():
+        read_manifest(folder, verify=True)
+    elif (folder.parent / MANIFEST_NAME).is_file():
+        owner = read_manifest(folder.parent)
+        if any(name.startswith(f"{folder.name}/") for name in owner.files):
+            _verify(folder.parent, owner)
+
+
 def work_folder(path: Path) -> Path:
     """The hidden sibling of `path` in which long work keeps what it resumes from."""
     return _sibling(path, "work")
@@ -377,9 +392,8 @@ def _decode_manifest(path: Path) -> Manifest:
     try:
         return msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"{path / MANIFEST_NAME}: damaged ({error}); run the stage again"
-        ) from error
+        file = path / MANIFEST_NAME
+        raise ArtifactError(f"{file}: damaged ({error}); run the stage again") from error
 
 
 def _read_manifest_file(path: Path) -> bytes | None:
@@ -435,17 +449,16 @@ def _verify(path: Path, manifest: Manifest) -> None:
     seen = (manifest.digest, tuple(state))
     if _verified.get(path) == seen:
         return
+    again = "altered since it was written; run the stage again"
     if manifest.digest != digest_of({"key": manifest.key, "files": manifest.files}):
-        raise ArtifactError(
-            f"{path / MANIFEST_NAME}: altered since it was written; run the stage again"
-        )
+        raise ArtifactError(f"{path / MANIFEST_NAME}: {again}")
     for name, expected in manifest.files.items():
         try:
             same = digest_of_file(path / name) == expected
         except OSError as error:
             raise ArtifactError(f"{path / name}: cannot be read ({error.strerror})") from error
         if not same:
-            raise ArtifactError(f"{path / name}: altered since it was written; run the stage again")
+            raise ArtifactError(f"{path / name}: {again}")
     _verified[path] = seen
 
 
@@ -505,10 +518,9 @@ def _followed(path: Path) -> Path:
 
 
 def _same(one: Path, other: Path) -> bool:
-    try:
+    with suppress(OSError, ValueError):
         return one.samefile(other)
-    except (OSError, ValueError):
-        return False
+    return False
 
 
 def _remove(path: Path) -> None:

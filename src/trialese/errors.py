@@ -4,6 +4,11 @@ The command line shows these in one line and exits 1; any other exception is a b
 its traceback.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "ArtifactError",
     "LeakageError",
@@ -11,6 +16,7 @@ __all__ = [
     "RecordError",
     "RegistryError",
     "TrialeseError",
+    "suggest",
 ]
 
 
@@ -36,3 +42,12 @@ class ArtifactError(TrialeseError):
 
 class LeakageError(TrialeseError):
     """Something would be judged on data that it was trained or tuned on."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The cure for an unknown name: the nearest of those known, if one is near, and all of them."""
+    choices = list(known)
+    folded = {choice.casefold().replace("_", "-"): choice for choice in choices}
+    near = difflib.get_close_matches(name.casefold().replace("_", "-"), folded, n=1)
+    guess = f"did you mean {folded[near[0]]}? " if near else ""
+    return f"{guess}known here: {', '.join(choices)}"

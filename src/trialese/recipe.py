@@ -7,15 +7,16 @@ inheritance between files, no interpolation and no environment variable.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
-from trialese.errors import RecipeError
+from trialese.errors import RecipeError, suggest
 from trialese.settings import (
     CollectSettings,
     CorpusSettings,
@@ -84,11 +85,30 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value  # a bare word is a string
-    for part in parts[:-1]:
-        tree = tree.setdefault(part, {})
-        if not isinstance(tree, dict):
-            raise RecipeError(f"--set {override}: {part} is a value, not a section")
-    tree[parts[-1]] = parsed
+    below: Any = tree
+    for number, part in enumerate(parts[:-1]):
+        if isinstance(below, dict):
+            below = below.setdefault(part, {})
+        elif isinstance(below, list):
+            below = below[_position(below, part, override)]
+        else:
+            raise RecipeError(f"--set {override}: {parts[number - 1]} is a value, not a section")
+    if isinstance(below, list):
+        below[_position(below, parts[-1], override)] = parsed
+    elif isinstance(below, dict):
+        below[parts[-1]] = parsed
+    else:
+        raise RecipeError(f"--set {override}: {parts[-2]} is a value, not a section")
+
+
+def _position(entries: list[Any], part: str, override: str) -> int:
+    """Which entry of a list is meant, counted from 0."""
+    if part.isascii() and part.isdigit() and int(part) < len(entries):
+        return int(part)
+    raise RecipeError(
+        f"--set {override}: the recipe lists {len(entries)} there; {part!r} is none of "
+        f"0 to {len(entries) - 1}"
+    )
 
 
 def _lay_over(
@@ -125,6 +145,38 @@ def _choices(known: Mapping[str, Any]) -> str:
 def _plain(error: msgspec.ValidationError) -> str:
     """msgspec's message with its path `$.a.b` as the recipe's own dotted key."""
     message, _, where = str(error).partition(" - at `$.")
+    where = where.rstrip("`")
     if "matching regex" in message:  # only dates have a pattern
         message = "write a date as YYYY-MM-DD"
-    return f"{where.rstrip('`')}: {message}" if where else message
+    named = re.fullmatch(r"(?:Invalid enum|.* unknown field).* [`'](.*)[`']", message)
+    if named is not None:
+        message += f"; {suggest(named[1], _known_at(where))}"
+    where = re.sub(r"\[(\d+|\.\.\.)\]", r".\1", where)
+    return f"{where}: {message}" if where else message
+
+
+def _known_at(where: str) -> list[str]:
+    """The words that a setting may have, or the names of a section's settings."""
+    kind: Any = Recipe
+    for part in re.findall(r"\w+|\[.*?\]", where):
+        if part.startswith("["):
+            kind = get_args(kind)[0]
+        else:
+            kind = next(iter(_structs(kind)), kind)
+            kind = {field.name: field.type for field in msgspec.structs.fields(kind)}[part]
+    if structs := _structs(kind):
+        return [field.name for field in msgspec.structs.fields(structs[0])]
+    return _words(kind)
+
+
+def _structs(kind: Any) -> list[Any]:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return [kind]
+    inner = get_args(kind) if get_origin(kind) is not tuple else ()
+    return [struct for each in inner for struct in _structs(each)]
+
+
+def _words(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return [str(word) for word in get_args(kind)]
+    return [word for each in get_args(kind) for word in _words(each)]

@@ -515,6 +515,8 @@ class VerdictSettings(Section, frozen=True, kw_only=True):
     """Promise of the conformal label sets: at most this share of a text's labels is missing."""
     most_labels: int = 3
     """A text whose conformal set has more labels is left to a person (multiclass: more than 1)."""
+    label_sets: Literal["common", "by_label"] = "common"
+    """Conformal sets: one level that keeps the promise on average, or one for every label."""
     primary: Literal["macro-f1", "micro-f1", "weighted-f1"] = "macro-f1"
     """The figure that decides; differences in any other are exploratory."""
     seed_spread: Annotated[float, msgspec.Meta(ge=0)] = 0.02

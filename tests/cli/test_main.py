@@ -263,3 +263,44 @@ def test_show_tells_each_figure_once(run: Run, home: Path, tmp_path: Path) -> No
     words = [line.split()[0] for line in out.splitlines() if line.strip()]
     assert words.count("trials") == 1
     assert "synthetic_stop_reasons" not in words
+
+
+WRONG = [
+    (["finetune", "stop-resons", "-o", "x"], "did you mean stop-reasons?"),
+    (["finetune", "Sex", "-o", "x", "--system", "prior"], "did you mean sex?"),
+    (["finetune", "sex", "-o", "x", "--system", "tfdf"], "did you mean tfidf?"),
+    (["finetune", "sex", "-o", "x", "--system", "../up", "--model", "m"], "cannot be a name"),
+    (["finetune", "sex", "-o", "x", "--system", "tfidf", "--model", "m"], "takes no model"),
+    (["finetune", "sex", "-o", "x", "--snapshot", "{home}/snapshot", "--model", "{home}/adapter",
+      "-s", "tasks.sex.max_trials=60"],
+     "this is a adapter, but a masked-LM is needed; give {home}/adapter/model"),
+    (["finetune", "sex", "-o", "x", "--snapshot", "{home}/snapshot", "--model",
+      "{home}/adapter/adapter", "-s", "tasks.sex.max_trials=60"],
+     "the weights of an adapter alone; give {home}/adapter/model"),
+    (["show", "{home}"], "holds artifacts and is none itself; give one of them: adapter, base"),
+    (["predict", "{home}/sex/tfidf", "text"], "tfidf is a baseline"),
+    (["predict", "{home}/snapshot", "text"], "this is a snapshot"),
+    (["predict", "{home}", "text"], "give one of them: "),
+    (["corpus", "{home}/corpus", "-o", "x"], "this is a corpus, but a snapshot is needed here"),
+    (["evaluate", "{home}/verdict", "-o", "x"], "this is a verdict, but a classifier is needed"),
+    (["ablate", "{home}/snapshot", "-o", "x", "--variant", "title"], "did you mean titles?"),
+    (["collect", "-o", "x", "-s", "tasks.sex.finetune.loss=\"focl\""],
+     "did you mean focal? known here: ranking, cross-entropy, focal"),
+    (["collect", "-o", "x", "-s", "collect.source=file"], "did you mean files?"),
+    (["collect", "-o", "x", "-r", "{recipe}"],
+     "tasks.declared.0.kind: Invalid enum value 'multi-class'; did you mean multiclass?"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "said"), WRONG, ids=[str(n) for n in range(len(WRONG))])
+def test_unknown_names_get_the_nearest_and_wrong_kinds_what_is_wanted(
+    arguments: list[str], said: str, run: Run, home: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('[[tasks.declared]]\nname = "a"\nlabels = ["x", "y"]\nkind = "multi-class"\n')
+    status, out, err = run(*(each.format(home=home, recipe=recipe) for each in arguments))
+    assert (status, out) == (1, "")
+    assert said.format(home=home) in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "x").exists()

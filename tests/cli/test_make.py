@@ -80,6 +80,18 @@ def test_evaluate_prints_tables_and_writes_the_report(run: Run, home: Path, tmp_
     assert (tmp_path / "v" / "report.html").is_file()
 
 
+def test_finetune_ends_with_the_scores_of_what_it_fitted(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    arguments = ("finetune", "sex", "--system", "tfidf", "--snapshot", home / "snapshot")
+    fewer = ("-s", "tasks.sex.max_trials=100", "-s", "tasks.sex.run_folds=1")
+    status, out, _ = run(*arguments, "-o", tmp_path / "c", *fewer)
+    assert status == 0
+    assert "against tfidf" in out and "prior" in out and "sex|test:" in out
+    status, out, _ = run(*arguments, "-o", tmp_path / "d", *fewer, "--json")
+    assert status == 0 and "sex|test:" not in out
+
+
 def test_run_says_what_it_would_do(run: Run, toy: Recipe) -> None:
     recipe = Path(toy.folder) / "toy.toml"
     status, out, _ = run("run", recipe, "--dry-run")
@@ -87,7 +99,7 @@ def test_run_says_what_it_would_do(run: Run, toy: Recipe) -> None:
     assert "0 of 19 stages to do" in out
     status, out, err = run("run", recipe)
     assert status == 0
-    assert err.count("skip") == 16
+    assert err.count("skip") == 19
     assert "report.html" in out
 
 
@@ -162,7 +174,7 @@ def test_ablation_and_agreement_from_the_command_line(run: Run, home: Path, tmp_
         "-s", "tasks.sex.run_folds=1", "-s", "verdict.resamples=100",
     )  # fmt: skip
     assert status == 0
-    assert "of the gain over the prior" in out.lower()
+    assert "of the gain over the prior" in " ".join(out.lower().split())
     table = tmp_path / "theirs.tsv"
     table.write_text("text\tprediction\nSlow accrual\tInsufficient_Enrollment\nx y\t\n")
     status, out, _ = run(

@@ -36,6 +36,32 @@ def test_predict_prints_a_line_a_text_or_json(run: Run, home: Path) -> None:
     assert len(row["scores"]) == 17
 
 
+def test_lines_of_standard_input_keep_their_numbers(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = "Slow accrual\n\n\ncaf\xe9 closed\n".encode("latin-1")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+    status, out, _ = run("predict", model, "-", "--json")
+    assert status == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["row"], row["text"]) for row in rows] == [(1, "Slow accrual"), (4, "café closed")]
+    assert "2 records left out: blank_line" in caplog.text
+    assert "line 4: not UTF-8, read as Windows-1252" in caplog.text
+
+
+def test_predict_takes_named_columns_of_a_table_alone(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "own.csv"
+    table.write_text("Key,Our Reason\nx7,Slow accrual\n")
+    status, out, _ = run(
+        "predict", model, table, "--column", "our reason", "--id-column", "key", "--json"
+    )
+    assert (status, json.loads(out)["nct_id"]) == (0, "x7")
+    status, _, err = run("predict", model, "Slow accrual", "--column", "x")
+    assert (status, "go with one file, a table" in err) == (2, True)
+
+
 def test_predict_does_not_take_a_mistyped_path_for_a_text(run: Run, home: Path) -> None:
     status, _, err = run("predict", home / "sex" / "adapted", "trails.zip")
     assert status == 1
@@ -53,7 +79,9 @@ def test_predict_writes_a_snapshot_s_labels(run: Run, home: Path, tmp_path: Path
     assert len(rows) == 160
     assert all(row["id"].startswith("NCT") and row["text"] == "" for row in rows)
     assert {row["labels"] for row in rows} <= {"All", "Female", "Male"}
-    again, said_again, _ = run("predict", model, home / "snapshot", "-o", out)
+    again, said_again, _ = run(
+        "predict", model, home / "snapshot", "-o", out, "--precision", "fp32"
+    )
     assert (again, said_again) == (0, said)
 
 

@@ -22,13 +22,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trialese.collect import delimited, guarded
+from trialese.collect.collection import collect_snapshot
 from trialese.collect.delimited import BadRow, TableRow, find_column, plain_name, read_delimited
 from trialese.collect.files import read_raw
 from trialese.collect.guarded import read_guarded
 from trialese.collect.parse import parse_trial
+from trialese.collect.snapshot import read_trials
 from trialese.collect.source import RawStudy, Reject
 from trialese.collect.tables import read_csv, read_json_rows, read_table, text_cells
 from trialese.errors import RecordError
+from trialese.settings import CollectSettings
 
 CASES = Path(__file__).parents[2].parent / "shared" / "cases"
 
@@ -195,7 +198,7 @@ def test_a_damaged_utf8_line_is_not_taken_for_windows():
     with pytest.raises(RecordError, match="no UTF-8"):
         parse_trial(items[0])
     assert parse_trial(items[1]).detailed_description == "good"
-    with pytest.raises(RecordError, match="not the UTF-16 that it begins as"):
+    with pytest.raises(RecordError, match="not UTF-8, and not the UTF-16 that it begins as"):
         rows("id,text\n1,x\n".encode("utf-16")[:-1])
 
 
@@ -270,6 +273,28 @@ def test_rows_of_json_keep_id_and_title(layout, tmp_path):
     for trial in trials(tmp_path / "corpus.jsonl"):
         assert (trial.nct_id, trial.brief_title) == ("NCT00000045", "Hats")
         assert trial.detailed_description == "Do hats help?"
+
+
+def test_different_texts_of_one_number_all_stay_and_equal_ones_are_one(tmp_path):
+    pieces = ["One piece.", "Another piece.", "One piece.", "A third one which is longer."]
+    lines = [f"NCT00000045,{piece}" for piece in pieces]
+    found = []
+    for turn, ordered in enumerate([lines, lines[::-1]]):
+        path = tmp_path / f"{turn}.csv"
+        path.write_text("\n".join(["nct_id,text", *ordered, "NCT00000046,Other"]) + "\n")
+        settings = CollectSettings(source="files", paths=(str(path),))
+        snapshot = collect_snapshot(settings, tmp_path / f"snapshot{turn}")
+        counts = snapshot.manifest.counts
+        assert (counts["trials"], counts["duplicates"], counts["texts_of_one_number"]) == (4, 1, 2)
+        found.append([(t.nct_id, t.detailed_description) for t in read_trials(snapshot)])
+    assert found[0] == found[1]
+    assert sorted(text for _, text in found[0]) == sorted([*set(pieces), "Other"])
+    assert found[0][0] == ("NCT00000045", "A third one which is longer.")
+    assert all(name.startswith("NCT00000045") for name, _ in found[0][:3])
+    # Somebody who has the number has all its pieces.
+    (tmp_path / "held.txt").write_text("NCT00000045")
+    new = CollectSettings(source="files", paths=(str(path),), new_since=str(tmp_path / "held.txt"))
+    assert collect_snapshot(new, tmp_path / "new").manifest.counts["known"] == 3
 
 
 def test_limits_on_cells_and_lines_are_named(monkeypatch):

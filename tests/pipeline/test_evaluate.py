@@ -1,6 +1,8 @@
 """Any set of classifier folders can be judged, with the same bytes each time."""
 
+import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from trialese.errors import ArtifactError, RecordError
-from trialese.pipeline.evaluate import judge_classifiers
+from trialese.pipeline.evaluate import describe_scores, judge_classifiers, slice_by_length
+from trialese.predictions import load_predictions, save_predictions
 from trialese.recipe import Recipe
 from trialese.settings import VerdictSettings
+from trialese.verdict.report import load_verdicts
 
 
 def test_judging_folders_by_hand_gives_the_same_verdict(toy: Recipe, tmp_path: Path) -> None:
@@ -48,3 +52,54 @@ def test_evaluate_needs_no_torch_and_gives_the_same_bytes(toy: Recipe, tmp_path:
     for name in ("verdict.json", "verdict.md", "report.html", "manifest.json"):
         one, two = ((tmp_path / way / name).read_bytes() for way in ("one", "two"))
         assert one == two, name
+
+
+def test_a_classifier_alone_is_judged_against_the_prior(toy: Recipe, tmp_path: Path) -> None:
+    folder = Path(toy.folder) / "toy" / "sex" / "tfidf"
+    judge_classifiers([folder], VerdictSettings(resamples=100), tmp_path / "v")
+    (verdict,) = load_verdicts(tmp_path / "v")
+    assert [scores.system for scores in verdict.scores] == ["tfidf", "prior"]
+    assert "tune texts" in verdict.notes["models"]["prior"]
+    said = describe_scores(folder, VerdictSettings(resamples=100))
+    assert said.splitlines()[-1] == verdict.signature
+    assert describe_scores(folder, VerdictSettings(resamples=5)).startswith(
+        "no held-out scores: sex: 5 resamples are too few"
+    )
+
+
+def test_unequal_folds_are_judged_on_those_that_are_shared(toy: Recipe, tmp_path: Path) -> None:
+    home = Path(toy.folder) / "toy" / "stop-reasons"
+    shutil.copytree(home / "prior", tmp_path / "prior")
+    shutil.copytree(home / "tfidf", tmp_path / "tfidf")
+    runs = load_predictions(home / "tfidf" / "predictions.parquet")
+    more = [dataclasses.replace(run, seed=run.seed + 100) for run in runs]
+    save_predictions(tmp_path / "tfidf" / "predictions.parquet", [*runs, *more])
+    folders = [tmp_path / "prior", tmp_path / "tfidf"]
+    judge_classifiers(folders, VerdictSettings(resamples=100), tmp_path / "v")
+    (verdict,) = load_verdicts(tmp_path / "v")
+    (found,) = [audit for audit in verdict.audits if "same folds" in audit.name]
+    assert f"seed {runs[0].seed + 100}, fold {runs[0].fold} (prior lacks it)" in found.finding
+    assert not found.passed
+    assert verdict.notes["seeds"] == sorted({run.seed for run in runs})
+
+
+def test_what_the_masked_lm_read_is_told_by_system_and_only_where_it_is_classified(
+    toy: Recipe,
+) -> None:
+    """Stop reasons are no part of what the masked-LM reads; sex is told from the same text."""
+    reasons, sex = sorted(
+        load_verdicts(Path(toy.folder) / "toy" / "verdict"), key=lambda v: v.task != "stop-reasons"
+    )
+    names = [audit.name for audit in reasons.audits]
+    assert "masked-LM training read the test trials" not in names
+    (found,) = [audit for audit in sex.audits if audit.name.startswith("masked-LM training")]
+    assert "adapted's " in found.finding and " labels unseen: " in found.finding
+    assert {"length", "phase", "year of first posting"} <= set(sex.notes["slices"])
+
+
+def test_thirds_by_length() -> None:
+    thirds = slice_by_length({"a": 2, "b": 9, "c": 4, "d": 30, "e": 2, "f": 12})
+    assert thirds["a"] == thirds["e"] == "1: up to 2 words"
+    assert thirds["c"] == thirds["b"] == "2: up to 9 words"
+    assert thirds["d"] == thirds["f"] == "3: over 9 words"
+    assert slice_by_length({}) == {}

@@ -72,6 +72,29 @@ def test_a_missing_column_and_an_empty_table_are_one_line(tmp_path: Path) -> Non
         compare_labels(Reader(), table, "prediction")  # type: ignore[arg-type]
 
 
+def test_a_table_of_which_most_is_left_out_says_so_first(tmp_path: Path) -> None:
+    rows = [("a", "A")] * 7 + [("a", "Z")] * 50 + [("", "A")] * 3
+    table = write(tmp_path / "t.tsv", rows)
+    message = r"53 of 60 rows are left out \(50 unknown label 'Z', 3 no text\).*7 with --allow"
+    with pytest.raises(RecordError, match=message):
+        compare_labels(Reader(), table, "prediction")  # type: ignore[arg-type]
+    found = compare_labels(Reader(), table, "prediction", allow_missing=True)  # type: ignore[arg-type]
+    assert (found.rows, sum(found.left_out.values())) == (7, 53)
+
+
+def test_columns_of_texts_and_ids_may_be_named(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("key,said,verdict\nx1,b,a\n")
+    found = compare_labels(
+        Reader(),
+        table,
+        "Verdict",
+        text_column="Said",
+        id_column="KEY",  # type: ignore[arg-type]
+    )
+    assert [each.example_id for each in found.disagreements] == ["x1"]
+
+
 @pytest.mark.skipif(not SILVER.is_file(), reason="../shared/data is not here")
 def test_every_row_of_silver_is_used_or_counted() -> None:
     from trialese.tasks.stop_reasons import STOP_REASONS

@@ -18,6 +18,7 @@ from trialese.artifacts import write_artifact
 from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.records import Trial
 from trialese.tasks.formats import (
+    AskedColumns,
     Layout,
     TextToLabel,
     format_of,
@@ -62,9 +63,41 @@ def test_a_text_a_line(tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     path.write_text("\ufeffslow accrual \n\n  no funds\n", encoding="utf-8")
     assert [each.text for each in read(path)[0]] == ["slow accrual", "no funds"]
-    path.write_bytes(b"\xff\xfe")
+    path.write_bytes("no funds\n\nslow".encode("utf-16"))
+    assert [(each.row, each.text) for each in read(path)[0]] == [(1, "no funds"), (3, "slow")]
+    assert read(path)[1] == {"blank_line": 1}
+    path.write_bytes(b"\xff\xfex")
     with pytest.raises(RecordError, match="not UTF-8"):
         read(path)
+
+
+def test_a_txt_that_names_columns_is_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "excel.txt"
+    path.write_bytes("id\tStop reason\r\n7\tslow, and no funds\r\n".encode("utf-16"))
+    assert read(path)[0] == [TextToLabel(1, "7", "slow, and no funds")]
+    path.rename(path.with_suffix(".stdin"))  # but not where the lines came by a pipe
+    assert [each.row for each in read(path.with_suffix(".stdin"))[0]] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_columns_may_be_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"in.{kind}"
+    if kind == "csv":
+        path.write_text("Key;Our Reason;text\n7;slow;x\n8;;y\n9;a;b;c\n")
+    elif kind == "jsonl":
+        path.write_text(
+            '{"Key": 7, "Our Reason": "slow", "text": "x"}\n{"Key": 8, "Our Reason": null}\n'
+        )
+    else:
+        pq.write_table(pa.table({"Key": [7, 8], "Our Reason": ["slow", None]}), path)
+    left_out: dict[str, int] = {}
+    records = list(read_records(path, AskedColumns("our_reason", "key")))
+    assert texts_of(records, 1, REASONS, left_out) == [TextToLabel(1, "7", "slow")]
+    assert left_out == {"no_text": 1} | ({"bad_row": 1} if kind == "csv" else {})
+    with pytest.raises(RecordError, match="no column 'why'; the table has Key, Our Reason"):
+        list(read_records(path, AskedColumns("why")))
+    with pytest.raises(RecordError, match="columns can be named of a table alone"):
+        list(read_records(tmp_path, AskedColumns("why")))
 
 
 def test_trials_give_the_fields_of_the_task_and_no_withheld_one() -> None:

@@ -18,6 +18,7 @@ from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.records import Example, Task, Thresholds
 from trialese.settings import FinetuneSettings
 from trialese.tasks.fit import fit_classifier
+from trialese.tasks.formats import AskedColumns
 from trialese.tasks.predict import (
     LabelledText,
     Share,
@@ -62,7 +63,22 @@ def test_lines_of_a_file_and_of_stdin(model: Path, tmp_path: Path) -> None:
     with path.open() as stream:
         from_stdin = list(predict_inputs(model, ["-"], stdin=stream))
     assert from_file == from_stdin
-    assert [row.text for row in from_file] == ["slow accrual", "funding"]
+    assert [(row.row, row.text) for row in from_file] == [(1, "slow accrual"), (3, "funding")]
+
+
+def test_columns_may_be_named(model: Path, tmp_path: Path) -> None:
+    table = tmp_path / "own.csv"
+    table.write_text("Key,Our Reason\nx7,slow accrual\nx8,funding\n")
+    columns = AskedColumns("our_reason", "key")
+    rows = list(predict_inputs(model, [str(table)], columns=columns))
+    assert [(row.row, row.nct_id, row.text) for row in rows] == [
+        (1, "x7", "slow accrual"),
+        (2, "x8", "funding"),
+    ]
+    about = predict_file(ToyScorer(), table, tmp_path / "out.csv", columns=columns)
+    assert about is not None and about.texts == 2
+    with pytest.raises(RecordError, match=r"a table needs a column 'text'.*--column NAME"):
+        predict_file(ToyScorer(), table, tmp_path / "out.csv")
 
 
 def test_bad_inputs(model: Path, tmp_path: Path) -> None:

@@ -55,6 +55,16 @@ def test_contradictory_labels_are_counted(runs: Runs) -> None:
     assert torn > 0
     found = finding(judge(runs, QUICK).audits, "same labels")
     assert found.finding.startswith(f"{torn} of {len(clusters)} clusters")
+    hits = sizes = 0.0  # of 400 texts in pairs, one's labels as a guess at the other's
+    truths: dict[str, list[np.ndarray]] = {}
+    for run in runs["base"][1::2]:
+        for cluster, row in zip(run.clusters, run.truth, strict=True):
+            truths.setdefault(cluster, []).append(row)
+    for rows in truths.values():
+        if len(rows) == 2:
+            hits += (rows[0] & rows[1]).sum()
+            sizes += (rows[0].sum() + rows[1].sum()) / 2
+    assert f"with micro-F1 {hits / sizes:.2f}: a ceiling" in found.finding
 
 
 def test_perfect_label_asks_for_an_explanation(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from trialese.verdict.calibration import (
     BINS,
     apply_temperature,
     calibration_figures,
+    choose_label_levels,
     choose_level,
     fit_temperature,
     measure_calibration,
@@ -92,43 +95,84 @@ def test_diagram_agrees_with_scikit_learn() -> None:
     assert found.count.sum() == truth.size
 
 
-def test_figures_agree_with_the_diagram_and_scikit_learn() -> None:
+def error_of(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The squared calibration error, below 0 where chance explains more than was seen."""
+    sums = calibration_figures(scores, truth).sum(axis=0)
+    return float(measure_calibration(sums, truth.shape[1])[1])
+
+
+def test_brier_score_is_scikit_learns() -> None:
     scores, truth = forecasts(1.7)
-    sums = calibration_figures(scores, truth, kind="multilabel").sum(axis=0)
-    brier, error = measure_calibration(sums)
+    brier, _ = measure_calibration(calibration_figures(scores, truth).sum(axis=0), 3)
     assert brier == pytest.approx(brier_score_loss(truth.ravel(), scores.ravel()))
-    found = reliability(scores, truth, kind="multilabel")
-    by_hand = (found.count * np.abs(found.forecast - found.share)).sum() / truth.size
-    assert error == pytest.approx(by_hand)
 
 
-def test_multiclass_error_is_about_the_highest_score() -> None:
-    scores, truth = classes(2.0)
-    _, error = measure_calibration(
-        calibration_figures(scores, truth, kind="multiclass").sum(axis=0)
-    )
-    best, right = scores.max(axis=1), truth[np.arange(len(truth)), scores.argmax(axis=1)]
-    bins = np.minimum((best * BINS).astype(int), BINS - 1)
-    by_hand = sum(
-        abs((best[bins == b] - right[bins == b]).sum()) for b in range(BINS) if (bins == b).any()
-    )
-    assert error == pytest.approx(by_hand / len(truth))
+def test_calibration_error_by_hand() -> None:
+    """Of each label and bin from 5 % up: squared gap less its variance, over the forecasts."""
+    scores, truth = classes(2.0, rows=300)
+    edges, by_label = [0.05, 0.2, 0.4, 0.6, 0.8, 1.01], []
+    for label in range(3):
+        total = count = 0.0
+        for low, high in itertools.pairwise(edges):
+            inside = (scores[:, label] >= low) & (scores[:, label] < high)
+            given, came = scores[inside, label], truth[inside, label]
+            if inside.any():
+                chance = (given * (1 - given)).sum()
+                total += ((given - came).sum() ** 2 - chance) / inside.sum()
+                count += inside.sum()
+        by_label.append(total / count)
+    assert error_of(scores, truth) == pytest.approx(np.mean(by_label))
 
 
 def test_calibrated_forecasts_have_a_small_error_and_cooling_repairs_sharp_ones() -> None:
     truthful, truth = forecasts(1.0, rows=20_000)
     sharp, _ = forecasts(3.0, rows=20_000)
-    cooled = apply_temperature(
-        sharp, fit_temperature(sharp, truth, kind="multilabel"), kind="multilabel"
-    )
+    temperature = fit_temperature(sharp, truth, kind="multilabel")
+    cooled = apply_temperature(sharp, temperature, kind="multilabel")
+    assert error_of(truthful, truth) < 0.01**2
+    assert error_of(sharp, truth) > 0.05**2
+    assert error_of(cooled, truth) < 0.01**2
 
-    def error(scores: np.ndarray) -> float:
-        figures = calibration_figures(scores, truth, kind="multilabel")
-        return float(measure_calibration(figures.sum(axis=0))[1])
 
-    assert error(truthful) < 0.01
-    assert error(sharp) > 0.05
-    assert error(cooled) < 0.01
+@pytest.mark.parametrize("rows", [80, 400])
+def test_a_perfect_model_has_no_calibration_error_however_few_the_texts(rows: int) -> None:
+    """400 small test sets: 0 on average; the plain error would be 0.1 at 80 texts."""
+    scores, truth = classes(1.0, rows=400 * rows)
+    errors = [
+        error_of(scores[start : start + rows], truth[start : start + rows])
+        for start in range(0, len(scores), rows)
+    ]
+    assert abs(np.mean(errors)) < 4 * np.std(errors) / 20 + 1e-4
+    assert 0.3 < np.mean(np.array(errors) > 0) < 0.6
+
+
+def test_forecasts_below_the_floor_play_no_part() -> None:
+    scores, truth = forecasts(3.0)
+    rare = np.column_stack([scores, np.full(len(scores), 0.01)])
+    never = np.column_stack([truth, np.zeros(len(truth), bool)])
+    assert error_of(rare, never) == pytest.approx(error_of(scores, truth))
+
+
+def test_levels_of_labels_keep_the_promise_for_each() -> None:
+    """A label that is hard to see has its own level; one common level misses it."""
+    random = np.random.default_rng(5)
+    answers = random.choice(3, 3000, p=[0.8, 0.15, 0.05])
+    truth = np.eye(3, dtype=bool)[answers]
+    centre = np.where(truth, [0.9, 0.6, 0.3], 0.1)
+    scores = np.clip(random.normal(centre, 0.1), 0, 1)
+    clusters = [f"c{n}" for n in range(3000)]
+    tune, test = slice(0, 1500), slice(1500, 3000)
+    common = choose_level(scores[tune], truth[tune], clusters[tune], miss_rate=0.1)
+    levels = choose_label_levels(scores[tune], truth[tune], clusters[tune], miss_rate=0.1)
+    shares = [
+        [(sets & truth[test])[:, label].sum() / truth[test][:, label].sum() for label in range(3)]
+        for sets in (scores[test] >= common, scores[test] >= levels)
+    ]
+    assert min(shares[0]) < 0.5
+    assert min(shares[1]) > 0.8
+    assert levels.shape == (3,)
+    few = choose_label_levels(scores[:5], truth[:5], clusters[:5], miss_rate=0.1)
+    assert few.tolist() == [0.0, 0.0, 0.0]
 
 
 def made(seed: int, rows: int, labels: int = 4) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -111,3 +111,8 @@ def test_verdict_survives_json(runs: Runs) -> None:
     verdict = judge(runs, VerdictSettings(resamples=100))
     data: Any = msgspec.json.encode(verdict)
     assert msgspec.json.decode(data, type=type(verdict)) == verdict
+
+
+def test_labels_learnt_from_a_model_are_named_in_the_signature(runs: Runs) -> None:
+    verdict = judge(runs, VerdictSettings(resamples=100), about={"silver": {"base": 1200}})
+    assert "|SILVER=base:1200|" in verdict.signature

@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
+    average_precision_score,
     hamming_loss,
     precision_recall_fscore_support,
+    roc_auc_score,
 )
 
-from trialese.verdict.metrics import AVERAGES, measure, row_figures
+from trialese.verdict.metrics import AVERAGES, measure, ranking_scores, row_figures
 
 
 def matrices(rows: int, labels: int, seed: int, rate: float) -> tuple[np.ndarray, ...]:
@@ -64,3 +66,19 @@ def test_many_resamples_at_once_are_the_same_as_one_by_one() -> None:
         np.testing.assert_allclose(
             together.averages["samples"][2][place], alone.averages["samples"][2]
         )
+
+
+def test_ranking_scores_are_scikit_learns() -> None:
+    """With ties, and with rows drawn several times or not at all."""
+    random = np.random.default_rng(0)
+    truth = random.random(200) < 0.2
+    scores = np.round(np.clip(0.3 * truth + random.random(200), 0, 1), 1)
+    weights = random.multinomial(200, np.full(200, 1 / 200), 5).astype(float)
+    precision, area = ranking_scores(scores, truth, weights)
+    for row, weight in enumerate(weights):
+        assert precision[row] == pytest.approx(
+            average_precision_score(truth, scores, sample_weight=weight)
+        )
+        assert area[row] == pytest.approx(roc_auc_score(truth, scores, sample_weight=weight))
+    nothing = ranking_scores(scores, np.zeros(200, bool), weights)
+    assert np.isnan(nothing).all()

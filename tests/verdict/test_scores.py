@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, f1_score
 
 from trialese.errors import RecordError
-from trialese.records import Predictions
+from trialese.records import Interval, Predictions
 from trialese.settings import VerdictSettings
 from trialese.tasks.stop_reasons import STOP_REASON_GROUPS, STOP_REASONS
 from trialese.thresholds import choose_thresholds
@@ -74,6 +74,63 @@ def test_seeds_share_their_resamples(
     assert table_of(twice).seeds_of("base", "accuracy").shape == (2,)
 
 
+def test_threshold_free_scores_rank_the_systems(made: Callable[..., Runs]) -> None:
+    board = board_of(made(rows=800))
+    scores = {system: board.scores(system).extra for system in ("adapted", "tfidf", "prior")}
+    assert scores["prior"]["auroc"] == Interval(0.5, 0.5, 0.5)
+    for name in ("average_precision", "auroc"):
+        points = [scores[system][name].point for system in ("adapted", "tfidf", "prior")]
+        assert points == sorted(points, reverse=True)
+        found = scores["adapted"][name]
+        assert found.low < found.point < found.high
+
+
+def test_texts_with_several_labels_are_told_apart(runs: Runs) -> None:
+    verdict = judge(runs, FIXED)
+    (name,) = verdict.notes["slices"]
+    parts = {each["part"]: each for each in verdict.notes["slices"][name]}
+    assert set(parts) == {"no label", "one label", "several labels"}
+    test = [run for run in runs["base"] if run.split == "test"]
+    truth = np.concatenate([run.truth for run in test])
+    given = np.concatenate([run.scores for run in test]) >= 0.4
+    several = truth.sum(axis=1) > 1
+    assert parts["several labels"]["texts"] == several.sum()
+    found = parts["several labels"]["scores"]["base"]
+    missed = (truth & ~given)[several]
+    assert found["all_found"]["point"] == pytest.approx((~missed.any(axis=1)).mean())
+    assert found["recall"]["point"] == pytest.approx(1 - missed.sum() / truth[several].sum())
+    assert found["micro-f1"]["point"] == pytest.approx(
+        f1_score(truth[several], given[several], average="micro")
+    )
+
+
+def test_slices_are_scored_where_texts_have_a_part(runs: Runs) -> None:
+    ids = [text for run in runs["base"][1::2] for text in run.ids]
+    phases = {text: f"PHASE{int(text[1:]) % 2}" for text in ids[:300]}
+    verdict = judge(runs, FIXED, slices={"phase": phases, "nothing": {}})
+    assert [each["part"] for each in verdict.notes["slices"]["phase"]] == ["PHASE0", "PHASE1"]
+    assert sum(each["texts"] for each in verdict.notes["slices"]["phase"]) == 300
+    assert "nothing" not in verdict.notes["slices"]
+
+
+def test_coverage_of_each_label_and_sets_by_label(made: Callable[..., Runs]) -> None:
+    """One common level covers the labels unequally; one for each label evens that out."""
+    runs = made(rows=3000, labels=("common", "rarer", "rarest"), skill={"base": 1.2})
+    settings = [
+        VerdictSettings(resamples=100, threshold=0.4, label_sets=sets)
+        for sets in ("common", "by_label")
+    ]
+    common, by_label = (judge(runs, each) for each in settings)
+    lowest = [
+        min(each["point"] for each in verdict.notes["set_coverage"]["base"])
+        for verdict in (common, by_label)
+    ]
+    assert lowest[0] < lowest[1] - 0.05
+    assert lowest[1] > 0.8
+    assert "|sets=by_label|" in by_label.signature
+    assert "sets=" not in common.signature
+
+
 def test_centred_interval_lies_around_the_figure(made: Callable[..., Runs]) -> None:
     table = table_of(made(systems=("base", "tfidf")))
     table.draws[:] += 0.5  # a figure that resampling inflates
@@ -121,7 +178,7 @@ def test_temperature_lowers_the_calibration_error_of_sharpened_scores(
     runs["base"] = [sharpen(run) for run in runs["base"]]
     board = board_of(runs)
     extra = board.scores("base").extra
-    assert extra["ece_cooled"].high < extra["ece"].low
+    assert extra["ece_cooled"].point < extra["ece"].point
     assert extra["brier_cooled"].point < extra["brier"].point
     assert board.reliability_notes("base")["temperature_median"] > 1.4
     for name in ("ece", "ece_cooled"):
@@ -260,8 +317,8 @@ def test_intervals_cover_with_the_label_sets_of_real_texts(coverage: Any, texts:
     for kind in coverage.SYSTEMS:
         held = coverage.simulate(truths, kind, texts, rounds=400, resamples=400, random=random)
         macro, difference = held["macro"].mean(), held["difference"].mean()
-        # Of 400 rounds the share itself spreads by one per cent.
-        assert 0.92 <= macro <= 0.99, (kind, macro)
+        # Of 400 rounds the share itself has a standard deviation of one per cent.
+        assert 0.90 <= macro <= 0.99, (kind, macro)
         assert difference >= 0.92, (kind, difference)
         assert held["labels"].mean() >= 0.93, kind
         many = truths.mean(axis=0) * texts >= 20

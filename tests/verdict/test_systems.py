@@ -7,7 +7,7 @@ import pytest
 
 from trialese.errors import RecordError
 from trialese.records import Predictions
-from trialese.verdict.systems import align_systems
+from trialese.verdict.systems import align_systems, guess_prior, share_folds
 
 Runs = dict[str, list[Predictions]]
 
@@ -86,3 +86,27 @@ def test_fold_of_a_single_class_or_without_labels(
     rows = np.tile([False, True, False], (len(test.ids), 1))
     with pytest.raises(RecordError, match="fold 0 holds only Female, so nothing can be told"):
         align_systems({**sex, "base": [tune, changed(test, truth=rows), *others]})
+
+
+def test_a_prior_guessed_from_tune_is_honest(runs: Runs) -> None:
+    """The shares of the labels among the tune texts of the same fold, nothing of the test."""
+    prior = guess_prior(runs["base"])
+    assert [(r.seed, r.fold, r.split, r.system) for r in prior] == [
+        (r.seed, r.fold, r.split, "prior") for r in runs["base"]
+    ]
+    tune, test = runs["base"][:2]
+    np.testing.assert_allclose(
+        prior[1].scores, np.tile(tune.truth.mean(axis=0), (len(test.ids), 1))
+    )
+    assert prior[1].trained_on == frozenset(tune.clusters)
+    assert align_systems({"base": runs["base"], "prior": prior}).baselines == ("prior",)
+
+
+def test_systems_of_unequal_folds_are_cut_to_what_they_share(runs: Runs) -> None:
+    given = {**runs, "base": runs["base"][:-2], "tfidf": runs["tfidf"][2:]}
+    kept, left_out = share_folds(given)
+    assert left_out == ["seed 1, fold 0 (tfidf lacks it)", "seed 1, fold 2 (base lacks it)"]
+    assert [(r.seed, r.fold) for r in align_systems(kept).rounds] == [(1, 1)]
+    assert share_folds(runs) == (runs, [])
+    with pytest.raises(RecordError, match="base, tfidf share no seed and fold"):
+        share_folds({"base": runs["base"][:2], "tfidf": runs["tfidf"][2:]})

@@ -315,6 +315,16 @@ def agree(
     classifier: Annotated[Path, typer.Argument(help="Classifier folder.")],
     table: Annotated[Path, typer.Argument(help="Texts with somebody else's labels.")],
     column: Annotated[str, typer.Option(help="The column of those labels.")] = "prediction",
+    text_column: Annotated[
+        str | None, typer.Option(help="The column of texts; else by its name.")
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="The column that names the rows; else by its name.")
+    ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="Compare although most rows must be left out."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="TSV file for every disagreement.")
     ] = None,
@@ -331,7 +341,15 @@ def agree(
         with replacing_anything(force):
             refuse_file(out, ours=lambda begins: begins.startswith(b"id\trows\t"), inputs=[table])
     with watch() as progress:
-        found = compare_labels(load_scorer(classifier), table, column, progress=progress)
+        found = compare_labels(
+            load_scorer(classifier),
+            table,
+            column,
+            text_column=text_column,
+            id_column=id_column,
+            allow_missing=allow_missing,
+            progress=progress,
+        )
     if out:
         write_disagreements(out, found)
     if as_json:

@@ -206,14 +206,18 @@ def finetune(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Labelled texts + model -> classifier and its honest predictions on held-out folds."""
+    """Labelled texts + model -> classifier and its honest predictions on held-out folds.
+
+    Ends with their scores against the prior; `evaluate` compares systems.
+    """
     from trialese.collect.snapshot import open_snapshot
+    from trialese.pipeline.evaluate import describe_scores
     from trialese.tasks.finetune import finetune as fit
     from trialese.tasks.folds import with_columns
     from trialese.tasks.published import finetune_published
 
-    section = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None}).tasks
-    section = with_columns(section, task, text=column, label=label_column, id_=id_column)
+    tree = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None})
+    section = with_columns(tree.tasks, task, text=column, label=label_column, id_=id_column)
     trials = open_snapshot(snapshot) if snapshot else None
     make = fit if protocol is FitProtocol.honest else finetune_published
     with writing(out, "classifier", inputs=[model, snapshot], force=force) as progress:
@@ -227,6 +231,8 @@ def finetune(
             progress=progress,
         )
     print_artifact(out, as_json=as_json)
+    if protocol is FitProtocol.honest and not as_json:
+        print(f"\n{describe_scores(out, tree.verdict)}")
 
 
 def evaluate(

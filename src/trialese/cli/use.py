@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +25,9 @@ from trialese.cli.terminal import (
 )
 from trialese.errors import RecipeError
 from trialese.settings import Precision
+
+if TYPE_CHECKING:
+    from trialese.tasks.formats import AskedColumns
 
 __all__ = ["VERBS"]
 
@@ -50,6 +55,12 @@ def predict(
         str | None,
         typer.Option("--format", help="table, csv, tsv, jsonl or parquet; else by extension."),
     ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Of a table, the column of texts; else by its name.")
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="Of a table, the column that names the rows; else by name.")
+    ] = None,
     precision: _Precision = "fp32",
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -60,18 +71,34 @@ def predict(
     started by torchrun divide the work.
     """
     from trialese.artifacts import replacing_anything
-    from trialese.tasks.predict import predict_inputs, stream_inputs
+    from trialese.tasks.formats import AskedColumns
+    from trialese.tasks.predict import exists, predict_inputs, stream_inputs
 
-    stdin = sys.stdin if inputs == ["-"] else None
+    columns = AskedColumns(column, id_column)
+    if any(columns) and not (len(inputs) == 1 and exists(inputs[0])):
+        raise typer.BadParameter("--column and --id-column go with one file, a table")
+    stdin = _stdin_lines() if inputs == ["-"] else None
     if out is not None:
         with replacing_anything(force):
-            _predict_file(model, inputs, out, format_name, precision, as_json=as_json)
+            _predict_file(model, inputs, out, format_name, precision, columns, as_json=as_json)
     elif format_name is not None:
-        for part in stream_inputs(model, inputs, format_name, stdin=stdin, precision=precision):
+        for part in stream_inputs(
+            model, inputs, format_name, stdin=stdin, precision=precision, columns=columns
+        ):
             sys.stdout.buffer.write(part)
     else:
-        for row in predict_inputs(model, inputs, stdin=stdin, precision=precision):
+        for row in predict_inputs(model, inputs, stdin=stdin, precision=precision, columns=columns):
             print_json(row) if as_json else print(row.as_line())
+
+
+def _stdin_lines() -> Iterator[str]:
+    """The lines of standard input, in whatever encoding."""
+    from trialese.collect.delimited import text_lines
+
+    given: Any = sys.stdin.buffer
+    stream = given if hasattr(given, "peek") else io.BufferedReader(given)
+    with text_lines(stream, "standard input") as lines:
+        yield from lines
 
 
 def _predict_file(
@@ -80,25 +107,28 @@ def _predict_file(
     out: Path,
     format_name: str | None,
     precision: Precision,
+    columns: AskedColumns,
     *,
     as_json: bool,
 ) -> None:
     from trialese.artifacts import refuse_file
-    from trialese.tasks.formats import about_file
+    from trialese.tasks.formats import STDIN_SUFFIX, about_file
     from trialese.tasks.predict import load_scorer, own_share, predict_file
 
     if len(inputs) != 1 or (inputs == ["-"] and own_share().of > 1):
         raise typer.BadParameter("-o takes one file, one snapshot, or - (one process only)")
     source = Path(inputs[0])
     refuse_file(out, ours=lambda begins: about_file(out).is_file(), inputs=[source, model])
-    spooled = out.with_name(f".{out.name}.stdin.txt") if inputs == ["-"] else None
+    spooled = out.with_name(f".{out.name}{STDIN_SUFFIX}") if inputs == ["-"] else None
     if spooled is not None:  # what goes on after an interruption must be there to be read again
         with spooled.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         source = spooled
     scorer = load_scorer(model, precision=precision)
     with watch() as progress:
-        about = predict_file(scorer, source, out, format_name=format_name, progress=progress)
+        about = predict_file(
+            scorer, source, out, format_name=format_name, columns=columns, progress=progress
+        )
     if spooled is not None:
         spooled.unlink()
     if about is None:  # in all processes but the first

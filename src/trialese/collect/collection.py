@@ -138,6 +138,8 @@ def collect_snapshot(
         draft.counts["trials"] = merger.write(draft.folder / TRIALS_NAME)
         draft.counts["duplicates"] = merger.duplicates
         draft.counts["aliases"] = merger.aliases
+        if merger.texts_apart:
+            draft.counts["texts_of_one_number"] = merger.texts_apart
         if merger.merged:
             draft.counts["merged"] = merger.merged
             draft.counts["merged_fields"] = dict(sorted(merger.merged_fields.items()))

@@ -40,6 +40,7 @@ __all__ = [
     "find_column",
     "format_of_columns",
     "header_place",
+    "names_columns",
     "plain_name",
     "read_delimited",
     "text_lines",
@@ -212,11 +213,20 @@ def text_lines(stream: BufferedReader, origin: str) -> Iterator[Lines]:
         lines.tell()
     except UnicodeDecodeError as error:
         raise RecordError(
-            f"{origin}: not the {encoding.upper()} that it begins as ({error.reason}); save it "
-            "as UTF-8"
+            f"{origin}: not UTF-8, and not the {encoding.upper()} that it begins as "
+            f"({error.reason}); save it as UTF-8"
         ) from error
     finally:
         text.detach()  # the stream is the caller's to close
+
+
+def names_columns(stream: BufferedReader) -> bool:
+    """Whether the first line names two columns or more, of which we know one; nothing is read."""
+    head = stream.peek(2**13)[: 2**13]
+    encoding = _encoding_of(head[:256])
+    first = head.decode(encoding, errors="ignore").lstrip().splitlines()[:1]
+    named = [_names(line, each) for line in first for each in _DELIMITERS]
+    return any(len(names) > 1 and _kind_of(names) is not None for names in named)
 
 
 def _encoding_of(head: bytes) -> str:
@@ -256,6 +266,21 @@ class Lines:
                 pass
             return self._number, None
         return self._number, line if line.isascii() else self._decoded(line)
+
+    def __iter__(self) -> Iterator[str]:
+        """The rest of the lines.
+
+        Raises:
+            RecordError: one is beyond the limit.
+        """
+        while (taken := self.take()) is not None:
+            number, line = taken
+            if line is None:
+                raise RecordError(
+                    f"{self.origin}: line {number} has over {MAX_ROW_CHARACTERS:,} characters "
+                    "(MAX_ROW_CHARACTERS); divide it"
+                )
+            yield line
 
     def put_back(self, lines: Sequence[tuple[int, str | None]]) -> None:
         """The lines come again, before all others."""

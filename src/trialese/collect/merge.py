@@ -131,6 +131,8 @@ class TrialMerger:
         self._renamed: dict[str, str] = {}
         self.duplicates = 0
         """Records beyond the newest of their study."""
+        self.texts_apart = 0
+        """Bare texts that share a number with another, different one, and got a suffix to it."""
         self.merged = 0
         """Studies whose row has a value from an older record, since the newest cannot hold it."""
         self.merged_fields: dict[str, int] = {}
@@ -183,7 +185,7 @@ class TrialMerger:
                     yield table
 
     def _deduplicated(self, table: pa.Table) -> pa.Table:
-        table = self._one_row_a_study(_sorted(table))
+        table = self._one_row_a_study(self._texts_set_apart(_sorted(table)))
         keep = []
         digests = table["content_digest"].to_pylist() if self._known else ()
         aliases = table["nct_id_aliases"].to_pylist() if self._known else ()
@@ -191,13 +193,38 @@ class TrialMerger:
             owner = self._renamed.get(nct_id)
             if owner not in (None, nct_id) and self._renamed.get(owner or "") != nct_id:
                 self.aliases += 1
-            elif self._known and self._is_known((nct_id, *aliases[row]), digests[row]):
+            elif self._known and self._is_known(
+                (nct_id, *aliases[row], nct_id.partition("-")[0]), digests[row]
+            ):
                 self.known += 1
             else:
                 keep.append(row)
         if len(keep) < table.num_rows:
             table = table.take(pa.array(keep, pa.int64()))
         return table.select(_COLUMNS.names)
+
+    def _texts_set_apart(self, table: pa.Table) -> pa.Table:
+        """The table in which different bare texts of one number, as the pieces of a study in a
+        table of pieces are, each have a number of their own: the first the number itself, the
+        others with the beginning of their digest behind it.
+        """
+        ids, formats = table["nct_id"].to_pylist(), table["format"].to_pylist()
+        if "text" not in formats or len(set(ids)) == len(ids):
+            return table
+        digests = table["content_digest"].to_pylist()
+        of_reasons = pc.not_equal(table["why_stopped"], "").to_pylist()
+        first: dict[tuple[str, bool], str] = {}
+        named = list(ids)
+        for row, name in enumerate(ids):
+            if formats[row] != "text":
+                continue
+            if first.setdefault((name, of_reasons[row]), digests[row]) != digests[row]:
+                named[row] = f"{name}-{digests[row][:12]}"
+        if named == ids:
+            return table
+        self.texts_apart += len(set(named) - set(ids))
+        place = table.schema.get_field_index("nct_id")
+        return _sorted(table.set_column(place, "nct_id", pa.array(named, pa.string())))
 
     def _one_row_a_study(self, table: pa.Table) -> pa.Table:
         """The table with the records of each study, newest first, merged into one row."""

@@ -163,6 +163,6 @@ def open_blocks(path: str | Path, *, era: Era, split: Split) -> TokenBlocks | No
         ArtifactError: nothing at `path`, something else than blocks, or damaged.
     """
     path = Path(path)
-    manifest = read_manifest(path, kind="blocks")
+    manifest = read_manifest(path, kind="blocks", verify=True)
     name = f"{era}-{split}"
     return open_block_folder(path / name) if name in manifest.counts["folders"] else None

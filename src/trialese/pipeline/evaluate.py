@@ -10,7 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from trialese.artifacts import read_manifest
-from trialese.errors import RecordError
+from trialese.collect.snapshot import read_trials
+from trialese.errors import RecordError, TrialeseError
 from trialese.predictions import load_predictions
 from trialese.progress import Progress, silent
 from trialese.records import Audit, Manifest, Predictions, Snapshot, Verdict
@@ -21,8 +22,10 @@ from trialese.verdict.audits import audit_giveaways
 from trialese.verdict.judge import judge
 from trialese.verdict.protocols import write_protocols
 from trialese.verdict.report import write_report
+from trialese.verdict.systems import guess_prior, share_folds
+from trialese.verdict.text import format_table
 
-__all__ = ["Protocol", "audit_texts", "judge_classifiers"]
+__all__ = ["Protocol", "describe_scores", "examine_texts", "judge_classifiers", "slice_by_length"]
 
 
 Protocol = Literal["honest", "published", "both"]
@@ -55,7 +58,8 @@ def judge_classifiers(
     protocol: Protocol = "honest",
     curves: Sequence[Mapping[str, Any]] = (),
     context: Mapping[str, Any] | None = None,
-    read_unlabelled: frozenset[str] = frozenset(),
+    read_unlabelled: Mapping[str, Mapping[str, frozenset[str]]] | None = None,
+    slices: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None,
     audits: Mapping[str, Sequence[Audit]] | None = None,
     allow_overlap: bool = False,
     progress: Progress = silent,
@@ -63,9 +67,11 @@ def judge_classifiers(
     """The folder of the verdict over the predictions in classifier folders, task by task.
 
     Under the published protocol the cut-off is the prior art's 0.3 and overlap is what it is
-    about; `both` gives the twin report of the two. `read_unlabelled` are ids of trials that a
-    masked-LM was trained on: how many of them are judged is told in an audit, since their labels
-    stayed unseen but their text did not. `audits` are further findings, by task.
+    about; `both` gives the report on the two side by side. A system alone is judged against the
+    prior of its own tune texts; systems of unequal folds on those that they share, which an audit
+    says. `read_unlabelled` are, by task and system, ids of trials that its masked-LM was trained
+    on: how many of them are judged is told in an audit, since their labels stayed unseen but their
+    text did not. `slices` (task -> name -> id -> part) and `audits` (by task) go to `judge`.
 
     Raises:
         RecordError: two folders hold the same system of one task, or a folder was fitted under
@@ -78,11 +84,13 @@ def judge_classifiers(
     verdicts: dict[tuple[str, str], Verdict] = {}
     for number, ((way, task), entry) in enumerate(entries.items(), start=1):
         found = [
+            *_give_rivals(entry),
             *_audit_silver(entry.silver),
-            *_audit_reading(entry.runs, read_unlabelled),
+            *_audit_reading(entry.runs, (read_unlabelled or {}).get(task, {})),
             *(audits or {}).get(task, ()),
         ]
-        verdicts[way, task] = _judge(way, entry, settings, found, allow_overlap)
+        parts = (slices or {}).get(task, {})
+        verdicts[way, task] = _judge(way, entry, settings, found, allow_overlap, parts)
         progress("verdict: tasks judged", number, len(entries))
     synthetic = any(entry.synthetic for entry in entries.values())
     context = {"synthetic": synthetic, **(context or {})}
@@ -99,14 +107,61 @@ def judge_classifiers(
     return write_protocols(path, pairs, overlap=overlap, context=context, inputs=inputs)
 
 
-def audit_texts(task: str, settings: TasksSettings, snapshot: Snapshot | None) -> list[Audit]:
-    """What the texts of a task give away: single words that all but name a label."""
+def describe_scores(classifier: Path, settings: VerdictSettings) -> str:
+    """The held-out scores of one classifier against the prior, as `format_table` has them.
+
+    Where its folds are too small to be judged, the reason in one line.
+    """
+    try:
+        entries, _ = _read([classifier])
+        (((way, _), entry),) = entries.items()
+        found = [*_give_rivals(entry), *_audit_silver(entry.silver)]
+        return format_table(_judge(way, entry, settings, found, allow_overlap=True, slices={}))
+    except TrialeseError as error:
+        return f"no held-out scores: {error}"
+
+
+def examine_texts(
+    task: str, settings: TasksSettings, snapshot: Snapshot | None
+) -> tuple[list[Audit], dict[str, dict[str, str]]]:
+    """What the texts of a task give away, and the parts they fall into: (audits, slices).
+
+    The audit looks for single words that all but name a label. The slices are by length (thirds),
+    and by year of first posting and phase for trials of the snapshot.
+    """
     # Here, because datasketch brings scipy along, which `evaluate` can do without.
     from trialese.corpus.dedup import normalise
 
     found = build_examples(task, settings, snapshot)
     texts = [(example.text, example.labels) for example in found.examples]
-    return [audit_giveaways(texts, found.task.labels, lambda text: normalise(text).split())]
+    audit = audit_giveaways(texts, found.task.labels, lambda text: normalise(text).split())
+    lengths = {example.example_id: len(example.text.split()) for example in found.examples}
+    slices = {"length": slice_by_length(lengths), **_slice_trials(set(lengths), snapshot)}
+    return [audit], {name: parts for name, parts in slices.items() if parts}
+
+
+def slice_by_length(words: Mapping[str, int]) -> dict[str, str]:
+    """Each text's third by length, in words, such as "1: up to 5 words"."""
+    if not words:
+        return {}
+    ordered = sorted(words.values())
+    short, middle = (ordered[(len(ordered) - 1) * third // 3] for third in (1, 2))
+    names = (f"1: up to {short} words", f"2: up to {middle} words", f"3: over {middle} words")
+    return {
+        text: names[0 if count <= short else 1 if count <= middle else 2]
+        for text, count in words.items()
+    }
+
+
+def _slice_trials(ids: set[str], snapshot: Snapshot | None) -> dict[str, dict[str, str]]:
+    years: dict[str, str] = {}
+    phases: dict[str, str] = {}
+    for trial in read_trials(snapshot) if snapshot else ():
+        if trial.nct_id in ids:
+            if trial.first_posted:
+                years[trial.nct_id] = trial.first_posted[:4]
+            phases[trial.nct_id] = "/".join(trial.phases) or "none given"
+    return {"year of first posting": years, "phase": phases}
 
 
 def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
@@ -114,7 +169,7 @@ def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
     entries: _Entries = {}
     inputs: dict[str, str] = {}
     for folder in classifiers:
-        manifest = read_manifest(folder, kind="classifier")
+        manifest = read_manifest(folder, kind="classifier", verify=True)
         task, system = manifest.settings["task"], manifest.settings["system"]
         way = manifest.settings.get("protocol", "honest")
         entry = entries.setdefault((way, task), _Entry())
@@ -164,6 +219,7 @@ def _judge(
     settings: VerdictSettings,
     audits: Sequence[Audit],
     allow_overlap: bool,
+    slices: Mapping[str, Mapping[str, str]],
 ) -> Verdict:
     if way == "published":
         settings = msgspec.structs.replace(settings, threshold=PUBLISHED_CUT)
@@ -173,8 +229,27 @@ def _judge(
         allow_overlap=allow_overlap or way == "published",
         audits=audits,
         groups=entry.groups or None,
-        about={"synthetic": entry.synthetic, "models": entry.models, "protocol": way},
+        slices=slices,
+        about={
+            "synthetic": entry.synthetic,
+            "models": entry.models,
+            "protocol": way,
+            **({"silver": entry.silver} if entry.silver else {}),
+        },
     )
+
+
+def _give_rivals(entry: _Entry) -> list[Audit]:
+    """What is missing for a comparison: a rival for a system alone, equal folds for all."""
+    if len(entry.runs) == 1 and "prior" not in entry.runs:
+        (given,) = entry.runs.values()
+        entry.runs["prior"] = guess_prior(given)
+        entry.models["prior"] = "the shares of the labels among the tune texts, for want of a rival"
+    entry.runs, left_out = share_folds(entry.runs)
+    if not left_out:
+        return []
+    finding = f"left out: {'; '.join(left_out)}"
+    return [Audit(name="systems were tested on the same folds", passed=False, finding=finding)]
 
 
 def _audit_silver(silver: Mapping[str, int]) -> list[Audit]:
@@ -190,13 +265,16 @@ def _audit_silver(silver: Mapping[str, int]) -> list[Audit]:
 
 
 def _audit_reading(
-    systems: Mapping[str, Sequence[Predictions]], read_unlabelled: frozenset[str]
+    systems: Mapping[str, Sequence[Predictions]], read_unlabelled: Mapping[str, frozenset[str]]
 ) -> list[Audit]:
-    tested = {
-        name for runs in systems.values() for run in runs if run.split == "test" for name in run.ids
-    }
-    read = len(tested & read_unlabelled)
-    if not read:
-        return []  # texts without NCT ids cannot be looked up, and are not of these trials
-    finding = f"{read:,} of {len(tested):,} test trials were in it, their labels unseen"
+    """How many of the test trials the masked-LM of each system had read, without their labels."""
+    told = []
+    for system, known in read_unlabelled.items():
+        runs = [run for run in systems.get(system, ()) if run.split == "test"]
+        tested = {name for run in runs for name in run.ids}
+        if tested & known:  # texts without NCT ids are not of these trials
+            told.append(f"{system}'s {len(tested & known):,} of {len(tested):,}")
+    if not told:
+        return []
+    finding = f"test trials whose text it read, their labels unseen: {', '.join(told)}"
     return [Audit(name="masked-LM training read the test trials", passed=False, finding=finding)]

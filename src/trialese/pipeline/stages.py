@@ -27,7 +27,7 @@ from trialese.artifacts import (
     write_bytes,
 )
 from trialese.errors import RecordError
-from trialese.pipeline.evaluate import audit_texts, judge_classifiers
+from trialese.pipeline.evaluate import examine_texts, judge_classifiers
 from trialese.progress import Progress, silent
 from trialese.recipe import Recipe
 
@@ -116,8 +116,10 @@ def chain_stages(recipe: Recipe) -> list[Stage]:
 
 
 def is_finished(stage: Stage) -> bool:
-    """Whether the stage's artifact is whole and made from what the recipe says now."""
-    if not all(is_complete(need.path) for need in stage.needs) or not is_complete(stage.path):
+    """Whether the stage's artifact is whole, unaltered, and made from what the recipe says now."""
+    if not all(is_complete(need.path) for need in stage.needs):
+        return False
+    if not is_complete(stage.path, verify=True):
         return False
     return read_ledger(stage.home).get(stage.name) == _entry_of(stage)
 
@@ -303,14 +305,16 @@ def _verdict_stage(
         from trialese.collect.snapshot import open_snapshot
 
         trials, tasks = open_snapshot(snapshot.path), recipe.tasks
+        examined = {name: examine_texts(name, tasks, trials) for name in tasks.names}
         return judge_classifiers(
             [stage.path for stage in classifiers],
             recipe.verdict,
             home / "verdict",
             curves=[row for stage in models.values() for row in _read_rows(stage)],
             context=_context(recipe, snapshot, corpus, models, classifiers),
-            read_unlabelled=_trained_ids(corpus),
-            audits={name: audit_texts(name, tasks, trials) for name in tasks.names},
+            read_unlabelled=_read_unlabelled(recipe, corpus, models),
+            slices={name: slices for name, (_, slices) in examined.items()},
+            audits={name: audits for name, (audits, _) in examined.items()},
             progress=progress,
         )
 
@@ -346,12 +350,34 @@ def _compare_models(models: Mapping[str, Stage]) -> dict[str, Any]:
     return compare_models(models["adapted"].path, control)
 
 
-def _trained_ids(corpus: Stage) -> frozenset[str]:
-    """NCT ids of the trials whose text the masked-language model was trained on."""
-    from trialese.corpus.store import open_corpus, read_documents
+def _read_unlabelled(
+    recipe: Recipe, corpus: Stage, models: Mapping[str, Stage]
+) -> dict[str, dict[str, frozenset[str]]]:
+    """By task and system, NCT ids of the trials whose text its masked-LM was trained on.
 
-    documents = read_documents(open_corpus(corpus.path), split="train")
-    return frozenset(document.nct_id for document in documents)
+    Only of tasks that classify what the masked-LM reads: the reason why a trial stopped, for one,
+    is not rendered.
+    """
+    from trialese.tasks.folds import define_task
+
+    old, new = (_trained_ids(corpus, era) for era in ("old", "new"))
+    adapted_to_old = bool(read_manifest(models["base"].path).notes.get("adapted_to_old"))
+    base = old if adapted_to_old else frozenset[str]()
+    replayed = old if recipe.pretrain.replay_share > 0 or not new else frozenset[str]()
+    known = {"base": base, "control": old, "adapted": base | new | replayed}
+    rendered = set(recipe.corpus.render.fields)
+    return {
+        task: {system: known[system] for system in known if system in models}
+        for task in recipe.tasks.names
+        if rendered & set(define_task(task, recipe.tasks).fields)
+    }
+
+
+def _trained_ids(corpus: Stage, era: str) -> frozenset[str]:
+    from trialese.corpus.store import open_corpus, read_stored
+
+    documents = read_stored(open_corpus(corpus.path), text=False)
+    return frozenset(each.nct_id for each in documents if each.split == "train" and each.era == era)
 
 
 def _facts(stage: Stage) -> dict[str, Any]:

@@ -331,7 +331,7 @@ def build_base(
         KeyboardInterrupt: on SIGINT, with a checkpoint written.
     """
     blocks, path = Path(blocks), Path(path)
-    made_blocks = read_manifest(blocks, kind="blocks")
+    made_blocks = read_manifest(blocks, kind="blocks", verify=True)
     backbone = load_backbone(settings.backbone, seed=settings.seed)
     _check_tokenizer(made_blocks, backbone.tokenizer, blocks)
     if backbone.new_head and settings.base == "never":
@@ -427,8 +427,8 @@ def _go_on(
     *,
     control: bool,
 ) -> Adapter:
-    made_blocks = read_manifest(blocks, kind="blocks")
-    made_base = read_manifest(base)
+    made_blocks = read_manifest(blocks, kind="blocks", verify=True)
+    made_base = read_manifest(base, verify=True)
     if made_base.kind not in {"model", "adapter"}:
         raise ArtifactError(f"{base}: this is a {made_base.kind}; a model or an adapter is needed")
     start = _STABLE if (base / _STABLE).is_dir() else "model"
@@ -475,7 +475,7 @@ def _go_on(
             run.train(trained, phase, settings.adapt_phase, new, old)
         step = int(run.rows[-1]["step"])
         if settings.method == "lora":
-            name, revision = made_base.notes.get("backbone", ""), made_base.notes.get("revision")
+            name, revision = _base_of_adapter(made_base, base / start)
             save_lora(trained, draft.folder / "adapter", backbone=name, revision=revision)
             tokenizer.save_pretrained(draft.folder / "adapter")
         _save_stable_model(run, trained, tokenizer, draft.folder)
@@ -531,6 +531,19 @@ def _adapt_to_old(run: TrainingRun, model: Any, *, new_head: bool) -> Any:
     merged = merge_lora(trained) if settings.method == "lora" else model
     run.measure(merged, "test", "base", step=step, tokens=run.tokens)
     return merged
+
+
+def _base_of_adapter(made_base: Manifest, start: Path) -> tuple[str, str | None]:
+    """What adapter_config.json names as its base: something that peft's Auto classes can load.
+
+    The backbone itself where the adapter starts from that; else the folder that it starts from,
+    as it was given.
+    """
+    name, revision = made_base.notes.get("backbone", ""), made_base.notes.get("revision")
+    changed = made_base.notes.get("adapted_to_old") or made_base.notes.get("new_head")
+    if made_base.kind == "model" and not changed and (revision or Path(name).is_dir()):
+        return name, revision
+    return str(start), None
 
 
 def _save_stable_model(

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from trialese.artifacts import digest_of, write_artifact
-from trialese.errors import RecipeError
+from trialese.errors import RecipeError, suggest
 from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
 from trialese.records import Example, Predictions, Snapshot, Split
@@ -71,7 +71,7 @@ def ablate_sex(
     """
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
-        raise RecipeError(f"variant {unknown[0]!r} is unknown; use {', '.join(VARIANTS)}")
+        raise RecipeError(f"variant {unknown[0]!r} is unknown; {suggest(unknown[0], VARIANTS)}")
     if settings.sex.labelled is not None:
         raise RecipeError("tasks.sex.labelled: an ablation renders trials anew; give a snapshot")
     full = build_examples("sex", settings, snapshot)

@@ -91,7 +91,14 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare_labels(
-    classifier: Scorer, table: Path, column: str, *, progress: Progress = silent
+    classifier: Scorer,
+    table: Path,
+    column: str,
+    *,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    allow_missing: bool = False,
+    progress: Progress = silent,
 ) -> Agreement:
     """The classifier's labels beside those in a column of `table`, one label a row.
 
@@ -99,16 +106,26 @@ def compare_labels(
     counted. Equal texts are predicted once.
 
     Raises:
-        RecordError: no such file or column, or no row that can be compared.
+        RecordError: no such file or column, or no row that can be compared; without
+            `allow_missing` also where more than half of the rows are left out.
     """
     task = classifier.task
     place = {label: number for number, label in enumerate(task.labels)}
-    rows_read, left_out = read_silver(table, column, task)
+    rows_read, left_out = read_silver(
+        table, column, task, text_column=text_column, id_column=id_column
+    )
     told = [row for row in rows_read if len(row.labels) == 1]
     if len(told) < len(rows_read):
         left_out["several labels"] = len(rows_read) - len(told)
     if not told:
         raise RecordError(f"{table}: every row has several labels in {column!r}; give one a row")
+    missing = left_out.total()
+    if missing > len(told) and not allow_missing:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common(5))
+        raise RecordError(
+            f"{table}: {missing:,} of {missing + len(told):,} rows are left out ({why}); mend the "
+            f"table, or compare the other {len(told):,} with --allow-missing"
+        )
     ids = [row.example_id for row in told]
     texts = [row.text for row in told]
     theirs = [place[row.labels[0]] for row in told]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trialese.artifacts import read_manifest, write_artifact
-from trialese.errors import RecipeError, RecordError
+from trialese.errors import RecipeError, RecordError, suggest
 from trialese.predictions import load_predictions, save_predictions
 from trialese.records import BASELINES, Example, Manifest, Predictions, Task
 from trialese.tasks.task import encode_labels
@@ -45,9 +45,20 @@ def check_system(task: str, system: str, model: Path | None) -> None:
     Raises:
         RecipeError: a model missing or one too many.
     """
-    if (system in BASELINES) != (model is None):
-        needs = "takes no model" if system in BASELINES else "needs the folder of a masked-LM"
-        raise RecipeError(f"{task}: system {system!r} {needs}; baselines: {', '.join(BASELINES)}")
+    if re.fullmatch(r"\w[\w.+-]*", system) is None:
+        raise RecipeError(
+            f"{task}: system {system!r} cannot be a name; take letters, digits, and . _ + -"
+        )
+    if system in BASELINES and model is not None:
+        raise RecipeError(
+            f"{task}: system {system!r} takes no model; leave it out, or give the system another "
+            "name, such as adapted"
+        )
+    if system not in BASELINES and model is None:
+        raise RecipeError(
+            f"{task}: system {system!r} needs the folder of a masked-LM (--model), or to be a "
+            f"baseline; {suggest(system, BASELINES)}"
+        )
 
 
 def fit_baseline(

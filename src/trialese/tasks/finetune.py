@@ -101,8 +101,8 @@ def finetune(
         ArtifactError: no usable model, or the disk refused.
     """
     path, model = Path(path), None if model is None else Path(model)
-    check_system(name, system, model)
     definition = define_task(name, settings)
+    check_system(name, system, model)
     section = definition.section
     found = build_examples(name, settings, snapshot)
     silver = None

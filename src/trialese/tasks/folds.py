@@ -18,7 +18,7 @@ from trialese.artifacts import as_settings, digest_of
 from trialese.collect.snapshot import read_trials
 from trialese.corpus.dedup import cluster_texts, normalise
 from trialese.corpus.split import assign_fold, assign_split
-from trialese.errors import ArtifactError, LeakageError, RecipeError, RecordError
+from trialese.errors import ArtifactError, LeakageError, RecipeError, RecordError, suggest
 from trialese.hub import locate_labelled
 from trialese.records import SPLITS, Example, Predictions, Snapshot, Split, Task
 from trialese.settings import DedupSettings, SplitSettings, TaskSettings, TasksSettings
@@ -121,7 +121,7 @@ def define_task(name: str, settings: TasksSettings) -> TaskDefinition:
         return TASKS[name](settings)
     if name in declared:
         return define_declared(declared[name])
-    raise RecipeError(f"task {name!r} is unknown; use one of {', '.join([*TASKS, *declared])}")
+    raise RecipeError(f"task {name!r} is unknown; {suggest(name, [*TASKS, *declared])}")
 
 
 def settings_of(name: str, section: Mapping[str, Any]) -> TasksSettings:

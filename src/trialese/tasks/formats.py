@@ -18,12 +18,21 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 
 from trialese.artifacts import MANIFEST_NAME, digest_of_file
+from trialese.collect.delimited import (
+    ID_COLUMNS,
+    TEXT_COLUMNS,
+    BadRow,
+    column_named,
+    find_column,
+    names_columns,
+    text_lines,
+)
 from trialese.errors import RecipeError, RecordError
 from trialese.records import Trial
 from trialese.thresholds import decide
@@ -37,9 +46,15 @@ if TYPE_CHECKING:
 Record: TypeAlias = "str | Trial | RawStudy | Reject"
 """What an input is made of, as its source holds it."""
 
+STDIN_SUFFIX = ".stdin"
+"""Of a file with a text a line that came by standard input: a first line is never a header."""
+
 __all__ = [
     "FORMATS",
+    "KNOWN_COLUMNS",
+    "STDIN_SUFFIX",
     "About",
+    "AskedColumns",
     "Format",
     "Layout",
     "Record",
@@ -50,7 +65,6 @@ __all__ = [
     "layout_of",
     "person_line",
     "read_finished",
-    "read_lines",
     "read_records",
     "read_texts",
     "safe_cell",
@@ -72,8 +86,22 @@ class TextToLabel:
     """The text was put together from a trial's fields; the trial's id says it all."""
 
 
-def read_records(path: Path) -> Iterator[Record]:
+class AskedColumns(NamedTuple):
+    """The columns of a table that somebody names; None: those with a known name."""
+
+    text: str | None = None
+    id: str | None = None
+
+
+KNOWN_COLUMNS = AskedColumns()
+"""Those with a known name."""
+
+
+def read_records(path: Path, columns: AskedColumns = KNOWN_COLUMNS) -> Iterator[Record]:
     """The records of a snapshot, a `.txt` with a text a line, or any file that `collect` knows.
+
+    A `.txt` whose first line names columns, as Excel writes "Unicode text", is a table. A blank
+    line is "", so that the others keep their numbers. `columns` go with a table alone.
 
     Raises:
         RecordError: no such file, or one that cannot be understood as a whole.
@@ -82,23 +110,46 @@ def read_records(path: Path) -> Iterator[Record]:
     from trialese.collect.files import read_raw
     from trialese.collect.snapshot import open_snapshot, read_trials
 
-    if (path / MANIFEST_NAME).is_file():
+    if any(columns):
+        yield from _rows_of(path, columns)
+    elif (path / MANIFEST_NAME).is_file():
         yield from read_trials(open_snapshot(path))
-    elif path.suffix.lower() == ".txt":
+    elif path.suffix.lower() in (".txt", STDIN_SUFFIX):
         try:
-            with path.open(encoding="utf-8-sig", errors="strict") as file:
-                yield from read_lines(file)
-        except UnicodeDecodeError as error:
-            raise RecordError(f"{path}: not UTF-8; save it as UTF-8") from error
+            with path.open("rb") as file:
+                is_table = path.suffix != STDIN_SUFFIX and names_columns(file)
+                if not is_table:
+                    with text_lines(file, str(path)) as lines:
+                        yield from (line.strip() for line in lines)
         except OSError as error:
             raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
+        if is_table:
+            yield from read_raw(path)
     else:
         yield from read_raw(path)
 
 
-def read_lines(stream: Iterable[str]) -> Iterator[str]:
-    """The lines that hold something, without blanks around them."""
-    return (line.strip() for line in stream if line.strip())
+def _rows_of(path: Path, columns: AskedColumns) -> Iterator[Record]:
+    """The rows of a table whose columns are named by hand, as bare texts."""
+    from trialese.collect.source import RawStudy, Reject
+    from trialese.collect.tables import read_table, text_cells
+
+    if not path.is_file():
+        raise RecordError(f"{path}: columns can be named of a table alone; give a file of rows")
+    for row in read_table(path, wanted=[name for name in columns if name]):
+        where = f"{path.name}:{row.line}"
+        if isinstance(row, BadRow):
+            yield Reject(origin=where, reason=row.reason, detail=row.detail, nct_id=row.nct_id)
+            continue
+        names = list(row.cells)
+        text, id_ = (
+            column_named(names, asked, where) if asked else find_column(names, known)
+            for asked, known in zip(columns, (TEXT_COLUMNS, ID_COLUMNS), strict=True)
+        )
+        if text is None:
+            raise RecordError(f"{where}: no column of texts; name it with --column")
+        cells = {"id": row.cells.get(id_ or "") if id_ is not None else "", "text": row.cells[text]}
+        yield RawStudy(where, "text", text_cells(cells))
 
 
 def texts_of(
@@ -118,8 +169,10 @@ def texts_of(
             if isinstance(record, Reject):
                 reason = record.reason
             elif isinstance(record, str):
-                texts.append(TextToLabel(row, "", record))
-                continue
+                if record.strip():
+                    texts.append(TextToLabel(row, "", record))
+                    continue
+                reason = "blank_line"
             elif isinstance(record, RawStudy) and record.format == "text":
                 named = text_row(record)
                 texts.append(TextToLabel(row, named.identifier, named.text))

@@ -288,7 +288,7 @@ class _Source:
         check_example(task, labels, where)
         if not (text := clean_text(text)):
             raise RecordError(f"{where}: the text is empty; fill it in or delete the row")
-        return Example(self.name(row), text, labels)
+        return Example(id_of(row.cells, row.number, self.id_column), text, labels)
 
     def labels(self, row: Mapping[str, Any], where: str) -> tuple[str, ...] | Unlabelled:
         """The row's labels, by the task's names where it has them.
@@ -316,13 +316,6 @@ class _Source:
         except BadLabelError as error:
             raise RecordError(f"{where}: {error}") from error
 
-    def name(self, row: TableRow) -> str:
-        """What names the row, or a name made of its number."""
-        if self.id_column is None:
-            return id_of(row.cells, row.number)
-        value = row.cells.get(self.id_column)
-        return f"row-{row.number:06d}" if value in (None, "") else str(value)
-
 
 def _one_row_a_text(rows: list[TableRow | BadRow]) -> list[TableRow | BadRow]:
     """Prodigy's questions "is it this label?", one row a label, as one row a text."""
@@ -344,11 +337,11 @@ def _one_row_a_text(rows: list[TableRow | BadRow]) -> list[TableRow | BadRow]:
     return sorted([*others, *joined], key=lambda row: row.number)
 
 
-def id_of(row: Mapping[str, Any], number: int) -> str:
-    """The row's own name, or one made of its number."""
+def id_of(row: Mapping[str, Any], number: int, column: str | None = None) -> str:
+    """The row's own name, or one made of its number; a mere index is no name."""
     known = [name for name in ID_COLUMNS if name not in ("", "Unnamed: 0")]
-    column = find_column(list(row), known)
-    value = None if column is None else row[column]
+    column = column or find_column(list(row), known)
+    value = None if column is None else row.get(column)
     return f"row-{number:06d}" if value in (None, "") else str(value)
 
 
@@ -414,7 +407,12 @@ class Silver:
 
 
 def read_silver(
-    table: Path, column: str, task: Task, *, text_column: str | None = None
+    table: Path,
+    column: str,
+    task: Task,
+    *,
+    text_column: str | None = None,
+    id_column: str | None = None,
 ) -> tuple[list[Example], Counter[str]]:
     """The rows with a text and labels that the task knows, texts as they stand; the others counted.
 
@@ -425,13 +423,18 @@ def read_silver(
     left_out: Counter[str] = Counter()
     examples: list[Example] = []
     asked: str | None = None
-    for row in read_rows(table):
+    wanted = [name for name in (text_column, id_column) if name]
+    for row in read_rows(table, wanted=wanted):
         if isinstance(row, BadRow):
             left_out[row.reason.replace("_", " ")] += 1
             continue
         where = f"{table}: row {row.number}"
+        if asked is None:
+            names_here = list(row.cells)
+            asked = column_named(names_here, column, where)
+            text_column = text_column and column_named(names_here, text_column, where)
+            id_column = id_column and column_named(names_here, id_column, where)
         text = text_of(row.cells, where, text_column).strip()
-        asked = asked or column_named(list(row.cells), column, where)
         try:
             labels = labels_in(row.cells.get(asked), names)
         except BadLabelError:
@@ -445,7 +448,7 @@ def read_silver(
         elif unknown:
             left_out[f"unknown label {unknown[0]!r}"] += 1
         else:
-            examples.append(Example(id_of(row.cells, row.number), text, labels))
+            examples.append(Example(id_of(row.cells, row.number, id_column), text, labels))
     if not examples:
         raise RecordError(f"{table}: no row has a text and a label of {task.name} in {column!r}")
     return examples, left_out

@@ -32,7 +32,9 @@ from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.progress import Progress, silent
 from trialese.settings import CollectSettings, Precision
 from trialese.tasks.formats import (
+    KNOWN_COLUMNS,
     About,
+    AskedColumns,
     Layout,
     Record,
     TextToLabel,
@@ -41,7 +43,6 @@ from trialese.tasks.formats import (
     layout_of,
     person_line,
     read_finished,
-    read_lines,
     read_records,
     texts_of,
 )
@@ -98,6 +99,8 @@ _CHUNK_RECORDS = 1024
 class LabelledText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One text with the labels it is given and the probability of every label."""
 
+    row: int = 0
+    """Position of its record in the input, from 1; of lines, blank ones are counted."""
     text: str
     labels: tuple[str, ...]
     scores: dict[str, float]
@@ -116,18 +119,19 @@ def predict_inputs(
     *,
     stdin: Iterable[str] | None = None,
     precision: Precision = "fp32",
+    columns: AskedColumns = KNOWN_COLUMNS,
 ) -> Iterator[LabelledText]:
     """One result a text or trial, in their order, streamed.
 
     `inputs` are texts, or the path of one snapshot or file: `.txt` with a text a line, or any kind
-    that `collect` knows. With `stdin`, its lines are the texts.
+    that `collect` knows. With `stdin`, its lines are the texts. `columns` go with a table.
 
     Raises:
         ArtifactError: no classifier at `model`.
         RecordError: an empty text, or a file that cannot be understood.
     """
     scorer = load_scorer(model, precision=precision)
-    for texts in _chunks(scorer, inputs, stdin):
+    for texts in _chunks(scorer, inputs, stdin, columns):
         yield from label_texts(scorer, texts)
 
 
@@ -138,6 +142,7 @@ def stream_inputs(
     *,
     stdin: Iterable[str] | None = None,
     precision: Precision = "fp32",
+    columns: AskedColumns = KNOWN_COLUMNS,
 ) -> Iterator[bytes]:
     """The bytes of the results in a format that can be streamed; see `predict_inputs`.
 
@@ -150,18 +155,18 @@ def stream_inputs(
     scorer = load_scorer(model, precision=precision)
     layout = layout_of(scorer, format_)
     yield layout.header()
-    for texts in _chunks(scorer, inputs, stdin):
+    for texts in _chunks(scorer, inputs, stdin, columns):
         yield layout.part(texts, scorer.predict_proba([each.text for each in texts]))
 
 
 def _chunks(
-    scorer: Scorer, inputs: Sequence[str], stdin: Iterable[str] | None
+    scorer: Scorer, inputs: Sequence[str], stdin: Iterable[str] | None, columns: AskedColumns
 ) -> Iterator[list[TextToLabel]]:
     """What is to be labelled, about a thousand texts at a time."""
     if stdin is not None:
-        records: Iterator[Record] = read_lines(stdin)
+        records: Iterator[Record] = map(str.strip, stdin)
     elif len(inputs) == 1 and exists(inputs[0]):
-        records = read_records(Path(inputs[0]))
+        records = read_records(Path(inputs[0]), columns)
     else:
         if len(inputs) == 1 and looks_like_a_file(inputs[0]):
             raise RecordError(f"{inputs[0]}: no such file; check the path")
@@ -184,13 +189,23 @@ def label_texts(scorer: Scorer, texts: Sequence[TextToLabel]) -> Iterator[Labell
     chosen_on = "0.5" if scorer.thresholds is None else scorer.thresholds.chosen_on
     for each, (labels, chances) in zip(texts, named_results(scorer, scores), strict=True):
         yield LabelledText(
-            text=each.text, labels=labels, scores=chances, nct_id=each.name, thresholds=chosen_on
+            row=each.row,
+            text=each.text,
+            labels=labels,
+            scores=chances,
+            nct_id=each.name,
+            thresholds=chosen_on,
         )
 
 
 def looks_like_a_file(text: str) -> bool:
     """A mistyped path must not be classified as if it were a text."""
-    return re.fullmatch(r"\S+\.(txt|[ct]sv|jsonl?|xml|zip|gz|zst|parquet)", text) is not None
+    return (
+        re.fullmatch(
+            r"\S+\.(txt|tab|[ct]sv|jsonl?|ndjson|xml|zip|gz|zst|parquet|arrow|xlsx?|ods)", text
+        )
+        is not None
+    )
 
 
 def exists(text: str) -> bool:
@@ -242,12 +257,14 @@ def predict_file(
     format_name: str | None = None,
     share: Share | None = None,
     window_records: int = WINDOW_RECORDS,
+    columns: AskedColumns = KNOWN_COLUMNS,
     progress: Progress = silent,
 ) -> About | None:
     """Write the labels of every record of `source` to `out`; None in any process but the first.
 
     `source` is a snapshot or any file that `read_records` knows; the format is that of the
-    extension or `format_name`. Nothing is done if `out` holds just that already.
+    extension or `format_name`; `columns` go with a table. Nothing is done if `out` holds just
+    that already.
 
     Raises:
         RecordError: an input that cannot be understood, or that holds no text for the task.
@@ -258,7 +275,7 @@ def predict_file(
     if not source.exists():
         raise RecordError(f"{source}: no such file; check the path")
     layout = layout_of(scorer, format_of(out, format_name))
-    job = _Job(scorer, layout, source, out, window_records, share)
+    job = _Job(scorer, layout, source, columns, out, window_records, share)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with locked(out) if share.rank == 0 else nullcontext():
@@ -286,15 +303,17 @@ class _Job:
         scorer: Scorer,
         layout: Layout,
         source: Path,
+        columns: AskedColumns,
         out: Path,
         window_records: int,
         share: Share,
     ) -> None:
         self._scorer, self._layout, self._source, self._out = scorer, layout, source, out
+        self._columns = columns
         self._window_records, self._first = window_records, share.rank == 0
         self._folder = work_folder(out)
         self._mark = self._folder / "job.json"
-        self._key = _key_of(scorer, source, layout, window_records)
+        self._key = _key_of(scorer, source, columns, layout, window_records)
         self.finished: About | None = None
 
     def begin(self) -> bool:
@@ -323,7 +342,7 @@ class _Job:
 
     def windows(self) -> Iterator[tuple[int, list[Record]]]:
         """Each window's number and records."""
-        stream = read_records(self._source)
+        stream = read_records(self._source, self._columns)
         window = 0
         while records := list(islice(stream, self._window_records)):
             yield window, records
@@ -423,7 +442,9 @@ class _Job:
         return self._folder / f"{window:08d}.json"
 
 
-def _key_of(scorer: Scorer, source: Path, layout: Layout, window_records: int) -> str:
+def _key_of(
+    scorer: Scorer, source: Path, columns: AskedColumns, layout: Layout, window_records: int
+) -> str:
     from trialese import __version__
     from trialese.collect.collection import snapshot_inputs
 
@@ -436,5 +457,6 @@ def _key_of(scorer: Scorer, source: Path, layout: Layout, window_records: int) -
             "format": layout.format,
             "window_records": window_records,
             "code_version": __version__,
+            "columns": list(columns),
         }
     )

@@ -280,6 +280,7 @@ def finetune_published(
         ArtifactError: no usable model, or the disk refused.
     """
     path, model = Path(path), None if model is None else Path(model)
+    define_task(name, settings)  # a wrong name is told first
     check_system(name, system, model)
     found = build_examples(name, settings, snapshot)
     fitted, held, scored = divide_published(found.task.name, found.examples)

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trialese.artifacts import MANIFEST_NAME, digest_of_folder, read_manifest
+from trialese.artifacts import MANIFEST_NAME, digest_of_folder, read_manifest, verify_owner
 from trialese.errors import ArtifactError, RecordError
 from trialese.parallel import count_cores
 from trialese.progress import Progress, silent
@@ -136,9 +136,20 @@ def model_folder(path: Path) -> Path:
     for folder in (path / "model", path):
         if (folder / _PREPROCESSING).is_file():
             return folder
-    raise ArtifactError(
-        f"{path}: no classifier here (no {_PREPROCESSING}); "
-        "give a folder that `trialese finetune` wrote"
+    raise ArtifactError(f"{path}: no classifier here (no {_PREPROCESSING}): {_what_instead(path)}")
+
+
+def _what_instead(path: Path) -> str:
+    cure = "give a folder that `trialese finetune` or `export` wrote"
+    try:
+        manifest = read_manifest(path)
+    except ArtifactError as error:
+        return str(error).removeprefix(f"{path}: ") + f"; {cure}"
+    if manifest.kind != "classifier":
+        return f"this is a {manifest.kind}; {cure}"
+    return (
+        f"{manifest.settings.get('system', 'this')} is a baseline, of which only the predictions "
+        "are kept, for `trialese evaluate`; give one fitted from a language model"
     )
 
 
@@ -149,7 +160,20 @@ def check_masked_lm(folder: Path) -> None:
         ArtifactError: no configuration of a model there.
     """
     if not (folder / "config.json").is_file():
-        raise ArtifactError(f"{folder}: no model here (no config.json); give a masked-LM folder")
+        cure = "give a masked-LM folder"
+        for inside in (folder / "model", folder.parent / "model"):
+            if (inside / "config.json").is_file():
+                cure = f"give {inside}"
+                break
+        what = "no model here (no config.json)"
+        if (folder / MANIFEST_NAME).is_file():
+            what = f"this is a {read_manifest(folder).kind}, but a masked-LM is needed"
+        elif (folder / "adapter_config.json").is_file():
+            what = "these are the weights of an adapter alone"
+        elif not folder.exists():
+            what = "no such folder"
+        raise ArtifactError(f"{folder}: {what}; {cure}")
+    verify_owner(folder)
 
 
 def origin_of(model: Path) -> str:
@@ -183,6 +207,7 @@ def read_description(folder: Path) -> Description:
             preset = cut.preset
         if thresholds is not None and thresholds.labels != saved.labels:
             raise ValueError(f"{_THRESHOLDS} is of other labels")
+        verify_owner(folder)
         digest = digest_of_folder(folder)
     except (msgspec.DecodeError, OSError, ValueError) as error:
         raise ArtifactError(f"{folder}: damaged classifier ({error}); fit it again") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trialese.errors import LeakageError
 from trialese.records import Audit, Interval, Scores, Verdict
@@ -15,6 +16,8 @@ from trialese.verdict.systems import Comparison, Round, RoundThresholds
 
 __all__ = ["audit_giveaways", "audit_overlap", "audit_scores", "count_overlap", "describe_ablation"]
 
+
+Bools = NDArray[np.bool_]
 
 _TOO_GOOD_F1 = 0.995
 _TOO_GOOD_SUPPORT = 50
@@ -42,7 +45,7 @@ def audit_giveaways(
 ) -> Audit:
     """Words that all but name a label: in at least `least_texts` texts, nearly all with it.
 
-    `texts` are (text, true labels) of the training split. A word counts if the label holds for
+    `texts` are (text, true labels), all that the task has. A word counts if the label holds for
     `least_share` of its texts and for less than half of all others, so that a label that almost
     every text has is not flagged. A finding is a question, not an error: "female" should tell
     who may enrol if the text says so, and should not if it is the answer's own field.
@@ -71,7 +74,7 @@ def audit_giveaways(
     return Audit(
         name="no single word gives a label away",
         passed=not found,
-        finding=f"{len(found)} do: {shown}" if found else f"none in {len(texts):,} training texts",
+        finding=f"{len(found)} do: {shown}" if found else f"none in {len(texts):,} labelled texts",
     )
 
 
@@ -118,16 +121,31 @@ def _unseen_on_tune(comparison: Comparison) -> Audit:
 
 def _contradictory(comparison: Comparison) -> Audit:
     """Near-identical texts with different labels bound what any classifier can reach."""
-    truths: dict[str, set[bytes]] = {}
-    for each in comparison.rounds:
+    first = [each for each in comparison.rounds if each.seed == comparison.seeds[0]]
+    members: dict[str, list[Bools]] = {}
+    for each in first:
         for cluster, row in zip(each.clusters, each.truth, strict=True):
-            truths.setdefault(cluster, set()).add(row.tobytes())
-    torn = {cluster for cluster, found in truths.items() if len(found) > 1}
-    return Audit(
-        name="near-identical texts have the same labels",
-        passed=not torn,
-        finding=f"{len(torn):,} of {len(truths):,} clusters hold texts with different labels",
-    )
+            members.setdefault(cluster, []).append(row)
+    several = [np.array(rows) for rows in members.values() if len(rows) > 1]
+    torn = sum(bool((rows != rows[0]).any()) for rows in several)
+    finding = f"{torn:,} of {len(members):,} clusters hold texts with different labels"
+    if torn:
+        finding += (
+            f"; among the {len(several):,} with several texts, one text's labels predict "
+            f"another's with micro-F1 {_agreement(several):.2f}: a ceiling for any classifier there"
+        )
+    return Audit(name="near-identical texts have the same labels", passed=not torn, finding=finding)
+
+
+def _agreement(clusters: Sequence[Bools]) -> float:
+    """Micro-F1 of one text's labels as a guess at another's, each cluster counted once."""
+    hits = sizes = 0.0
+    for rows in clusters:
+        count, held = len(rows), rows.sum(axis=0)
+        pairs = count * (count - 1)
+        hits += float((held * (held - 1)).sum()) / pairs
+        sizes += float(held.sum()) * (count - 1) / pairs
+    return hits / sizes if sizes else 1.0
 
 
 def _too_good(scores: Sequence[Scores]) -> Audit:

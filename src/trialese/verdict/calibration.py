@@ -24,6 +24,7 @@ __all__ = [
     "Reliability",
     "apply_temperature",
     "calibration_figures",
+    "choose_label_levels",
     "choose_level",
     "fit_temperature",
     "measure_calibration",
@@ -38,6 +39,9 @@ Bools = NDArray[np.bool_]
 Kind = Literal["multilabel", "multiclass"]
 
 BINS = 15
+FLOOR = 0.05
+"""Forecasts below it play no part in the calibration error."""
+_EDGES = np.array([FLOOR, 0.2, 0.4, 0.6, 0.8, 1.0])
 _EDGE = 1e-7
 _COLDEST, _HOTTEST = 0.05, 20.0
 _GOLDEN = (5**0.5 - 1) / 2
@@ -93,29 +97,41 @@ def apply_temperature(scores: Floats, temperature: float, *, kind: Kind) -> Floa
     return probabilities(np.log(np.clip(scores, _EDGE, 1 - _EDGE)) / temperature, kind)
 
 
-def calibration_figures(scores: Floats, truth: Bools, *, kind: Kind) -> Floats:
-    """Figures of each row, (rows, 17), whose sums are what `measure_calibration` takes.
+def calibration_figures(scores: Floats, truth: Bools) -> Floats:
+    """Figures of each row, (rows, 2 + 15 x labels), whose sums `measure_calibration` takes.
 
-    Columns: mean squared error of the row's scores; in each of 15 bins the sum of forecast minus
-    outcome, divided by the number of forecasts a row; and 1, which counts rows.
+    Columns: mean squared error of the row's scores; of each label in each of five bins from
+    `FLOOR` up the gap forecast - outcome, the variance of the outcome if the forecast is right,
+    and a count; and 1, which counts rows. Forecasts below the floor are left out: nearly all of
+    a rare label's are close to 0 and right whatever the system.
     """
-    forecast, outcome = _forecasts(scores, truth, kind)  # (rows, forecasts a row)
-    bins = _bin(forecast)
-    gaps = np.zeros((len(scores), BINS))
-    error = (forecast - outcome) / forecast.shape[1]
-    np.add.at(gaps, (np.arange(len(scores))[:, None], bins), error)
+    rows, labels = scores.shape
+    bins = np.clip(np.searchsorted(_EDGES, scores, side="right") - 1, 0, len(_EDGES) - 2)
+    parts = np.stack([scores - truth, scores * (1 - scores), np.ones(scores.shape)])
+    cells = np.zeros((3, rows, labels, len(_EDGES) - 1))
+    np.put_along_axis(cells, bins[None, ..., None], (parts * (scores >= FLOOR))[..., None], axis=-1)
     squared = ((scores - truth) ** 2).mean(axis=1)
-    return np.column_stack([squared, gaps, np.ones(len(scores))])
+    by_part = cells.transpose(1, 0, 2, 3).reshape(rows, -1)
+    return np.column_stack([squared, by_part, np.ones(rows)])
 
 
-def measure_calibration(sums: Floats) -> tuple[Floats, Floats]:
-    """Brier score and expected calibration error from sums of `calibration_figures`, each (...).
+def measure_calibration(sums: Floats, labels: int) -> tuple[Floats, Floats]:
+    """Brier score and squared calibration error from sums of `calibration_figures`, each (...).
 
-    Brier (1950): the mean squared error of a score. Calibration error (Naeini et al. 2015): the
-    gap between mean forecast and share that came true, weighted by the forecasts in each bin.
+    Brier (1950): the mean squared error of a score. Calibration error: of each label the squared
+    gap between mean forecast and share that came true, weighted by the forecasts in each bin, less
+    what chance alone adds to it (Ferro & Fricker 2012; Kumar et al. 2019), and averaged over the
+    labels. It is about 0, and below it half the time, for a model that is right; its root is on
+    the scale of a probability.
     """
+    parts = sums[..., 1:-1].reshape(*sums.shape[:-1], 3, labels, -1)
+    gap, variance, count = np.moveaxis(parts, -3, 0)
+    excess = (gap**2 - variance) / np.maximum(count, 1e-12) * (count > 0)
+    forecasts = count.sum(axis=-1)
+    by_label = excess.sum(axis=-1) / np.maximum(forecasts, 1e-12)
+    told = np.maximum((forecasts > 0).sum(axis=-1), 1)
     rows = np.maximum(sums[..., -1], 1e-12)
-    return sums[..., 0] / rows, np.abs(sums[..., 1:-1]).sum(axis=-1) / rows
+    return sums[..., 0] / rows, by_label.sum(axis=-1) / told
 
 
 def reliability(scores: Floats, truth: Bools, *, kind: Kind) -> Reliability:
@@ -164,6 +180,28 @@ def choose_level(
     first_of_equals = np.concatenate([[True], level[1:] != level[:-1]])
     kept = first_of_equals & ((below + 1) / (count + 1) <= miss_rate + 1e-12)
     return float(level[kept].max()) if kept.any() else 0.0
+
+
+def choose_label_levels(
+    scores: Floats, truth: Bools, clusters: Sequence[str], *, miss_rate: float
+) -> Floats:
+    """A level for each label, (labels,), that keeps the promise for the texts with that label.
+
+    For tune rows. A label in too few clusters to promise anything gets 0: it is in every set.
+    """
+    names = np.array(clusters)
+    return np.array(
+        [
+            choose_level(
+                scores[held][:, [label]],
+                truth[held][:, [label]],
+                names[held].tolist(),
+                miss_rate=miss_rate,
+            )
+            for label in range(truth.shape[1])
+            for held in (truth[:, label],)
+        ]
+    )
 
 
 def missed_share(sets: Bools, truth: Bools) -> Floats:

@@ -45,6 +45,8 @@ def _flattened(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield name, listed if len(plain) == len(value) else f"{len(value)} (in verdict.json)"
     elif isinstance(value, int) and not isinstance(value, bool):
         yield name, f"{value:,}"
+    elif isinstance(value, float):
+        yield name, f"{value:.5g}"
     else:
         yield name, "not known" if value is None else str(value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from trialese import __version__
@@ -13,7 +14,7 @@ from trialese.records import Audit, Predictions, Thresholds, Verdict
 from trialese.settings import VerdictSettings
 from trialese.thresholds import choose_thresholds
 from trialese.verdict.audits import audit_overlap, audit_scores
-from trialese.verdict.scores import averages_of, score, score_groups
+from trialese.verdict.scores import averages_of, score, score_groups, score_slices
 from trialese.verdict.significance import compare, count_discordant
 from trialese.verdict.systems import Comparison, align_systems
 
@@ -27,6 +28,7 @@ def judge(
     allow_overlap: bool = False,
     audits: Sequence[Audit] = (),
     groups: Mapping[str, str] | None = None,
+    slices: Mapping[str, Mapping[str, str]] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """The verdict on one task: scores with intervals, paired differences, audits, signature.
@@ -38,8 +40,11 @@ def judge(
     and seed, so they tell how far other test texts could move a figure; they do not tell how far
     other training runs could. `audits` are findings of earlier stages, such as `audit_giveaways`,
     to be shown with the verdict's own. `groups` (label -> coarser group) gives a second view: the
-    same decisions, a group given where one of its labels is. `about` goes into the notes:
-    `synthetic` (true for made-up trials) and `models` (system -> what its language model is) are
+    same decisions, a group given where one of its labels is. `slices` (name -> id -> part, such as
+    "phase" -> id -> "PHASE2") asks for scores by part; texts with one label and with several are
+    always told apart. `about` goes into the notes:
+    `synthetic` (true for made-up trials), `silver` (system -> how many texts labelled by a model it
+    learnt from, which the signature names) and `models` (system -> what its language model is) are
     said with every table.
 
     Raises:
@@ -61,7 +66,7 @@ def judge(
         task=comparison.task,
         kind=comparison.kind,
         labels=comparison.labels,
-        signature=_signature(comparison, settings, leaked),
+        signature=_signature(comparison, settings, leaked, (about or {}).get("silver", {})),
         rows=len({text for each in comparison.rounds for text in each.ids}),
         clusters=len({cluster for each in comparison.rounds for cluster in each.clusters}),
         scores=scores,
@@ -88,9 +93,32 @@ def judge(
             },
             "confusions": {system: board.confusions(system) for system in comparison.systems},
             "mcnemar": count_discordant(comparison),
+            "set_coverage": {
+                system: [
+                    msgspec.to_builtins(board.coverage.interval(system, label))
+                    for label in comparison.labels
+                ]
+                for system in comparison.systems
+            },
+            "slices": score_slices(
+                comparison, board.decided, {**_label_counts(comparison), **(slices or {})}, settings
+            ),
             "groups": score_groups(comparison, board.decided, groups, settings) if groups else {},
         },
     )
+
+
+def _label_counts(comparison: Comparison) -> dict[str, dict[str, str]]:
+    """Of a multilabel task, whether each text has one true label, several or none."""
+    if comparison.kind == "multiclass":
+        return {}
+    words = ("no label", "one label", "several labels")
+    counts = {
+        text: words[min(int(count), 2)]
+        for each in comparison.rounds
+        for text, count in zip(each.ids, each.truth.sum(axis=1), strict=True)
+    }
+    return {"labels of a text": counts}
 
 
 def _median_thresholds(
@@ -105,7 +133,9 @@ def _median_thresholds(
     return found
 
 
-def _signature(comparison: Comparison, settings: VerdictSettings, leaked: int) -> str:
+def _signature(
+    comparison: Comparison, settings: VerdictSettings, leaked: int, silver: Mapping[str, int]
+) -> str:
     """What the scores depend on, in one line; parts after the seed only if not the default."""
     cut_offs = "tune" if settings.threshold is None else f"{settings.threshold:g}"
     if comparison.kind == "multiclass":
@@ -122,6 +152,10 @@ def _signature(comparison: Comparison, settings: VerdictSettings, leaked: int) -
         parts.append(f"ci={settings.confidence:g}")
     if settings.threshold_shrinkage != default.threshold_shrinkage and cut_offs == "tune":
         parts.append(f"shrink={settings.threshold_shrinkage:g}")
+    if settings.label_sets != default.label_sets:
+        parts.append(f"sets={settings.label_sets}")
+    if silver:
+        parts.append("SILVER=" + ",".join(f"{name}:{texts}" for name, texts in silver.items()))
     if leaked:
         parts.append(f"OVERLAP={leaked}")
     return "|".join([*parts, f"v{__version__}"])

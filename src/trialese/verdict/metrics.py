@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DecisionMetrics", "measure", "pseudo_counts", "row_figures"]
+__all__ = ["DecisionMetrics", "measure", "pseudo_counts", "ranking_scores", "row_figures"]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -95,6 +95,27 @@ def measure(sums: Floats) -> DecisionMetrics:
         },
         extra={"label_accuracy": samples[3], "subset_accuracy": samples[4]},
     )
+
+
+def ranking_scores(scores: Floats, truth: Bools, weights: Floats) -> tuple[Floats, Floats]:
+    """Average precision and area under the ROC curve, each (resamples,), of one label.
+
+    Threshold-free: how well `scores` (rows,) rank the rows where `truth` (rows,) is true before
+    the others. `weights` is (resamples, rows), how often each row was drawn. As in scikit-learn,
+    rows of equal score are passed at once. NaN where a resample has no such row or no other.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked, weighted = scores[order], weights[:, order]
+    last = np.append(ranked[1:] != ranked[:-1], True)
+    hits = np.cumsum(weighted * truth[order], axis=1)[:, last]
+    misses = np.cumsum(weighted * ~truth[order], axis=1)[:, last]
+    found, wrong = hits[:, -1:], misses[:, -1:]
+    new_hits = np.diff(hits, axis=1, prepend=0.0)
+    new_misses = np.diff(misses, axis=1, prepend=0.0)
+    precision = _ratio((new_hits * _ratio(hits, hits + misses)).sum(axis=1), found[:, 0])
+    area = _ratio((new_misses * (hits - new_hits / 2)).sum(axis=1), (found * wrong)[:, 0])
+    alone = (found[:, 0] == 0) | (wrong[:, 0] == 0)
+    return np.where(alone, np.nan, precision), np.where(alone, np.nan, area)
 
 
 def pseudo_counts(labels: int) -> Floats:

@@ -121,6 +121,15 @@ def _task(verdict: Verdict) -> dict[str, Any]:
             if name not in BASELINES
         ],
         "least_forecasts": LEAST_FORECASTS,
+        "coverage": [
+            {"label": label, "cells": cells}
+            for label, *cells in zip(
+                verdict.labels,
+                *(verdict.notes.get("set_coverage", {}).get(s.system, ()) for s in verdict.scores),
+                strict=False,
+            )
+        ],
+        "slices": verdict.notes.get("slices", {}),
         "groups": group_rows(verdict),
         "confusions": _confusions(verdict),
         "matrix": _matrix(verdict),
@@ -305,7 +314,7 @@ def _write_cards(folder: Path, verdicts: Sequence[Verdict], context: Mapping[str
     for verdict in verdicts:
         for system in (scores.system for scores in verdict.scores):
             if system not in BASELINES:
-                home = folder / f"{verdict.task}-{system}"
+                home = folder / re.sub(r"[^\w.+-]", "_", f"{verdict.task}-{system}")
                 home.mkdir()
                 card = format_model_card(verdict, system, context=context)
                 (home / "README.md").write_text(card, encoding="utf-8")
@@ -326,7 +335,7 @@ def load_verdicts(path: Path) -> list[Verdict]:
 
 
 def _load(path: Path) -> _File:
-    read_manifest(path, kind="verdict")
+    read_manifest(path, kind="verdict", verify=True)
     file = path / "verdict.json"
     try:
         return msgspec.json.decode(file.read_bytes(), type=_File)

@@ -23,13 +23,14 @@ from trialese.thresholds import decide
 from trialese.verdict.calibration import (
     apply_temperature,
     calibration_figures,
+    choose_label_levels,
     choose_level,
     fit_temperature,
     measure_calibration,
     reliability,
     set_figures,
 )
-from trialese.verdict.metrics import AVERAGES, measure, pseudo_counts, row_figures
+from trialese.verdict.metrics import AVERAGES, measure, pseudo_counts, ranking_scores, row_figures
 from trialese.verdict.systems import Comparison, Round, RoundThresholds
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "score",
     "score_decisions",
     "score_groups",
+    "score_slices",
     "smooth_labels",
     "tabulate",
     "tabulate_decisions",
@@ -94,12 +96,12 @@ class Table:
     def interval(self, system: str, name: str, *, centred: bool = False) -> Interval:
         """The figure with its percentile interval.
 
-        A sum of absolute values, such as a calibration error, grows with resampling; `centred`
-        takes that growth off the interval, which then lies around the figure, never below 0.
+        A sum of squares, such as a calibration error, grows with resampling; `centred` takes that
+        growth off the interval, which then lies around the figure.
         """
         point, draws = self.point(system, name), self.drawn(system, name)
         if centred:
-            draws = np.maximum(draws - (draws.mean() - point), 0.0)
+            draws = draws - (draws.mean() - point)
         return self._with_point(name, interval(point, draws, confidence=self.confidence))
 
     def difference(self, system: str, rival: str, name: str) -> Interval:
@@ -226,6 +228,10 @@ def _of_seed(
 
 
 _CALIBRATION = ("brier", "ece", "brier_cooled", "ece_cooled")
+_SECONDARY = (
+    500  # resamples at most of figures that nothing is decided by, and that have many parts
+)
+_RANKINGS = 200  # of those that must be sorted
 _SETS = ("set_recall", "set_labels", "abstained", "answered_f1")
 
 
@@ -240,6 +246,8 @@ class Scoreboard:
     decisions: Table
     calibration: Table
     sets: Table
+    coverage: Table
+    ranking: dict[str, dict[str, Interval]]
 
     def scores(self, system: str) -> Scores:
         """All figures of one system with their intervals."""
@@ -249,8 +257,11 @@ class Scoreboard:
             extra = {name: figure(name) for name in accuracy}
         else:
             extra = {"accuracy": figure("subset_accuracy")}
-        for name in _CALIBRATION:
-            extra[name] = self.calibration.interval(system, name, centred=name.startswith("ece"))
+        extra |= self.ranking[system]
+        for name in ("brier", "brier_cooled"):
+            extra[name] = self.calibration.interval(system, name)
+        for name in ("ece", "ece_cooled"):
+            extra[name] = _root(self.calibration.interval(system, name, centred=True))
         extra |= {name: self.sets.interval(system, name) for name in _SETS}
         labels, averages = score_decisions(
             self.decisions, system, self.comparison.labels, averages_of(self.comparison)
@@ -309,15 +320,15 @@ def score(
 ) -> Scoreboard:
     """The scoreboard. Cut-offs, temperatures and set levels all come from the round's tune rows."""
     kind = comparison.kind
+    fewer = msgspec.structs.replace(settings, resamples=min(settings.resamples, _SECONDARY))
     decided, temperatures, sets = {}, {}, {}
     for system in comparison.systems:
         for each in comparison.rounds:
             key, tune, test = (system, each.seed, each.fold), each.tune[system], each.test[system]
             decided[key] = decide(test.scores, kind, np.array(thresholds[key].values))
             temperatures[key] = fit_temperature(tune.scores, tune.truth, kind=kind)
-            level = choose_level(
-                tune.scores, tune.truth, tune.clusters, miss_rate=settings.miss_rate
-            )
+            choose = choose_label_levels if settings.label_sets == "by_label" else choose_level
+            level = choose(tune.scores, tune.truth, tune.clusters, miss_rate=settings.miss_rate)
             sets[key] = test.scores >= level
 
     def decision_figures(system: str, each: Round) -> Floats:
@@ -326,8 +337,11 @@ def score(
     def forecast_figures(system: str, each: Round) -> Floats:
         given = each.test[system].scores
         cooled = apply_temperature(given, temperatures[system, each.seed, each.fold], kind=kind)
-        parts = [calibration_figures(s, each.truth, kind=kind) for s in (given, cooled)]
-        return np.hstack(parts)
+        return np.hstack([calibration_figures(s, each.truth) for s in (given, cooled)])
+
+    def coverage_figures(system: str, each: Round) -> Floats:
+        inside = sets[system, each.seed, each.fold]
+        return np.hstack([each.truth & inside, each.truth & ~inside]).astype(np.float64)
 
     def label_set_figures(system: str, each: Round) -> Floats:
         key = (system, each.seed, each.fold)
@@ -339,9 +353,60 @@ def score(
         decided=decided,
         temperatures=temperatures,
         decisions=tabulate_decisions(comparison, decision_figures, comparison.labels, settings),
-        calibration=tabulate(comparison, forecast_figures, _flat_forecasts, _CALIBRATION, settings),
+        calibration=tabulate(
+            comparison,
+            forecast_figures,
+            partial(_flat_forecasts, len(comparison.labels)),
+            _CALIBRATION,
+            fewer,
+        ),
         sets=tabulate(comparison, label_set_figures, _flat_sets, _SETS, settings),
+        coverage=tabulate(
+            comparison,
+            coverage_figures,
+            _flat_coverage,
+            comparison.labels,
+            settings,
+            smoothing=Smoothing(
+                np.full(2 * len(comparison.labels), 1 / 3),
+                np.ones(len(comparison.labels), np.bool_),
+            ),
+        ),
+        ranking=_rank(comparison, msgspec.structs.replace(fewer, resamples=_RANKINGS)),
     )
+
+
+def _rank(comparison: Comparison, settings: VerdictSettings) -> dict[str, dict[str, Interval]]:
+    """Average precision and AUROC of each system: means over labels, folds of a seed pooled."""
+    clusters = sorted({cluster for each in comparison.rounds for cluster in each.clusters})
+    place = {name: number for number, name in enumerate(clusters)}
+    drawn = np.random.default_rng([settings.seed, 4]).multinomial(
+        len(clusters), np.full(len(clusters), 1 / len(clusters)), settings.resamples
+    )
+    counts = np.vstack([np.ones(len(clusters)), drawn])  # first as measured, then the resamples
+    found: dict[str, dict[str, Interval]] = {}
+    for system in comparison.systems:
+        by_seed = []
+        for seed in comparison.seeds:
+            rounds = [each for each in comparison.rounds if each.seed == seed]
+            weights = counts[:, [place[name] for each in rounds for name in each.clusters]]
+            scores = np.concatenate([each.test[system].scores for each in rounds])
+            truth = np.concatenate([each.truth for each in rounds])
+            held = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
+            pairs = [ranking_scores(scores[:, n], truth[:, n], weights) for n in held]
+            by_seed.append(np.nanmean(np.array(pairs), axis=0))  # (2, 1 + resamples)
+        both = np.mean(by_seed, axis=0)
+        found[system] = {
+            name: interval(values[0], values[1:], confidence=settings.confidence)
+            for name, values in zip(("average_precision", "auroc"), both, strict=True)
+        }
+    return found
+
+
+def _root(found: Interval) -> Interval:
+    """The root of a squared figure; 0 where chance alone took it below 0."""
+    parts = (found.point, found.low, found.high)
+    return Interval(*(round(max(each, 0.0) ** 0.5, 10) for each in parts))
 
 
 def tabulate_decisions(
@@ -412,16 +477,89 @@ def flat_decisions(sums: Floats) -> Floats:
     return np.concatenate(parts, axis=-1)
 
 
-def _flat_forecasts(sums: Floats) -> Floats:
-    half = sums.shape[-1] // 2
-    parts = [*measure_calibration(sums[..., :half]), *measure_calibration(sums[..., half:])]
-    return np.stack(parts, axis=-1)
+def _flat_forecasts(labels: int, sums: Floats) -> Floats:
+    halves = np.split(sums, 2, axis=-1)
+    return np.stack([x for half in halves for x in measure_calibration(half, labels)], axis=-1)
+
+
+def _flat_coverage(sums: Floats) -> Floats:
+    inside, outside = np.split(sums, 2, axis=-1)
+    return np.divide(inside, inside + outside, out=np.zeros_like(inside), where=inside > 0)
 
 
 def _flat_sets(sums: Floats) -> Floats:
     missed, clusters, labels, left, tp, fp, fn, rows = np.moveaxis(sums, -1, 0)
     answered = np.divide(2 * tp, 2 * tp + fp + fn, out=np.zeros_like(tp), where=tp > 0)
     return np.stack([1 - missed / clusters, labels / rows, left / rows, answered], axis=-1)
+
+
+def score_slices(
+    comparison: Comparison,
+    decided: Mapping[tuple[str, int, int], Bools],
+    slices: Mapping[str, Mapping[str, str]],
+    settings: VerdictSettings,
+) -> dict[str, list[dict[str, Any]]]:
+    """Of each slice its parts: name, texts, and by system micro-F1, recall and "all labels found".
+
+    `slices` gives, by the slice's name, the part of each text, such as "phase" -> id -> "PHASE2";
+    texts without a part are left out. `decided` holds the labels by system, seed and fold. "All
+    labels found" is the share of texts none of whose true labels is missed.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    tested = {text for each in comparison.rounds for text in each.ids}
+    for name, part_of in slices.items():
+        parts = sorted({part_of[text] for text in tested if text in part_of})
+        if not parts:
+            continue
+        table = tabulate(
+            comparison,
+            partial(_slice_figures, decided, part_of, parts),
+            _flat_slices,
+            [f"{figure}:{part}" for part in parts for figure in _SLICED],
+            msgspec.structs.replace(settings, resamples=min(settings.resamples, _SECONDARY)),
+        )
+        found[name] = [
+            {
+                "part": part,
+                "texts": sum(part_of.get(text) == part for text in tested),
+                "scores": {
+                    system: {
+                        figure: msgspec.to_builtins(table.interval(system, f"{figure}:{part}"))
+                        for figure in _SLICED
+                    }
+                    for system in comparison.systems
+                },
+            }
+            for part in parts
+        ]
+    return found
+
+
+_SLICED = ("micro-f1", "recall", "all_found")
+
+
+def _slice_figures(
+    decided: Mapping[tuple[str, int, int], Bools],
+    part_of: Mapping[str, str],
+    parts: Sequence[str],
+    system: str,
+    each: Round,
+) -> Floats:
+    given = decided[system, each.seed, each.fold]
+    hits, wrong, missed = (
+        (cells).sum(axis=1)
+        for cells in (given & each.truth, given & ~each.truth, ~given & each.truth)
+    )
+    figures = np.column_stack([hits, wrong, missed, missed == 0, np.ones(len(hits))])
+    member = np.array([[part_of.get(text) == part for part in parts] for text in each.ids])
+    return np.asarray(figures[:, None, :] * member[:, :, None]).reshape(len(hits), -1)
+
+
+def _flat_slices(sums: Floats) -> Floats:
+    hits, wrong, missed, found, rows = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 5), -1, 0)
+    pairs = ((2 * hits, 2 * hits + wrong + missed), (hits, hits + missed), (found, rows))
+    shares = [np.divide(a, b, out=np.zeros_like(a), where=b > 0) for a, b in pairs]
+    return np.stack(shares, axis=-1).reshape(*sums.shape[:-1], -1)
 
 
 def score_groups(

@@ -15,7 +15,15 @@ from trialese.errors import RecordError
 from trialese.predictions import check_predictions
 from trialese.records import BASELINES, Predictions, Thresholds
 
-__all__ = ["Comparison", "Round", "RoundThresholds", "align_systems"]
+__all__ = [
+    "Comparison",
+    "Round",
+    "RoundThresholds",
+    "align_systems",
+    "guess_prior",
+    "share_folds",
+]
+
 
 _LEADERS = ("adapted", "control", "base")
 
@@ -73,6 +81,54 @@ class Comparison:
             total.update(msgspec.json.encode([each.seed, each.fold, each.ids, each.clusters]))
             total.update(each.truth.tobytes())
         return total.hexdigest()
+
+
+def guess_prior(given: Sequence[Predictions]) -> list[Predictions]:
+    """A system "prior" beside another one: every text gets the shares of the labels in tune.
+
+    For each tune and test run of `given`, from the tune rows of the same seed and fold.
+    """
+    rates = {
+        (run.seed, run.fold): (run.truth.mean(axis=0), frozenset(run.clusters))
+        for run in given
+        if run.split == "tune" and run.ids
+    }
+    found = []
+    for run in given:
+        if (run.seed, run.fold) in rates:
+            rate, clusters = rates[run.seed, run.fold]
+            scores = np.broadcast_to(rate, run.truth.shape).astype(np.float64)
+            found.append(
+                replace(
+                    run, system="prior", scores=scores, trained_on=clusters, model_digest="prior"
+                )
+            )
+    return found
+
+
+def share_folds(
+    runs: Mapping[str, Sequence[Predictions]],
+) -> tuple[dict[str, list[Predictions]], list[str]]:
+    """The runs of the seeds and folds that every system has, and what was left out, in words.
+
+    Raises:
+        RecordError: no seed and fold that all have.
+    """
+    keys = {name: {(run.seed, run.fold) for run in given} for name, given in runs.items()}
+    shared = set.intersection(*keys.values())
+    if not shared:
+        raise RecordError(
+            f"{', '.join(runs)} share no seed and fold; fit them with the same seeds and run_folds"
+        )
+    left_out = []
+    for seed, fold in sorted(set().union(*keys.values()) - shared):
+        lacking = " and ".join(name for name, known in keys.items() if (seed, fold) not in known)
+        left_out.append(f"seed {seed}, fold {fold} ({lacking} lacks it)")
+    kept = {
+        name: [run for run in given if (run.seed, run.fold) in shared]
+        for name, given in runs.items()
+    }
+    return kept, left_out
 
 
 def align_systems(runs: Mapping[str, Sequence[Predictions]]) -> Comparison:

@@ -43,6 +43,8 @@ METRICS = {
     "accuracy": "accuracy",
     "label_accuracy": "1 − Hamming loss",
     "subset_accuracy": "exact match",
+    "average_precision": "average precision (mean over labels)",
+    "auroc": "AUROC (mean over labels)",
     "brier": "Brier score",
     "ece": "calibration error",
     "brier_cooled": "Brier score after temperature",
@@ -353,6 +355,7 @@ def _markdown(verdict: Verdict) -> Iterator[str]:
     for scores in verdict.scores:
         yield from classification_report(scores, verdict)
     yield from _groups(verdict)
+    yield from _slices(verdict)
     yield "## Paired differences\n"
     once = "One training run each. " if trained_once(verdict) else ""
     yield f"{once}P-values of the primary figure are adjusted together; the rest is exploratory.\n"
@@ -384,6 +387,25 @@ def _groups(verdict: Verdict) -> Iterator[str]:
         cells = [f"{f1.point:.4f} {in_brackets(f1)}" for f1 in row.cells]
         yield f"| {row.name} | {' | '.join(cells)} | {row.support} |"
     yield ""
+
+
+def _slices(verdict: Verdict) -> Iterator[str]:
+    """Scores of parts of the texts, such as those with several labels."""
+    for name, parts in verdict.notes.get("slices", {}).items():
+        systems = [scores.system for scores in verdict.scores]
+        yield f"## By {name}\n"
+        yield "Micro-F1 with its interval; share of true labels found; share of texts with all.\n"
+        yield f"| {name} | {' | '.join(systems)} | texts |"
+        yield f"|---|{'---|' * len(systems)}--:|"
+        for row in parts:
+            cells = []
+            for system in systems:
+                found = row["scores"][system]
+                f1 = msgspec.convert(found["micro-f1"], Interval)
+                recall, whole = found["recall"]["point"], found["all_found"]["point"]
+                cells.append(f"{f1.point:.4f} {in_brackets(f1)}; {recall:.2f}; {whole:.2f}")
+            yield f"| {row['part']} | {' | '.join(cells)} | {row['texts']} |"
+        yield ""
 
 
 @dataclass(frozen=True, slots=True)
