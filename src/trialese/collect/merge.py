@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from trialese.collect.parse import Parsed, parse_study
 from trialese.collect.source import SYNTHETIC_NOTICE, RawStudy, Reject, StudyError
+from trialese.collect.vocabulary import study_number
 from trialese.errors import RecordError
 from trialese.records import ATTRIBUTION, Trial
 
@@ -194,7 +195,7 @@ class TrialMerger:
             if owner not in (None, nct_id) and self._renamed.get(owner or "") != nct_id:
                 self.aliases += 1
             elif self._known and self._is_known(
-                (nct_id, *aliases[row], nct_id.partition("-")[0]), digests[row]
+                (nct_id, *aliases[row], study_number(nct_id)), digests[row]
             ):
                 self.known += 1
             else:
@@ -243,13 +244,8 @@ class TrialMerger:
             return table
         alone, merged = [], []
         for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
-            records = table.slice(start, end - start)
-            texts = _different_texts(records) if end - start > 1 else []
-            row = self._merge(records) if end - start > 1 and not texts else None
-            if texts:
-                self.duplicates -= len(texts) - 1
-                merged.extend(texts)
-            elif row is None:
+            row = self._merge(table.slice(start, end - start)) if end - start > 1 else None
+            if row is None:
                 alone.append(start)
             else:
                 merged.append(row)
@@ -295,23 +291,6 @@ class TrialMerger:
     def _is_known(self, names: tuple[str, ...], digest: str) -> bool:
         held = [self._known[name] for name in names if name in self._known]
         return bool(held) and held[0] in (None, digest)
-
-
-def _different_texts(records: pa.Table) -> list[dict[str, Any]]:
-    """The rows of bare texts that share a number and are not the same; [] for other records.
-
-    Passages of one trial: the first keeps the number, the others have the beginning of their digest
-    behind it, as in NCT00000001-3f2a9c.
-    """
-    if set(records["format"].to_pylist()) != {"text"}:
-        return []
-    rows = list({row["content_digest"]: row for row in records.to_pylist()}.values())
-    values = [{row[name] for row in rows if row[name]} for name in ("why_stopped", *_TEXTS)]
-    if all(len(different) < 2 for different in values):
-        return []  # a reason and a description fill one row
-    for row in rows[1:]:
-        row["nct_id"] += f"-{row['content_digest'][:6]}"
-    return [{name: row[name] for name in _COLUMNS.names} for row in rows]
 
 
 class _Head:
@@ -424,7 +403,6 @@ CSV_NOTICE = (
     "the website's CSV holds no eligibility criteria, no detailed description, no keywords and "
     "no reason for stopping"
 )
-_TEXTS = ("detailed_description", "brief_title")
 _REPORT_EVERY = 500
 _MOST_EXAMPLES = 10
 
