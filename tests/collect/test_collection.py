@@ -119,3 +119,21 @@ def test_fields_that_cannot_be_read_are_counted_and_rejects_are_named(tmp_path, 
     assert examples[0] == "NCT00000001 enrollment: enrollment 'many' is no number"
     assert len(examples) == 3
     assert [reject.nct_id for reject in read_rejects(snapshot)] == ["NCT00000003", "NCT00000004"]
+
+
+def test_every_reject_names_its_study_where_a_number_can_be_made_out(tmp_path, study_maker):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "whole.json").write_text(json.dumps(study_maker(1)))
+    (folder / "NCT00000002.json").write_bytes(b"")
+    (folder / "cut.json").write_text(json.dumps(study_maker(3))[:-7])
+    (folder / "cut.xml").write_text("<clinical_study><nct_id>NCT00000004</nct_id>")
+    (folder / "table.csv").write_text("NCT Number,Study Title\nNCT00000005,a,b,c,d\n")
+    with zipfile.ZipFile(folder / "studies.zip", "w") as archive:
+        archive.writestr("NCT00000006.json", "")
+        archive.writestr("NCT00000007.json", json.dumps(study_maker(7)))
+    settings = CollectSettings(source="files", paths=(str(folder),))
+    snapshot = collect_snapshot(settings, tmp_path / "snapshot")
+    assert snapshot.manifest.counts["trials"] == 2
+    rejects = {reject.origin: reject.nct_id for reject in read_rejects(snapshot)}
+    assert sorted(rejects.values()) == [f"NCT0000000{number}" for number in range(2, 7)], rejects

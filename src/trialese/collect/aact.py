@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple
 import msgspec
 
 from trialese.collect.source import FileError, RawStudy, Reject
+from trialese.collect.vocabulary import nct_id_in
 from trialese.collect.zip_files import DAMAGE, Entry, printable
 from trialese.errors import RecordError
 
@@ -260,7 +261,9 @@ def _cells(
         cells = _split(line, len(header))
         if cells is None:
             detail = f"not the {len(header)} cells that the header has"
-            yield Reject(origin=f"{origin}:{number}", reason="bad_row", detail=detail)
+            yield Reject(
+                origin=f"{origin}:{number}", reason="bad_row", detail=detail, nct_id=nct_id_in(line)
+            )
             continue
         row = dict(zip(header, cells, strict=True))
         nct_id = row["nct_id"].strip().encode("utf-8", "surrogateescape")

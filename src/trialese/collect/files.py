@@ -330,6 +330,7 @@ def _file_reject(error: RecordError, child: Path, folder: Path) -> Reject:
         origin=origin,
         reason=error.reason if isinstance(error, FileError) else "foreign",
         detail=printable(str(error)),
+        nct_id=nct_id_in(origin.encode()),  # most files of one study are named after it
     )
 
 

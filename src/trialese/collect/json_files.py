@@ -356,7 +356,9 @@ class _Finder:
     def broken(self, data: bytes, error: Exception) -> Reject:
         """The reject of what cannot be read of a document, which begins or goes on with `data`."""
         if self.found or self._number:
-            return self.reject(b"", f"not valid JSON ({error})", "bad_json")
+            # once a study was found, the number in what it begins with is that one's
+            begins = b"" if self.found else data
+            return self.reject(begins, f"not valid JSON ({error})", "bad_json")
         return self.reject(data, f"not valid JSON ({error})", "bad_json", lambda: self._origin)
 
     def _next(self) -> str:

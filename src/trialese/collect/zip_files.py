@@ -17,6 +17,7 @@ from typing import IO, Protocol
 import msgspec
 
 from trialese.collect.source import FileError, RawStudy, Reject, TooLargeError
+from trialese.collect.vocabulary import nct_id_in
 from trialese.errors import RecordError
 from trialese.settings import ReadLimits
 
@@ -228,7 +229,8 @@ def _entry_reject(origin: str, error: Exception) -> Reject:
     if isinstance(error, RecordError):
         reason = error.reason if isinstance(error, FileError) else "foreign"
         reason = reason.replace("damaged_file", "damaged_entry")
-    return Reject(origin=origin, reason=reason, detail=printable(f"{error}"))
+    nct_id = nct_id_in(origin.encode())  # most entries are named after their study
+    return Reject(origin=origin, reason=reason, detail=printable(f"{error}"), nct_id=nct_id)
 
 
 def _unpacked(file: IO[bytes], entry: Entry) -> bytes:
