@@ -419,7 +419,7 @@ def test_a_damaged_workbook_and_an_old_one_are_one_line(tmp_path):
     path = workbook(tmp_path / "labels.xlsx", [["text"], ["a"]], name="xl/other.xml")
     for data in (path.read_bytes(), b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)):
         path.write_bytes(data)
-        with pytest.raises(RecordError, match=r"labels.xlsx: no readable file of its kind"):
+        with pytest.raises(RecordError, match=r"labels.xlsx: no readable workbook.*save it as CSV"):
             list(read_raw(path))
 
 
@@ -447,7 +447,7 @@ def hostile_arrow(path, offset):
 def test_offsets_beyond_the_data_return_no_memory_and_end_no_process(tmp_path, offset):
     path = hostile_arrow(tmp_path / "texts.arrow", offset)
     for read_it in (read_raw, read_table):
-        with pytest.raises(RecordError, match=r"texts.arrow: no readable file.*truncated or dam"):
+        with pytest.raises(RecordError, match=r"texts.arrow: no readable Parquet or Arrow.*truncated or dam"):
             list(read_it(path))
 
 
@@ -471,7 +471,7 @@ sys.stdout.write(str(max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_ma
     ("characters", "count", "message"),
     [
         (20 * 2**20, 2000, "MAX_WORKER_BYTES"),
-        (2**20, 500, "unpacks to over 1,000 times its size (MAX_INFLATION)"),
+        (2**18, 2000, "unpacks to over 1,000 times its size (MAX_INFLATION)"),
     ],
 )
 def test_a_small_file_that_unpacks_to_gigabytes_is_refused(tmp_path, characters, count, message):

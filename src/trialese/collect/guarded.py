@@ -49,7 +49,7 @@ MAX_SILENT_SECONDS = 120.0
 """Between two answers of the reading process."""
 _CELL_BYTES = 16
 """What a cell counts beside its text, so that rows of nothing end too."""
-_BATCH_ROWS = 64
+_BATCH_ROWS = 256
 _FRAME_BYTES = 2**20
 _PARQUET = b"PAR1"
 _ARROW_FILE = b"ARROW1"
@@ -173,8 +173,10 @@ def serve(path: Path, answers: IO[bytes]) -> None:
         detail = " ".join(str(error).split())[:200]
         if "alloc" in detail:
             detail = f"{detail}; MAX_WORKER_BYTES is {MAX_WORKER_BYTES // 2**20} MiB"
-        kind = "Parquet file" if path.suffix.lower() == ".parquet" else "file of its kind"
-        what = f"no readable {kind}: truncated or damaged ({detail}); make it again"
+        workbook = is_workbook(path)
+        kind = "workbook" if workbook else "Parquet or Arrow file"
+        cure = "save it as CSV" if workbook else "make it again"
+        what = f"no readable {kind}: truncated or damaged ({detail}); {cure}"
         _send(answers, "error", what)
     else:
         _send(answers, "end", None)
