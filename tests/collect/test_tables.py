@@ -297,6 +297,16 @@ def test_different_texts_of_one_number_all_stay_and_equal_ones_are_one(tmp_path)
     assert collect_snapshot(new, tmp_path / "new").manifest.counts["known"] == 3
 
 
+def test_different_texts_beside_a_full_record_all_stay(tmp_path):
+    (tmp_path / "texts.csv").write_text("nct_id,text\nNCT00000045,One.\nNCT00000045,Two.\n")
+    (tmp_path / "site.csv").write_text("NCT Number,Study Title\nNCT00000045,Hats\n")
+    paths = (str(tmp_path / "texts.csv"), str(tmp_path / "site.csv"))
+    settings = CollectSettings(source="files", paths=paths)
+    found = list(read_trials(collect_snapshot(settings, tmp_path / "snapshot")))
+    assert [trial.brief_title for trial in found] == ["Hats", ""]
+    assert {trial.detailed_description for trial in found} == {"One.", "Two."}
+
+
 def test_limits_on_cells_and_lines_are_named(monkeypatch):
     monkeypatch.setattr(delimited, "MAX_CELL_CHARACTERS", 1000)
     monkeypatch.setattr(delimited, "MAX_ROW_CHARACTERS", 2000)
@@ -447,7 +457,9 @@ def hostile_arrow(path, offset):
 def test_offsets_beyond_the_data_return_no_memory_and_end_no_process(tmp_path, offset):
     path = hostile_arrow(tmp_path / "texts.arrow", offset)
     for read_it in (read_raw, read_table):
-        with pytest.raises(RecordError, match=r"texts.arrow: no readable Parquet or Arrow.*truncated or dam"):
+        with pytest.raises(
+            RecordError, match=r"texts.arrow: no readable Parquet or Arrow.*truncated or dam"
+        ):
             list(read_it(path))
 
 

@@ -205,9 +205,10 @@ class TrialMerger:
         return table.select(_COLUMNS.names)
 
     def _texts_set_apart(self, table: pa.Table) -> pa.Table:
-        """The table in which different bare texts of one number, as the pieces of a study in a
-        table of pieces are, each have a number of their own: the first the number itself, the
-        others with the beginning of their digest behind it.
+        """The table in which different bare texts of one number each have a number of their own.
+
+        Passages of one trial: the first keeps the number, which a full record may share, the others
+        have the beginning of their digest behind it. A reason and a description fill one row.
         """
         ids, formats = table["nct_id"].to_pylist(), table["format"].to_pylist()
         if "text" not in formats or len(set(ids)) == len(ids):

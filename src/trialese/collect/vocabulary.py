@@ -148,7 +148,7 @@ def nct_id_in(data: bytes | Mapping[Any, Any]) -> str:
 
 
 def study_number(nct_id: str) -> str:
-    """The study that a row belongs to: NCT00000001 for the passage NCT00000001-3f2a9c of it."""
+    """The study that a row belongs to: NCT00000001 for its passage NCT00000001-3f2a9c70b1d4."""
     return nct_id.partition("-")[0] if nct_id.startswith("NCT") else nct_id
 
 
