@@ -182,6 +182,25 @@ def test_only_what_an_earlier_snapshot_does_not_hold_as_it_is(tmp_path, studies_
     assert read_earlier(tmp_path / "old").keys() == {f"NCT0000000{n}" for n in (1, 2, 3)}
 
 
+def test_a_table_of_what_an_earlier_snapshot_holds_brings_only_what_it_says_anew(
+    tmp_path, study_maker
+):
+    studies = [study_maker(number) for number in (1, 2)]
+    for study in studies:
+        study["protocolSection"]["statusModule"] = {"overallStatus": "COMPLETED"}
+    snapshot_of(studies, tmp_path / "old")
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "NCT Number,Study Title,Study Status\nNCT00000001,Study 1,Completed\n"
+        "NCT00000002,Study 2,Terminated\nNCT00000003,Study 3,Completed\n"
+    )
+    earlier = str(tmp_path / "old" / "snapshot")
+    snapshot = collect_snapshot(from_file(table, new_since=earlier), tmp_path / "new")
+    ids = [trial.nct_id for trial in read_trials(snapshot)]
+    assert ids == ["NCT00000002", "NCT00000003"]
+    assert snapshot.manifest.counts["known"] == 1
+
+
 def test_a_list_of_numbers_counts_as_held_whatever_it_says(tmp_path, studies_file):
     held = tmp_path / "held.txt"
     held.write_text("NCT00000001\nNCT00000003")

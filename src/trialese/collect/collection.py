@@ -20,7 +20,7 @@ from trialese.artifacts import (
 )
 from trialese.collect.api import RegistryClient, query_of
 from trialese.collect.crawl import RegistrySource, WholeRegistrySource
-from trialese.collect.diff import read_earlier, read_ids
+from trialese.collect.diff import read_earlier, read_ids, unchanged_since
 from trialese.collect.files import FilesSource, is_zip, read_stream, regular_files
 from trialese.collect.merge import RunWriter, Tally, TrialMerger, take_in
 from trialese.collect.sample import SampleSource
@@ -129,10 +129,13 @@ def collect_snapshot(
     with write_artifact(path, kind="snapshot", settings=stated, inputs=inputs) as draft:
         runs_folder = draft.folder / ".runs"
         runs_folder.mkdir()
-        known = None
+        known = unchanged = None
         if settings.new_since:
-            known = read_earlier(Path(settings.new_since))
-        merger = TrialMerger(runs_folder, known=known)
+            earlier = Path(settings.new_since)
+            known = read_earlier(earlier)
+            if (earlier / MANIFEST_NAME).is_file():
+                unchanged = unchanged_since(open_snapshot(earlier))
+        merger = TrialMerger(runs_folder, known=known, unchanged=unchanged)
         tally = _take_in_all(source, merger, runs_folder, settings.limits, progress)
         tally.refuse_nothing_but_rejects()
         draft.counts["trials"] = merger.write(draft.folder / TRIALS_NAME)

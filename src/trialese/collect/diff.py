@@ -9,21 +9,37 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from trialese.artifacts import MANIFEST_NAME
 from trialese.collect.files import read_raw
+from trialese.collect.merge import TRIAL_COLUMNS
 from trialese.collect.parse import FIELDS_OF_FORMAT, INEXACT_FIELDS, parse_study
-from trialese.collect.snapshot import Identity, open_snapshot, read_identities, read_trials
+from trialese.collect.snapshot import (
+    Identity,
+    find_trials,
+    open_snapshot,
+    read_identities,
+    read_trials,
+)
 from trialese.collect.source import Reject, StudyError, StudyFormat
 from trialese.errors import RecordError
 from trialese.records import Snapshot, Trial
 
-__all__ = ["Changes", "changed_fields", "compare_snapshots", "read_earlier", "read_ids"]
+__all__ = [
+    "Changes",
+    "changed_fields",
+    "compare_snapshots",
+    "read_earlier",
+    "read_ids",
+    "unchanged_since",
+]
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +138,51 @@ def changed_fields(
     return _differing_fields(newer, older, pairs)
 
 
+def unchanged_since(older: Snapshot) -> Callable[[pa.Table], frozenset[str]]:
+    """A function that tells which of some rows are in `older` as they are.
+
+    It takes rows as a snapshot holds them and gives the NCT ids of those in which no field differs
+    that the kinds of file on both sides can hold. Rows of the same whole kinds that differ byte for
+    byte are not looked at.
+
+    Raises:
+        ArtifactError: the snapshot is damaged.
+    """
+    then: dict[str, Identity] = {}
+    for identity in read_identities(older):
+        for name in identity.aliases:
+            then.setdefault(name, identity)
+        then[identity.nct_id] = identity
+
+    def unchanged(rows: pa.Table) -> frozenset[str]:
+        columns = (rows[name].to_pylist() for name in _IDENTITY)
+        pairs: dict[str, _Pair] = {}
+        for nct_id, aliases, digest, formats, not_held in zip(*columns, strict=True):
+            match = next((then[name] for name in (nct_id, *aliases) if name in then), None)
+            if match is not None:
+                now = Identity(nct_id, tuple(aliases), digest, tuple(formats), frozenset(not_held))
+                pair = _pair(now, match)
+                if pair.skipped or not pair.exactly:
+                    pairs[nct_id] = pair
+        before = find_trials(older, {pair.older for pair in pairs.values()})
+        doubtful = rows.filter(pc.is_in(rows["nct_id"], pa.array(list(pairs), pa.string())))
+        trials = msgspec.convert(doubtful.select(TRIAL_COLUMNS.names).to_pylist(), list[Trial])
+        return frozenset(
+            trial.nct_id
+            for trial in trials
+            if not _differing(
+                trial,
+                _hashes(before[pairs[trial.nct_id].older], exactly=pairs[trial.nct_id].exactly),
+                pairs[trial.nct_id],
+            )
+        )
+
+    return unchanged
+
+
+_IDENTITY = ("nct_id", "nct_id_aliases", "content_digest", "formats", "not_held")
+
+
 def _pair(now: Identity, then: Identity) -> _Pair:
     skipped = now.not_held | then.not_held
     if now.formats != then.formats:
@@ -147,15 +208,20 @@ def _differing_fields(
     for trial in read_trials(newer):
         pair = pairs.get(trial.nct_id)
         if pair is not None:
-            both = zip(_hashes(trial, exactly=pair.exactly), then[pair.older], strict=True)
-            found[trial.nct_id] = tuple(
-                name
-                for name, values in zip(trial.__struct_fields__, both, strict=True)
-                if values[0] != values[1]
-                and name not in pair.skipped
-                and not _may_not_be_held(name, values, pair.unsure)
-            )
+            found[trial.nct_id] = _differing(trial, then[pair.older], pair)
     return found
+
+
+def _differing(trial: Trial, before: array[int], pair: _Pair) -> tuple[str, ...]:
+    """The fields that differ from what they were, by their hashes."""
+    both = zip(_hashes(trial, exactly=pair.exactly), before, strict=True)
+    return tuple(
+        name
+        for name, values in zip(trial.__struct_fields__, both, strict=True)
+        if values[0] != values[1]
+        and name not in pair.skipped
+        and not _may_not_be_held(name, values, pair.unsure)
+    )
 
 
 def _may_not_be_held(name: str, values: tuple[int, int], unsure: tuple[bool, bool]) -> bool:

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import operator
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -125,9 +125,16 @@ class RunWriter:
 class TrialMerger:
     """Sorted runs in `folder` -> one sorted Parquet file."""
 
-    def __init__(self, folder: Path, *, known: Mapping[str, str | None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        known: Mapping[str, str | None] | None = None,
+        unchanged: Callable[[pa.Table], Collection[str]] | None = None,
+    ) -> None:
         self._folder = folder
         self._known = known or {}
+        self._unchanged = unchanged
         self._runs: list[str] = []
         self._renamed: dict[str, str] = {}
         self.duplicates = 0
@@ -202,6 +209,9 @@ class TrialMerger:
                 keep.append(row)
         if len(keep) < table.num_rows:
             table = table.take(pa.array(keep, pa.int64()))
+        if self._unchanged is not None and (held := self._unchanged(table)):
+            self.known += len(held)
+            table = table.filter(pc.invert(pc.is_in(table["nct_id"], pa.array(sorted(held)))))
         return table.select(_COLUMNS.names)
 
     def _texts_set_apart(self, table: pa.Table) -> pa.Table:
