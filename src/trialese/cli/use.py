@@ -112,6 +112,7 @@ def _predict_file(
     as_json: bool,
 ) -> None:
     from trialese.artifacts import refuse_file
+    from trialese.collect.files import is_pipe, spool
     from trialese.tasks.formats import STDIN_SUFFIX, about_file
     from trialese.tasks.predict import load_scorer, own_share, predict_file
 
@@ -119,11 +120,15 @@ def _predict_file(
         raise typer.BadParameter("-o takes one file, one snapshot, or - (one process only)")
     source = Path(inputs[0])
     refuse_file(out, ours=lambda begins: about_file(out).is_file(), inputs=[source, model])
-    spooled = out.with_name(f".{out.name}{STDIN_SUFFIX}") if inputs == ["-"] else None
-    if spooled is not None:  # what goes on after an interruption must be there to be read again
+    # What goes on after an interruption must be there to be read again.
+    spooled = None
+    if inputs == ["-"]:
+        spooled = out.with_name(f".{out.name}{STDIN_SUFFIX}")
         with spooled.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
-        source = spooled
+    elif is_pipe(source):
+        spooled = spool(source, out.with_name(f".{out.name}.stdin"))
+    source = spooled or source
     scorer = load_scorer(model, precision=precision)
     with watch() as progress:
         about = predict_file(

@@ -6,10 +6,14 @@ Facts from the registry's OpenAPI description (clinicaltrials.gov/data-api/api):
 
 from __future__ import annotations
 
+import datetime
 import email.utils
 import logging
+import math
+import queue
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,7 +22,7 @@ import requests
 
 from trialese.collect.parse import parse_trial
 from trialese.collect.source import RawStudy
-from trialese.errors import RegistryError
+from trialese.errors import RecipeError, RegistryError
 from trialese.records import Trial
 from trialese.settings import CollectSettings
 
@@ -51,7 +55,15 @@ def query_of(settings: CollectSettings) -> dict[str, str]:
 
     Sorted by date because the registry's default order is unstable, and only dates and numbers
     can be sorted by.
+
+    Raises:
+        RecipeError: a date that no calendar has.
     """
+    for name, date in (("since", settings.since), ("updated_since", settings.updated_since)):
+        try:
+            datetime.date.fromisoformat(date or "2000-01-01")
+        except ValueError as error:
+            raise RecipeError(f"collect.{name}: no such day as {date}; write YYYY-MM-DD") from error
     query = {
         "format": "json",
         "sort": "StudyFirstPostDate:asc",
@@ -87,7 +99,9 @@ MAX_WAIT_SECONDS = 3600.0
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 307, 308})
 DOWNLOAD_BYTES = 2**16
-"""At most so much is lost when a download breaks off."""
+"""An attempt at a download that brings less does not count as progress."""
+PIECE_BYTES = 2**14
+"""At most so much is lost when a download breaks off; unpacked, at most 1,032 times as much."""
 LONGEST_BACKOFF_SECONDS = 60.0
 TRANSIENT = frozenset({403, 408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 """403 is what the edge answers while it holds a client for a robot."""
@@ -144,6 +158,99 @@ class _RedirectError(RegistryError):
     def __init__(self, url: str, target: str) -> None:
         super().__init__(f"{url}: unexpected redirect to {target[:100]}; check `collect.url`")
         self.target = target
+
+
+class _Answer:
+    """An answer that is read by a thread of its own, which is left behind if nothing comes.
+
+    The time-out of a socket begins anew with every byte: a server that lets them drip, of a
+    header too, would hold a reader for ever.
+    """
+
+    def __init__(self, ask: Callable[[], Any], *, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = time.monotonic() + seconds
+        self._come: queue.Queue[Any] = queue.Queue(8)
+        self._left = threading.Event()
+        threading.Thread(target=self._read, args=(ask,), daemon=True).start()
+        self._response = self._next(self._until)
+        self.status = int(self._response.status_code)
+        self.headers: Mapping[str, str] = self._response.headers
+
+    def __enter__(self) -> _Answer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+
+    def pieces(self) -> Iterator[bytes]:
+        """The parts of the body, each of which must come within the seconds given."""
+        while (piece := self._next(time.monotonic() + self._seconds)) is not None:
+            yield piece
+
+    def whole(self, most_bytes: int) -> bytes:
+        """The body, all of which must come within the seconds given.
+
+        Raises:
+            _TransientError: it does not, or is larger.
+        """
+        body = bytearray()
+        while (piece := self._next(self._until)) is not None:
+            body += piece
+            if len(body) > most_bytes:
+                raise _TransientError(
+                    f"answer of over {most_bytes:,} bytes (`collect.limits.answer_bytes`)"
+                )
+        return bytes(body)
+
+    def _next(self, until: float) -> Any:
+        try:
+            come = self._come.get(timeout=max(until - time.monotonic(), 0.0))
+        except queue.Empty:
+            self._left.set()
+            raise _TransientError(
+                f"no whole answer in {self._seconds:g} s (`collect.limits.answer_seconds`)"
+            ) from None
+        if isinstance(come, BaseException):
+            raise come
+        return come
+
+    def _read(self, ask: Callable[[], Any]) -> None:
+        try:
+            response = ask()
+        except BaseException as error:
+            self._tell(error)
+            return
+        try:
+            listened = self._tell(response)
+            for piece in _pieces_of(response) if listened else ():
+                if not self._tell(piece):
+                    return
+            self._tell(None)
+        except BaseException as error:
+            self._tell(error)
+        finally:
+            if hasattr(response, "close"):
+                response.close()
+
+    def _tell(self, come: Any) -> bool:
+        """Whether anybody still listens."""
+        while not self._left.is_set():
+            try:
+                self._come.put(come, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+def _pieces_of(response: Any) -> Iterator[bytes]:
+    if "," in (response.headers.get("Content-Encoding") or ""):  # a bomb
+        raise _TransientError("an answer that is compressed several times")
+    if hasattr(response, "iter_content"):
+        yield from response.iter_content(PIECE_BYTES)
+    else:
+        yield response.content
 
 
 class RegistryClient:
@@ -205,7 +312,10 @@ class RegistryClient:
         url = self._url(path)
 
         def ask() -> tuple[bytes, T]:
-            body = self._checked(self._ask(url, query), url).content
+            answer = self._ask(url, query)
+            with answer:
+                self._checked(answer, url)
+                body = answer.whole(self._settings.limits.answer_bytes)
             if body.lstrip()[:1] == b"<":
                 raise _TransientError("HTML instead of JSON")
             try:
@@ -241,22 +351,27 @@ class RegistryClient:
             headers = {"Accept-Encoding": "identity"}
             if held:
                 headers |= {"Range": f"bytes={held}-", "If-Range": tag}
-            with self._ask(url, query, headers, stream=True) as response:
-                if response.status_code == 416:
+            with self._ask(url, query, headers) as answer:
+                if answer.status == 416:
                     target.unlink()
                     raise _TransientError("the file is shorter than what was downloaded")
-                self._checked(response, url, also=206)
-                if response.status_code != 206:
+                self._checked(answer, url, also=206)
+                if answer.status != 206:
                     held = 0
-                    tag_file.write_text(response.headers.get("ETag") or "", "utf-8")
-                left = response.headers.get("Content-Length")
-                total = held + int(left) if left else None
+                    tag_file.write_text(answer.headers.get("ETag") or "", "utf-8")
+                left = answer.headers.get("Content-Length") or ""
+                total = held + int(left) if left.isascii() and left.isdigit() else None
                 with target.open("r+b" if held else "wb") as file:
                     file.seek(held)
-                    for piece in response.iter_content(DOWNLOAD_BYTES):
+                    for piece in answer.pieces():
                         file.write(piece)
                         held += len(piece)
                         told(held, total)
+                        if held > self._settings.limits.download_bytes:
+                            raise RegistryError(
+                                f"{url}: no end after {held:,} bytes "
+                                "(`collect.limits.download_bytes`)"
+                            )
                 if total is not None and held != total:
                     raise _TransientError(f"broke off after {held:,} of {total:,} bytes")
 
@@ -267,7 +382,7 @@ class RegistryClient:
         return self._settings.url.rstrip("/") + path
 
     def _retrying(self, url: str, ask: Callable[[], T], mark: Callable[[], int]) -> T:
-        """What `ask` gives in the end; while `mark` grows, attempts count from the start."""
+        """What `ask` gives in the end; while `mark` grows well, attempts count from the start."""
         attempt = 0
         best = mark()
         backoff = max(self._settings.pause_seconds, 0.0)
@@ -281,7 +396,7 @@ class RegistryClient:
                 what, wait = f"connection failed ({type(error).__name__})", None
             except requests.RequestException as error:  # a body that breaks off, and the like
                 what, wait = f"answer broke off ({type(error).__name__})", None
-            if mark() > best:
+            if mark() >= best + DOWNLOAD_BYTES:  # less could go on for ever
                 attempt, best, backoff = 0, mark(), max(self._settings.pause_seconds, 0.0)
             if attempt >= self._settings.retries:
                 raise RegistryError(
@@ -299,26 +414,34 @@ class RegistryClient:
         url: str,
         query: Mapping[str, str],
         headers: Mapping[str, str] | None = None,
-        *,
-        stream: bool = False,
-    ) -> Any:
-        return self._session.get(
-            url,
-            params=dict(query),
-            headers={"User-Agent": _user_agent(), **(headers or {"Accept": "application/json"})},
-            timeout=self._settings.timeout_seconds,
-            allow_redirects=False,  # a redirect drops the query string
-            stream=stream,
+    ) -> _Answer:
+        plain = {"Accept": "application/json", "Accept-Encoding": "gzip"}
+        return _Answer(
+            lambda: self._session.get(
+                url,
+                params=dict(query),
+                headers={"User-Agent": _user_agent(), **(headers or plain)},
+                timeout=self._settings.timeout_seconds,
+                allow_redirects=False,  # a redirect drops the query string
+                stream=True,
+            ),
+            seconds=self._settings.limits.answer_seconds,
         )
 
     @staticmethod
-    def _checked(response: Any, url: str, *, also: int = 200) -> Any:
-        """The response, if its status is 200 or `also`."""
-        status = int(response.status_code)
+    def _checked(response: _Answer, url: str, *, also: int = 200) -> None:
+        """Do nothing if the status is 200 or `also`.
+
+        Raises:
+            RegistryError: another, which asking again does not change.
+            _TransientError: another, which may be better next time.
+        """
+        status = response.status
         if status in (200, also):
-            return response
+            return
         if status in (400, 404):
-            said = response.content[:200].decode("utf-8", "replace").strip().replace("\n", " ")
+            said = next(response.pieces(), b"")[:200].decode("utf-8", "replace").strip()
+            said = "".join(letter if letter.isprintable() else " " for letter in said)
             raise RefusedError(f"{url}: the registry refuses the request ({status}: {said})")
         if status in TRANSIENT:
             wait = _retry_after(response.headers.get("Retry-After"))
@@ -350,12 +473,13 @@ def _retry_after(text: str | None) -> float | None:
     if not text:
         return None
     try:
-        return max(float(text), 0.0)
+        seconds = float(text)
+        return None if math.isnan(seconds) else max(seconds, 0.0)
     except ValueError:
         pass
     try:
         until = email.utils.parsedate_to_datetime(text).timestamp()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, OSError):
         return None
     return max(until - time.time(), 0.0)
 

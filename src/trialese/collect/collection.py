@@ -270,6 +270,7 @@ def estimate_collection(settings: CollectSettings) -> Estimate:
     if settings.source == "files":
         source = FilesSource(settings.paths, limits=settings.limits)
         return _of_files(source.paths)
+    asked = query_of(settings)  # which refuses wrong dates before anything is asked
     client = RegistryClient(settings)
     size = client.size()
     if settings.whole:
@@ -277,7 +278,7 @@ def estimate_collection(settings: CollectSettings) -> Estimate:
     elif settings.ids:
         found, share = len(read_ids(Path(settings.ids))), KEPT_SHARE
     else:
-        query = {**query_of(settings), "pageSize": "1", "countTotal": "true", "fields": "NCTId"}
+        query = {**asked, "pageSize": "1", "countTotal": "true", "fields": "NCTId"}
         found, share = client.page(query)[1].total_count or 0, KEPT_SHARE
     pages = 1 if settings.whole else found // max(settings.page_size, 1) + 1
     return Estimate(

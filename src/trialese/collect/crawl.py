@@ -38,6 +38,11 @@ __all__ = ["RegistrySource", "WholeRegistrySource"]
 
 
 MAX_STARTS = 5
+MAX_EMPTY_PAGES = 10
+MAX_SURPLUS = 2
+SURPLUS_STUDIES = 10_000
+MAX_STUDIES = 5_000_000
+"""Where the registry does not announce how many there are; it has some 600,000."""
 IDS_A_QUERY = 200
 """12 characters each: well within the length that servers take for a URL."""
 _STATE = "state.json"
@@ -60,6 +65,8 @@ class _State(msgspec.Struct, kw_only=True):
     """Which of the queries is being read; their number once all are."""
     starts: int = 1
     passes: int = 1
+    empty: int = 0
+    """Pages without a study that named a next page."""
     """Since the last start from nothing."""
 
 
@@ -254,8 +261,24 @@ class RegistrySource:
                 raise _MovedError(f"page token refused ({refusal})") from refusal
             if page.next_page_token is not None and page.next_page_token == state.token:
                 raise _MovedError("the registry gave the same page token twice")
+            if not page.studies and page.next_page_token is not None:
+                state.empty += 1
+            self._check_end(state, page)
             self._keep(state, body, page)
             self._progress("studies", state.studies, state.total)
+
+    def _check_end(self, state: _State, page: Page) -> None:
+        """Do nothing while the pages may still come to an end.
+
+        Raises:
+            _MovedError: more empty pages, or more studies, than can be explained.
+        """
+        if state.empty > MAX_EMPTY_PAGES:
+            raise _MovedError(f"over {MAX_EMPTY_PAGES} empty pages, and more announced")
+        # A second pass reads them all once more, and an order that changes shows some twice.
+        most = state.passes * (MAX_SURPLUS * (state.total or MAX_STUDIES) + SURPLUS_STUDIES)
+        if state.studies + len(page.studies) > most:
+            raise _MovedError(f"over {most:,} studies, and no end of pages")
 
     def _keep(self, state: _State, body: bytes, page: Page) -> None:
         """The page first, then the state that counts it: a crash in between repeats the page."""
