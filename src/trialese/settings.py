@@ -82,6 +82,8 @@ class ReadLimits(Section, frozen=True, kw_only=True):
 
     document_bytes: Count = 64 * 2**20
     """One JSON or XML document, one study of a JSON array, one JSON line."""
+    nesting: Count = 500
+    """Of arrays and objects in JSON; a study has about 12."""
     xml_tags: Count = 1_000_000
     """In one XML document: each element takes about 200 bytes of memory."""
     unpacked_bytes: Count = 256 * 2**30

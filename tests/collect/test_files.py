@@ -87,7 +87,7 @@ def test_a_document_beyond_the_limit_is_read_study_by_study():
 def test_one_value_beyond_the_limit_is_refused_with_its_name():
     limits = ReadLimits(document_bytes=2000)
     bomb = {**STUDY, "text": "x" * 9000}
-    for data in ('["' + "x" * 9000, "[" * 9000):
+    for data in ('["' + "x" * 9000, '{"a": "' + "x" * 9000):
         with pytest.raises(RecordError, match=r"limits\.document_bytes.*save it as JSON lines"):
             list(read_json(BufferedReader(BytesIO(data.encode())), "f", limits))
     small = {"protocolSection": {"identificationModule": {"nctId": "NCT00000001"}}}

@@ -298,7 +298,7 @@ BOMBS = {
     bomb_line: "document_bytes|unpacking_ratio",
     bomb_numbers: "numbers in it are no studies|no study among",
     bomb_objects: "no study among its first 1,000 values",
-    bomb_brackets: "document_bytes|too deeply",
+    bomb_brackets: "limits.nesting",
     bomb_tags: "xml_tags",
     bomb_gz: "unpacking_ratio",
     bomb_middling: "unpacking_ratio",
@@ -307,6 +307,7 @@ BOMBS = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
 def test_bombs_take_little_memory_and_name_the_limit(tmp_path, bomb):
     bomb(tmp_path / "bomb")
@@ -332,6 +333,9 @@ def test_small_bombs_name_their_limit(tmp_path):
     path.write_bytes(_zip({"a.json": STUDY, "b.json": STUDY}))
     with pytest.raises(RecordError, match=r"limits\.archive_entries"):
         collected(path, tmp_path=tmp_path, archive_entries=1)
+    path.write_bytes(b"[" * 400)
+    with pytest.raises(RecordError, match=r"^bomb.*limits\.nesting"):
+        collected(path, tmp_path=tmp_path, nesting=300)
     path.write_bytes(STUDY + b"\n" + b'{"a": 1}\n' * 9)
     with pytest.raises(RecordError, match=r"limits\.rejects"):
         collected(path, tmp_path=tmp_path, rejects=5)
@@ -424,6 +428,7 @@ def test_mutated_files_give_items_or_one_line(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_many_mutated_files_give_items_or_one_line(tmp_path):
     fuzz(tmp_path / "mutated", int(os.environ.get("TRIALESE_MUTATIONS", "20000")), seed=11)
 

@@ -211,7 +211,8 @@ def read_aact_tables(tables: list[tuple[str, Any]], origin: str) -> Iterator[Raw
         except DAMAGE as error:
             raise _damaged(origin, error) from error
         for bucket in range(BUCKETS):
-            yield from _joined(folder / f"{bucket}", origin)
+            if (folder / f"{bucket}").is_file():
+                yield from _joined(folder / f"{bucket}", origin)
 
 
 def _damaged(what: object, error: Exception) -> FileError:
@@ -224,7 +225,7 @@ def _divide(
     """Write every value needed into the bucket of its study."""
     encode = msgspec.msgpack.Encoder().encode
     with ExitStack() as stack:
-        buckets = [stack.enter_context((folder / f"{n}").open("wb")) for n in range(BUCKETS)]
+        buckets: dict[int, IO[bytes]] = {}
         for table, source in tables:
             where = f"{origin}:{table}" if len(tables) > 1 or isinstance(source, _Entry) else origin
             if isinstance(source, Path):
@@ -241,7 +242,11 @@ def _divide(
                         yield item
                         continue
                     packed = encode(item)
-                    bucket = buckets[zlib.crc32(item.nct_id) % BUCKETS]
+                    number = zlib.crc32(item.nct_id) % BUCKETS
+                    if number not in buckets:
+                        file = (folder / f"{number}").open("wb")
+                        buckets[number] = stack.enter_context(file)
+                    bucket = buckets[number]
                     bucket.write(len(packed).to_bytes(4, "little"))
                     bucket.write(packed)
 

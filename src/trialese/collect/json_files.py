@@ -18,7 +18,7 @@ import msgspec
 
 from trialese.collect.delimited import TEXT_COLUMNS, find_column
 from trialese.collect.parse_v2 import study_from_v1
-from trialese.collect.source import RawStudy, Reject, TooLargeError
+from trialese.collect.source import FileError, RawStudy, Reject, TooLargeError
 from trialese.collect.tables import text_cells
 from trialese.collect.vocabulary import nct_id_in
 from trialese.errors import RecordError
@@ -43,9 +43,8 @@ _MOST_FOREIGN = 1_000
 """Values that are no studies, before the first one that is: then it is the wrong file."""
 _NCT_KEY = re.compile(rb"NCT[0-9]{8}\Z")
 
-_TO_BRACKET = re.compile(
-    rb'[^"\[\]{}]*+(?:"(?:[^"\\]++|\\.)*+"[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL
-)
+_TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"|\{\}|\[\])*+([\[\]{}])', re.DOTALL)
+"""Strings, and empty arrays and objects, are passed over."""
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _BLANK = re.compile(rb"[\s,\x1e]*+")  # \x1e begins a value in RFC 7464
 _SCALAR = re.compile(rb"[-+.\w]++")
@@ -121,7 +120,7 @@ def _read_values(
     stream: IO[bytes], held: bytes, origin: str, limits: ReadLimits
 ) -> Iterator[RawStudy | Reject]:
     """The studies of one document, or of several one after the other."""
-    values = _Values(stream, held, limits)
+    values = _Values(stream, held, limits, origin)
     finder = _Finder(origin, limits)
     beginning = b""
     try:
@@ -176,8 +175,11 @@ _CLOSES = {_OBJECT: b"}"[0], _ARRAY_OPENS: b"]"[0]}
 class _Values:
     """A stream of JSON of which the part that is being looked at is held."""
 
-    def __init__(self, stream: IO[bytes], held: bytes, limits: ReadLimits) -> None:
+    def __init__(
+        self, stream: IO[bytes], held: bytes, limits: ReadLimits, origin: str = ""
+    ) -> None:
         self._stream = stream
+        self._origin = f"{origin}: " if origin else ""
         self._held = bytearray(held)
         self._at = 0
         self.limits = limits
@@ -254,6 +256,12 @@ class _Values:
             while found := _TO_BRACKET.match(self._held, at):
                 at = found.end()
                 level += 1 if found[1] in b"{[" else -1
+                if level > self.limits.nesting:
+                    raise FileError(
+                        f"{self._origin}nested over {self.limits.nesting:,} deep "
+                        "(`collect.limits.nesting`)",
+                        reason="too_deep",
+                    )
                 if at - self._at > self.limits.document_bytes:
                     break
                 if level == 0:
@@ -263,7 +271,7 @@ class _Values:
             if len(self._held) - self._at > self.limits.document_bytes:
                 if depth < _DEPTH:
                     return None
-                raise TooLargeError(_too_large(self.limits))
+                raise TooLargeError(f"{self._origin}{_too_large(self.limits)}")
             at -= self._at
             more = self._more()
             at += self._at
@@ -282,7 +290,7 @@ class _Values:
             if self._held[self._at : self._at + 1] != b'"':
                 raise _BrokenError(f"unexpected {bytes(self._held[self._at : self._at + 20])!r}")
             if len(self._held) - self._at > self.limits.document_bytes:
-                raise TooLargeError(_too_large(self.limits))
+                raise TooLargeError(f"{self._origin}{_too_large(self.limits)}")
             if not self._more():
                 raise _BrokenError(_CUT_OFF)
 
@@ -407,6 +415,8 @@ class _Finder:
                 parts = (value for _, value in self._members(data))
             for part in parts:
                 yield from self._in(part, depth + 1, self._next, array=depth == 0)
+        except FileError as error:
+            yield self.reject(data, str(error), error.reason, name)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, _BrokenError) as error:
             if len(data) <= _AT_ONCE_BYTES and _has_no_numbers(data):
                 for _, part in self._members(data):
@@ -446,8 +456,8 @@ class _Finder:
             for each in rows:
                 self.found += 1
                 yield replace(each, origin=name() if len(rows) == 1 else self._next())
-        except TooLargeError as error:
-            yield self.reject(data, str(error), "too_large", name)
+        except FileError as error:
+            yield self.reject(data, str(error), error.reason, name)
         except (_BrokenError, ValueError, RecursionError) as error:
             yield self._bad(data, error, name)
 
