@@ -241,3 +241,9 @@ def test_real_records_of_both_kinds_parse():
     assert found[0] == first["protocolSection"]["identificationModule"]["nctId"]
     csv_ids = ids(REGISTRY / "ctg-studies.csv")
     assert len(csv_ids) == len(set(csv_ids)) == 1605
+
+
+@pytest.mark.parametrize("data", [b"{}", b"[{}]", b"[[], {}]", b'{"a": [], "b": {"c": []}}'])
+def test_empty_brackets_are_no_studies_but_json(data):
+    assert {item.reason for item in read(data)} == {"no_study"}
+    assert read(b"[]") == []

@@ -250,7 +250,7 @@ class _Values:
                 self._at = one.end()
                 return one[0]
             raise _BrokenError(f"unexpected {bytes(self._held[self._at : self._at + 20])!r}")
-        level, at = 0, self._at
+        level, at = 1, self._at + 1
         while True:
             # `match` and not `finditer`, which would look for a start within an unfinished string.
             while found := _TO_BRACKET.match(self._held, at):
