@@ -84,7 +84,7 @@ def test_every_setting_is_in_the_saved_tree_and_comes_back() -> None:
             "unknown key pretrain.lora.rnak; did you mean pretrain.lora.rank?",
         ),
         ("[pretrian]\nseed = 4", "unknown key pretrian; did you mean pretrain?"),
-        ("[verdict]\nzzz = 4", "unknown key verdict.zzz; known here: confidence, miss_rate, "),
+        ("[verdict]\nzzz = 4", "unknown key verdict.zzz; known here: confidence, label_sets, "),
         ("verdict = 4", "my.toml: verdict is a section; write [verdict]"),
         ("[corpus]\nsplit = 'x'", "corpus.split is a section; write [corpus.split]"),
         ("[pretrain.lora]\nrank = 'many'", "pretrain.lora.rank: Expected `int`, got `str`"),

@@ -253,7 +253,7 @@ def test_bad_folders(tmp_path: Path, verdicts: list[Verdict]) -> None:
         write_report(tmp_path / "v", [])
     path = write_report(tmp_path / "v", verdicts)
     (path / "verdict.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ArtifactError, match=r"verdict.json: damaged"):
+    with pytest.raises(ArtifactError, match=r"verdict.json: altered since it was written"):
         load_verdicts(path)
     foreign: Any = tmp_path / "foreign"
     foreign.mkdir()

@@ -153,6 +153,8 @@ def trained_once(verdict: Verdict) -> bool:
 
 def _against(found: Difference) -> str:
     low, point, high = found.interval.low, found.interval.point, found.interval.high
+    if found.rival in BASELINES and found.conclusion == "better":
+        return f"{found.rival} ({point:+.2f})"
     said = f"{found.rival} ({point:+.2f} [{low:+.2f}, {high:+.2f}]"
     if found.detectable is not None and found.conclusion not in ("better", "worse"):
         said += f"; {found.detectable:.2f} would be found four times in five"
