@@ -23,7 +23,8 @@ def parsed(trial):
 
 def study(**modules):
     """An API v2 record with these modules beside its number."""
-    protocol = {"identificationModule": {"nctId": "NCT00000001", "briefTitle": "Socks"}, **modules}
+    identity = {"nctId": "NCT00000001", "briefTitle": "Socks", "orgStudyIdInfo": {"id": "S-1"}}
+    protocol = {"identificationModule": identity, **modules}
     return RawStudy("v2", "v2", {"protocolSection": protocol})
 
 
@@ -156,14 +157,16 @@ FULL = study(
 
 def test_a_newer_row_of_a_table_erases_nothing_that_it_cannot_hold(tmp_path):
     newer = row(
-        **{"Brief Summary": "New.", "Conditions": "", "Last Update Posted": "2018-07-17",
+        **{"Brief Summary": "New.", "Conditions": "", "Other IDs": "",
+           "Last Update Posted": "2018-07-17",
            "Study Status": "COMPLETED", "Enrollment": "many", "Age": "ADULT"}
     )  # fmt: skip
     trial, merger = merged(FULL, newer, folder=tmp_path)
     kept = ("eligibility_criteria", "why_stopped", "detailed_description", "lead_sponsor", "sex")
     assert [trial[name] for name in kept] == ["Cold feet", "No wool", "Long.", "Wool Fund", "All"]
     assert (trial["brief_summary"], trial["overall_status"]) == ("New.", "COMPLETED")
-    assert trial["conditions"] == []  # it has the column, and nothing stands in it
+    assert trial["conditions"] == ["Cold Feet"]  # no study is without: an empty cell is a gap
+    assert trial["org_study_id"] == ""  # it has the column, and nothing stands in it
     assert trial["keywords"] == ["yarn"]
     assert trial["last_update_posted"] == "2018-07-17"
     assert (trial["formats"], trial["not_held"]) == (["csv", "v2"], [])

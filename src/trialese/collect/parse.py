@@ -91,7 +91,9 @@ def parse_study(raw: RawStudy) -> Parsed:
     except StudyError as error:
         error.nct_id = error.nct_id or nct_id_in(raw.data)
         raise
-    held = _held_fields(raw, trial).difference(unreadable)
+    # Every study has a title, a status and so on: an empty cell is a gap of the file.
+    gaps = [name for name in _STATED_OF_EVERY_STUDY if not getattr(trial, name)]
+    held = _held_fields(raw, trial).difference(unreadable, gaps)
     return Parsed(trial, data_date, packed, tuple(unreadable.items()), raw.format, held)
 
 
