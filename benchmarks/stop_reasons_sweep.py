@@ -1,11 +1,10 @@
-"""Sweep settings of the stop-reason classifier by inner folds, test texts never read; and blend.
+"""Sweep settings of the stop-reason classifier by inner folds, test texts never read.
 
     python benchmarks/stop_reasons_sweep.py export gold.tsv examples.tsv
     python benchmarks/stop_reasons_sweep.py fit examples.tsv MODEL grid.json \
         --folds 0 --rounds 1 --seeds 1,2 --shard 0/8 --out out.jsonl --scores SCORES
     python benchmarks/stop_reasons_sweep.py table out.jsonl ...
     python benchmarks/stop_reasons_sweep.py join FOLD_0 FOLD_1 ... -o CLASSIFIER
-    python benchmarks/stop_reasons_sweep.py blend ONE OTHER -o CLASSIFIER --system hybrid
 
 `grid.json`: a list of overrides of FinetuneSettings, such as [{}, {"lr": 2e-4, "epochs": 20}];
 `inner_folds`, `sentences` and `model` among them override the recipe's. `examples.tsv`: id, text
@@ -231,12 +230,7 @@ def main() -> None:
     three.add_argument("lines", type=Path, nargs="+")
     four = verbs.add_parser("join")
     four.add_argument("folders", type=Path, nargs="+")
-    five = verbs.add_parser("blend")
-    five.add_argument("one", type=Path)
-    five.add_argument("other", type=Path)
-    five.add_argument("--system", default="hybrid")
-    for verb in (four, five):
-        verb.add_argument("-o", "--out", type=Path, required=True)
+    four.add_argument("-o", "--out", type=Path, required=True)
     args = parser.parse_args()
     if args.verb == "export":
         export(args.labelled, args.examples)
@@ -244,10 +238,6 @@ def main() -> None:
         fit(args)
     elif args.verb == "join":
         join(args.folders, args.out)
-    elif args.verb == "blend":
-        from trialese.tasks.baselines import blend_classifiers
-
-        blend_classifiers(args.one, args.other, args.system, args.out)
     else:
         table(args.lines)
 

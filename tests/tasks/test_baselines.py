@@ -1,16 +1,21 @@
-""""""
+"""Baselines, the blend of two systems, and what they refuse."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from trialese.cli.main import app
 from trialese.errors import RecipeError, RecordError
-from trialese.predictions import check_predictions
+from trialese.predictions import check_predictions, load_predictions
 from trialese.records import Example, Predictions, Task
+from trialese.settings import DeclaredTaskSettings, TasksSettings
 from trialese.tasks.baselines import blend_predictions, fit_baseline
+from trialese.tasks.finetune import finetune
 from trialese.tasks.sex import SEX, SEX_WORDS
 from trialese.tasks.stop_reasons import STOP_REASON_WORDS, STOP_REASONS
 from trialese.tasks.task import encode_labels
@@ -111,3 +116,29 @@ def test_only_the_same_rows_are_blended() -> None:
             blend_predictions([one], other, system="hybrid")
     with pytest.raises(RecordError, match="different rows"):
         blend_predictions([one], [run([[0.8, 0.5]], ids=("e9",))], system="hybrid")
+
+
+def test_a_blend_of_the_command_line_is_judged_as_a_system(tmp_path: Path) -> None:
+    texts = (f"{'slow' if n % 2 else 'no'} money {n * 7919}" for n in range(60))
+    rows = "\n".join(f"{text}\t{n % 2}\t{1 - n % 2}" for n, text in enumerate(texts))
+    (tmp_path / "own.tsv").write_text(f"text\tA\tB\n{rows}\n")
+    own = DeclaredTaskSettings(
+        name="own", kind="multilabel", labels=("A", "B"), labelled=str(tmp_path / "own.tsv"),
+        run_folds=1,
+    )  # fmt: skip
+    settings = TasksSettings(declared=(own,))
+    for system in ("tfidf", "prior"):
+        finetune("own", system, settings=settings, path=tmp_path / system)
+    both = ["--blend-of", str(tmp_path / "tfidf"), "--blend-of", str(tmp_path / "prior")]
+    runner = CliRunner()
+    out = str(tmp_path / "hybrid")
+    done = runner.invoke(app, ["finetune", "own", "--system", "hybrid", *both, "-o", out])
+    assert done.exit_code == 0, done.output
+    assert {run.system for run in load_predictions(Path(out) / "predictions.parquet")} == {"hybrid"}
+    for asked, message in (
+        (["sex", *both], "fitted for own, not for sex"),
+        (["own", *both[:2]], "a blend is of two classifiers, not 1"),
+        (["own", *both, "--model", out], "--blend-of fits nothing"),
+    ):
+        refused = runner.invoke(app, ["finetune", *asked, "-o", str(tmp_path / "x")])
+        assert message in str(refused.exception)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,15 +16,22 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from tests.pretrain.conftest import FAMILIES, WITH_DESCRIPTION, save_family
 from trialese.errors import ArtifactError, RecordError
 from trialese.records import Example, Task, Thresholds
 from trialese.settings import FinetuneSettings, LoraSettings
-from trialese.tasks.classifier import Classifier, FirstTokenLogits, Preprocessing, fast_forward
+from trialese.tasks.classifier import (
+    Classifier,
+    FirstTokenLogits,
+    Preprocessing,
+    fast_forward,
+    load_masked_lm,
+)
 from trialese.tasks.fit import fit_classifier
-from trialese.tasks.scorer import length_sorted_batches
+from trialese.tasks.scorer import encode_texts, length_sorted_batches
 from trialese.tasks.task import encode_labels
 
 IDS = [[2, 9, 10, 11, 3], [2, 12, 3], [2, 30, 31, 32, 33, 34, 3]]
@@ -282,3 +293,135 @@ def test_every_family_is_fitted_and_its_folder_is_the_stock_model(
     if how.get("frozen_layers") == 1 and family != "albert":  # whose layers share their weights
         before = AutoModel.from_pretrained(folder).get_input_embeddings().weight
         assert torch.equal(before, stock.get_input_embeddings().weight)
+
+
+def _lacking(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors["classifier.weight"]
+
+
+def _surplus(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["second.head"] = torch.zeros(2)
+
+
+def _of_another_shape(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["classifier.weight"] = tensors["classifier.weight"][:, :-1].contiguous()
+
+
+def _not_finite(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["classifier.bias"][1] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_lacking, r"model.safetensors lacks classifier.weight; fit it again"),
+        (_surplus, r"has beside those of its model second.head; fit it again"),
+        (_of_another_shape, r"classifier.weight is 3x\d+, but config.json needs 3x\d+"),
+        (_not_finite, r"classifier.bias holds numbers that are not finite"),
+    ],
+)
+def test_no_label_comes_from_damaged_weights(
+    toy_folder: Path, tmp_path: Path, damage: Any, message: str
+) -> None:
+    shutil.copytree(toy_folder, tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    damage(tensors)
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ArtifactError, match=message):
+        Classifier.from_pretrained(tmp_path)
+
+
+def test_a_pickle_is_refused_with_the_command_that_converts_it(
+    toy_folder: Path, toy_classifier: Classifier, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(toy_folder, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"are a pickle \(pytorch_model.bin\), which") as told:
+        Classifier.from_pretrained(folder)
+    command = str(told.value).partition("convert them with: ")[2].replace("python", sys.executable)
+    subprocess.run(command, shell=True, check=True)
+    again = Classifier.from_pretrained(folder)
+    np.testing.assert_array_equal(
+        again.predict_proba(TEXTS), Classifier.from_pretrained(toy_folder).predict_proba(TEXTS)
+    )
+
+
+def test_code_in_a_folder_is_never_run_nor_asked_for(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run code"))
+    folder = tmp_path / "model"
+    shutil.copytree(toy_folder, folder)
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    for name in ("config.json", "tokenizer_config.json"):
+        plain = json.loads((folder / name).read_text())
+        plain["auto_map"] = {
+            "AutoConfig": "own.Config",
+            "AutoModelForSequenceClassification": "own.Model",
+            "AutoTokenizer": ["own.Slow", "own.Fast"],
+        }
+        (folder / name).write_text(json.dumps(plain))
+    with pytest.raises(ArtifactError, match=r"code of its own \(auto_map in config.json\), which"):
+        Classifier.from_pretrained(folder)
+    with pytest.raises(ArtifactError, match="which is never run"):
+        load_masked_lm(Task("toy", ("a", "b"), "multilabel"), folder)
+    shutil.copy(toy_folder / "config.json", folder)  # the tokenizer's alone
+    assert Classifier.from_pretrained(folder).predict_proba(TEXTS).shape == (len(TEXTS), 3)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"values": [0.4, 0.5]}, "thresholds.json has 2 values for 3 labels"),
+        ({"values": [0.4, 0.5, 0.6, 0.7]}, "thresholds.json has 4 values for 3 labels"),
+        ({"values": [0.4, 0.5, 5.0]}, "a value that is no probability"),
+        ({"labels": ["Money", "Enrollment", "Science"]}, "thresholds.json is of other labels"),
+    ],
+)
+def test_thresholds_that_do_not_fit_are_refused(
+    toy_folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(toy_folder, folder)
+    plain = json.loads((folder / "thresholds.json").read_text()) | changes
+    (folder / "thresholds.json").write_text(json.dumps(plain))
+    with pytest.raises(ArtifactError, match=message):
+        Classifier.from_pretrained(folder)
+
+
+def test_labels_in_another_order_than_the_weights_are_refused(
+    toy_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(toy_folder, folder)
+    plain = json.loads((folder / "config.json").read_text())
+    plain["id2label"] = {"0": "Money", "1": "Enrollment", "2": "Science"}
+    plain["label2id"] = {"Money": 0, "Enrollment": 1, "Science": 2}
+    (folder / "config.json").write_text(json.dumps(plain))
+    with pytest.raises(ArtifactError, match="name other labels, or in another order"):
+        Classifier.from_pretrained(folder)
+
+
+class PanicException(BaseException):
+    """As pyo3 raises it: no `Exception`."""
+
+
+class _Panics:
+    """A tokenizer that falls over one text."""
+
+    truncation, padding = {"max_length": 9}, None
+
+    def encode_batch_fast(self, texts: list[str]) -> list[Any]:
+        if "bad" in texts:
+            raise PanicException("index out of bounds")
+        return [SimpleNamespace(ids=[2, 3]) for _ in texts]
+
+
+def test_a_panic_of_the_tokenizer_names_the_text() -> None:
+    assert encode_texts(_Panics(), ["good"], 9) == [[2, 3]]
+    with pytest.raises(RecordError, match=r"the tokenizer cannot read 'bad' \(index out of bounds"):
+        encode_texts(_Panics(), ["good", "bad", "fine"], 9)

@@ -279,6 +279,7 @@ def test_silver_texts_are_learnt_by_every_system_and_the_verdict_says_so(
     judge_classifiers(folders, VerdictSettings(resamples=100), tmp_path / "verdict")
     said = (tmp_path / "verdict" / "verdict.md").read_text()
     assert "tfidf and silver learnt from" in said
-    blend_classifiers(tmp_path / "silver", tmp_path / "tfidf", "hybrid", tmp_path / "hybrid")
+    both = [tmp_path / "silver", tmp_path / "tfidf"]
+    blend_classifiers("stop-reasons", both, "hybrid", tmp_path / "hybrid")
     assert read_manifest(tmp_path / "hybrid").notes["silver"] == notes
     assert f"silver: learnt from {notes['texts']} texts that a model labelled" in said

@@ -237,7 +237,7 @@ def test_a_task_in_code_is_fitted_judged_and_planned(
     folders = [tmp_path / system for system in ("keywords", "prior", "tfidf")]
     for folder in folders:
         finetune("blood", folder.name, snapshot=snapshot, settings=TasksSettings(), path=folder)
-    judge_classifiers(folders, VerdictSettings(resamples=20), tmp_path / "verdict")
+    judge_classifiers(folders, VerdictSettings(resamples=50), tmp_path / "verdict")
     (verdict,) = load_verdicts(tmp_path / "verdict")
     assert verdict.labels == ("Blood", "Other")
     recipe = parse_recipe(f'folder = "{tmp_path}"\n[tasks]\nnames = ["blood"]')

@@ -21,6 +21,7 @@ from trialese.cli.terminal import (
     read_recipe,
     writing,
 )
+from trialese.errors import RecipeError
 
 if TYPE_CHECKING:
     from trialese.pipeline.stages import Stage
@@ -185,6 +186,10 @@ def finetune(
         str,
         typer.Option(help="prior, keywords or tfidf; with --model any other name, such as base."),
     ] = "adapted",
+    blend_of: Annotated[
+        list[Path] | None,
+        typer.Option(help="Twice: classifier folders whose scores are blended; nothing is fitted."),
+    ] = None,
     snapshot: Annotated[Path | None, typer.Option(help="Trials to take labels from.")] = None,
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Keep test texts that are trained on too.")
@@ -212,10 +217,18 @@ def finetune(
     """
     from trialese.collect.snapshot import open_snapshot
     from trialese.pipeline.evaluate import describe_scores
+    from trialese.tasks.baselines import blend_classifiers
     from trialese.tasks.finetune import finetune as fit
     from trialese.tasks.folds import with_columns
     from trialese.tasks.published import finetune_published
 
+    if blend_of:
+        if model is not None:
+            raise RecipeError("finetune: --blend-of fits nothing; leave --model out")
+        with writing(out, "classifier", inputs=blend_of, force=force):
+            blend_classifiers(task, blend_of, system, out)
+        print_artifact(out, as_json=as_json)
+        return
     tree = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None})
     section = with_columns(tree.tasks, task, text=column, label=label_column, id_=id_column)
     trials = open_snapshot(snapshot) if snapshot else None

@@ -35,11 +35,13 @@ __all__ = [
     "load_backbone",
     "load_masked_lm",
     "load_tokenizer",
+    "load_weights",
     "longest_text",
     "part_of",
     "quiet_transformers",
     "read_config",
     "read_tokenizer",
+    "refuse_pickle",
     "tokenizer_digest",
     "unwrapped",
 ]
@@ -271,21 +273,12 @@ def load_masked_lm(folder: Path, *, seed: int = 0) -> tuple[Any, frozenset[str]]
         ArtifactError: no encoder, code of its own, or weights that do not fit.
     """
     config = read_config(folder)
-    with torch.random.fork_rng(devices=[]), quiet_transformers():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            model, report = AutoModelForMaskedLM.from_pretrained(
-                folder, config=config, dtype=torch.float32, output_loading_info=True,
-                local_files_only=True, trust_remote_code=False, use_safetensors=_safe(folder),
-            )  # fmt: skip
-        except Exception as error:  # safetensors, pickle and shape errors share no parent
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ArtifactError(f"{folder}: weights cannot be loaded ({reason})") from error
-    missing = frozenset(report["missing_keys"])
+        model, missing, _ = load_weights(AutoModelForMaskedLM, folder, config=config)
     torn = sorted(name for name in missing if name.startswith(f"{model.base_model_prefix}."))
-    if torn or report.get("mismatched_keys"):
-        culprit = torn[0] if torn else "shapes differ from config.json"
-        raise ArtifactError(f"{folder}: the encoder is incomplete ({culprit}); fetch it again")
+    if torn:
+        raise ArtifactError(f"{folder}: the encoder is incomplete ({torn[0]}); fetch it again")
     if model.get_output_embeddings() is None:
         raise ArtifactError(
             f"{folder}: transformers finds no masked-LM head in a {config.model_type} model; "
@@ -329,15 +322,73 @@ def read_config(folder: Path) -> Any:
     return config
 
 
-def _safe(folder: Path) -> bool:
-    """Whether weights without pickle are there; a pickle alone is read by torch's safe loader."""
-    return any(folder.glob("*.safetensors"))
+def load_weights(
+    architecture: Any, folder: Path, **options: Any
+) -> tuple[Any, frozenset[str], frozenset[str]]:
+    """(model in fp32, names of parameters that the folder lacks, names that it has too many).
+
+    `architecture` is a class of transformers with `from_pretrained`, which gets `options`. Weights
+    are safetensors alone, and no code in the folder runs.
+
+    Raises:
+        ArtifactError: pickled weights, damaged ones, ones of another shape, or numbers that are
+            not finite.
+    """
+    refuse_pickle(folder)
+    with quiet_transformers():
+        try:
+            model, report = architecture.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # told below, by name
+                output_loading_info=True,
+                **options,
+            )
+        except Exception as error:  # safetensors and shape errors share no parent
+            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            raise ArtifactError(f"{folder}: weights cannot be loaded ({reason})") from error
+    for name, *shapes in sorted(report.get("mismatched_keys") or ()):
+        held, needed = ("x".join(map(str, shape)) for shape in shapes)
+        raise ArtifactError(
+            f"{folder}: {name} is {held}, but config.json needs {needed}; fetch or fit it again"
+        )
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ArtifactError(
+                f"{folder}: {name} holds numbers that are not finite; make it again"
+            )
+    return model, frozenset(report["missing_keys"]), frozenset(report["unexpected_keys"])
+
+
+def refuse_pickle(folder: Path, *, stem: str = "model", pickled: str = "pytorch_model") -> None:
+    """Return unless the folder's weights are a pickle alone, which may run any code when opened.
+
+    Raises:
+        ArtifactError: a pickle alone, with the command that converts it.
+    """
+    found = sorted(folder.glob(f"{pickled}*.bin"))
+    if any(folder.glob(f"{stem}*.safetensors")) or not found:
+        return  # a folder without any weights is told by whoever loads it
+    program = (
+        "import torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() for k, v in "
+        f"torch.load('{found[0].name}', weights_only=True).items()}}, "
+        f"'{found[0].stem.replace(pickled, stem)}.safetensors', {{'format': 'pt'}})"
+    )
+    raise ArtifactError(
+        f"{folder}: the weights are a pickle ({found[0].name}), which trialese never opens; "
+        f'convert them with: cd {folder} && python -c "{program}"'
+    )
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The fast tokenizer in `folder`, untruncated and unpadded; see `load_tokenizer`."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # transformers raises whatever its parsers do
         raise ArtifactError(
             f"{folder}: no usable tokenizer; set pretrain.backbone.tokenizer to one that fits"

@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from trialese.errors import ArtifactError, RecipeError
-from trialese.pretrain.backbone import family_of, head_modules
+from trialese.pretrain.backbone import family_of, head_modules, refuse_pickle
 from trialese.settings import LoraSettings
 
 if TYPE_CHECKING:  # a second to import, which who only predicts need not wait
@@ -136,6 +136,7 @@ def load_lora(model: Any, folder: Path) -> PeftModel:
 
     if not (folder / "adapter_config.json").is_file():
         raise ArtifactError(f"{folder}: no adapter_config.json, so this is no adapter folder")
+    refuse_pickle(folder, stem="adapter_model", pickled="adapter_model")
     try:
         with _quiet_peft():
             return PeftModel.from_pretrained(model, folder)

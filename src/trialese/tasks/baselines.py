@@ -199,15 +199,22 @@ def _tune_score(task: Task, scores: NDArray[np.float64], truth: NDArray[np.bool_
     return sum(f1_averages(truth, decide(scores, task.kind, cut)))
 
 
-def blend_classifiers(one: Path, other: Path, system: str, path: Path) -> Manifest:
+def blend_classifiers(task: str, folders: Sequence[Path], system: str, path: Path) -> Manifest:
     """The manifest of a classifier artifact at `path` that holds the blend's predictions alone.
 
+    `folders` are two classifier artifacts of the task; the blend is the mean of their log-odds.
+
     Raises:
+        RecipeError: not two folders, or one of another task.
         RecordError: the two were not fitted on the same rows, seeds and folds.
         ArtifactError: no classifier artifacts, or the disk refused.
     """
-    folders = (one, other)
+    if len(folders) != 2:
+        raise RecipeError(f"{task}: a blend is of two classifiers, not {len(folders)}; give two")
     manifests = [read_manifest(folder, kind="classifier") for folder in folders]
+    for folder, manifest in zip(folders, manifests, strict=True):
+        if manifest.settings["task"] != task:
+            raise RecipeError(f"{folder}: fitted for {manifest.settings['task']}, not for {task}")
     runs = [load_predictions(folder / "predictions.parquet") for folder in folders]
     names = [str(manifest.settings["system"]) for manifest in manifests]
     settings = {"task": manifests[0].settings["task"], "system": system, "blend_of": names}

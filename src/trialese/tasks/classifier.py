@@ -18,11 +18,15 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
 from trialese.errors import ArtifactError
-from trialese.pretrain.backbone import family_of, quiet_transformers, read_config
+from trialese.pretrain.backbone import (
+    family_of,
+    load_weights,
+    quiet_transformers,
+    read_config,
+)
 from trialese.pretrain.compute import choose_compute
 from trialese.pretrain.encoder import Encoder
 from trialese.progress import Progress, silent
@@ -230,22 +234,34 @@ class Classifier(LabelsTexts):
                 "it; give the classifier that it was made from"
             )
         known = read_description(folder)
-        try:
-            with quiet_transformers():
-                model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                    folder, dtype=torch.float32, local_files_only=True
-                )
-                tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    folder, local_files_only=True
-                )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise ArtifactError(f"{folder}: damaged classifier ({first}); fit it again") from error
-        if model.config.num_labels != len(known.task.labels):
+        config = read_config(folder)
+        if config.num_labels != len(known.task.labels):
             raise ArtifactError(
-                f"{folder}: the model has {model.config.num_labels} outputs but "
+                f"{folder}: the model has {config.num_labels} outputs but "
                 f"{len(known.task.labels)} labels are declared; fit it again"
             )
+        named = tuple(config.id2label[place] for place in range(config.num_labels))
+        if named != known.task.labels:
+            raise ArtifactError(
+                f"{folder}: config.json and preprocessing.json name other labels, or in another "
+                "order; fit it again"
+            )
+        model, missing, surplus = load_weights(
+            transformers.AutoModelForSequenceClassification, folder, config=config
+        )
+        for what, names in (("lacks", missing), ("has beside those of its model", surplus)):
+            if names:  # what is missing would be drawn at random, and labels with it
+                raise ArtifactError(
+                    f"{folder}: damaged classifier: model.safetensors {what} {min(names)}"
+                    f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}; fit it again"
+                )
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # transformers and tokenizers raise whatever they do
+            first = str(error).strip().splitlines()[0]
+            raise ArtifactError(f"{folder}: damaged classifier ({first}); fit it again") from error
         return cls(
             task=known.task,
             model=model.eval(),
@@ -274,28 +290,27 @@ def load_masked_lm(
         ArtifactError: no model there, or none that can classify.
     """
     check_masked_lm(folder)
+    config = read_config(folder)
     options: dict[str, Any] = {}
     if dropout is not None:
-        config = read_config(folder)
         options = {name: dropout for name in _DROPPED if hasattr(config, name)}
         # None means as elsewhere, and stays so
         options |= {n: dropout for n in _DROPPED_HEAD if getattr(config, n, None) is not None}
         options |= {name: 0.0 for name in _DROPPED_ATTENTION if hasattr(config, name)}
+    model, missing, _ = load_weights(
+        transformers.AutoModelForSequenceClassification,
+        folder,
+        num_labels=len(task.labels),
+        id2label=dict(enumerate(task.labels)),
+        label2id={label: place for place, label in enumerate(task.labels)},
+        problem_type=_PROBLEM_TYPES[task.kind],
+        **options,
+    )
     try:
-        with quiet_transformers():
-            model, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                num_labels=len(task.labels),
-                id2label=dict(enumerate(task.labels)),
-                label2id={label: place for place, label in enumerate(task.labels)},
-                problem_type=_PROBLEM_TYPES[task.kind],
-                dtype=torch.float32,
-                local_files_only=True,
-                output_loading_info=True,
-                **options,
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # transformers and tokenizers raise whatever they do
         first = str(error).strip().splitlines()[0]
         raise ArtifactError(f"{folder}: cannot make a classifier of it ({first})") from error
-    return model, tokenizer, sorted(loading["missing_keys"])
+    return model, tokenizer, sorted(missing)

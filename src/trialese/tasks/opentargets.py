@@ -60,9 +60,11 @@ def check_dropin(path: Path, *, texts: Sequence[str] = _PROBES) -> list[Audit]:
     folder = path / "model" if (path / "model" / "config.json").is_file() else path
     with quiet_transformers():
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            folder, local_files_only=True
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         pipeline = transformers.pipeline(
             "text-classification", model=model, tokenizer=tokenizer, device="cpu"
         )

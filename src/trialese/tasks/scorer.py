@@ -208,6 +208,12 @@ def read_description(folder: Path) -> Description:
         if thresholds is not None and thresholds.labels != saved.labels:
             raise ValueError(f"{_THRESHOLDS} is of other labels")
         verify_owner(folder)
+        if thresholds is not None and len(thresholds.values) != len(saved.labels):
+            raise ValueError(
+                f"{_THRESHOLDS} has {len(thresholds.values)} values for {len(saved.labels)} labels"
+            )
+        if thresholds is not None and not all(0 <= value <= 1 for value in thresholds.values):
+            raise ValueError(f"{_THRESHOLDS} has a value that is no probability")
         digest = digest_of_folder(folder)
     except (msgspec.DecodeError, OSError, ValueError) as error:
         raise ArtifactError(f"{folder}: damaged classifier ({error}); fit it again") from error
@@ -356,7 +362,22 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[
         tokenizer.enable_truncation(max_tokens)  # changing it while another thread encodes fails
     if tokenizer.padding is not None:
         tokenizer.no_padding()
-    return [encoded.ids for encoded in tokenizer.encode_batch_fast(list(texts))]
+    try:
+        return [encoded.ids for encoded in tokenizer.encode_batch_fast(list(texts))]
+    except BaseException as error:
+        if not _is_panic(error):
+            raise
+        if len(texts) > 1:  # which text is it?
+            for text in texts:
+                encode_texts(tokenizer, [text], max_tokens)
+        raise RecordError(
+            f"the tokenizer cannot read {texts[0]!r:.60} ({error}); leave this text out"
+        ) from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether it is how a tokenizer written in Rust ends; such an error is no `Exception`."""
+    return type(error).__name__ == "PanicException"
 
 
 def padded(
@@ -468,6 +489,12 @@ class OnnxScorer(LabelsTexts):
         except Exception as error:  # both raise whatever their parsers do
             first = str(error).strip().splitlines()[0]
             raise ArtifactError(f"{folder}: damaged export ({first}); export it again") from error
+        outputs = session.get_outputs()[0].shape[-1]
+        if outputs != len(known.task.labels):
+            raise ArtifactError(
+                f"{folder}: the graph has {outputs} outputs but {len(known.task.labels)} labels "
+                "are declared; export it again"
+            )
         return cls(
             task=known.task,
             preprocessing=known.preprocessing,
