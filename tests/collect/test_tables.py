@@ -155,6 +155,13 @@ def test_a_stray_quote_swallows_no_row(caplog):
     assert "f: 2 lines, the first line 4: a stray quote, read as text" in caplog.text
 
 
+def test_quotes_with_backslashes_are_read_as_meant(caplog):
+    data = b'id,text\n1,"said \\"no\\", and left"\n2,plain\n3,"b, c"\n'
+    found = rows(data)
+    assert [row.cells["text"] for row in found] == ['said "no", and left', "plain", "b, c"]
+    assert not any(row.repaired for row in found)
+
+
 def test_two_stray_quotes_do_not_swallow_what_is_between_them():
     lines = [f"{n}\t{text}" for n, text in enumerate(REASONS)]
     lines[3] = '3\t"Slow accrual'

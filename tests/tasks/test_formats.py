@@ -71,6 +71,13 @@ def test_a_text_a_line(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_line_that_is_no_text_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_bytes("café closed\n".encode() + b"caf\xc3\xa9 \xc3 closed\nslow\n")
+    assert [(each.row, each.text) for each in read(path)[0]] == [(1, "café closed"), (3, "slow")]
+    assert read(path)[1] == {"not_utf8": 1}
+
+
 def test_a_txt_that_names_columns_is_a_table(tmp_path: Path) -> None:
     path = tmp_path / "excel.txt"
     path.write_bytes("id\tStop reason\r\n7\tslow, and no funds\r\n".encode("utf-16"))

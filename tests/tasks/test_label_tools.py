@@ -253,6 +253,24 @@ def test_all_bad_rows_are_told_at_once(tmp_path: Path) -> None:
     assert said.endswith("(16 of 17 rows are bad)")
 
 
+def test_bytes_that_are_no_text_are_bad_rows(tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_bytes(
+        f"text,labels\ncafé \udcc3,{SLOW}\nb,{SLOW}\n".encode(errors="surrogateescape")
+    )
+    with pytest.raises(RecordError, match="row 1 holds bytes that are no text in UTF-8"):
+        read_labelled(path, STOP_REASONS)
+    lone = written(tmp_path / "lone.jsonl", [{"text": "\ud800", "labels": SLOW}])
+    with pytest.raises(RecordError, match="row 1 holds bytes that are no text in UTF-8"):
+        read_labelled(lone, STOP_REASONS)
+
+
+def test_names_of_labels_come_before_their_numbers(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": 6, "label_text": "Insufficient enrollment"}]
+    (found,) = read_labelled(written(tmp_path / "hub.jsonl", rows), STOP_REASONS)
+    assert found.labels == (SLOW,)
+
+
 def test_columns_may_be_named(tmp_path: Path) -> None:
     path = tmp_path / "own.csv"
     path.write_text(f"Key,Our Reason,Verdict\nx7,slow,{SLOW}\n")

@@ -18,10 +18,11 @@ from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.records import Example, Task, Thresholds
 from trialese.settings import FinetuneSettings
 from trialese.tasks.fit import fit_classifier
-from trialese.tasks.formats import AskedColumns
+from trialese.tasks.formats import AskedColumns, read_records
 from trialese.tasks.predict import (
     LabelledText,
     Share,
+    divide_records,
     load_scorer,
     own_share,
     predict_file,
@@ -167,6 +168,18 @@ def test_one_killed_goes_on_and_ends_with_the_same_bytes(table: Path, tmp_path: 
     assert len(again.seen) == 50 - 5 * 7
     assert broken.read_bytes() == whole.read_bytes()
     assert not list(tmp_path.glob(".*.work*"))
+
+
+def test_windows_end_early_where_texts_are_long(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, divided = ToyScorer(), ToyScorer()
+    predict_file(whole, table, tmp_path / "whole.csv")
+    monkeypatch.setattr("trialese.tasks.predict.WINDOW_CHARACTERS", 100)
+    windows = list(map(len, divide_records(read_records(table), 7)))
+    assert max(windows) < 7 and sum(windows) == 50
+    predict_file(divided, table, tmp_path / "divided.csv")
+    assert (tmp_path / "whole.csv").read_bytes() == (tmp_path / "divided.csv").read_bytes()
 
 
 def test_a_finished_file_is_left_alone_and_a_changed_one_made_again(

@@ -40,6 +40,7 @@ __all__ = [
     "find_column",
     "format_of_columns",
     "header_place",
+    "is_unicode",
     "names_columns",
     "plain_name",
     "read_delimited",
@@ -68,7 +69,8 @@ ID_COLUMNS = (
 )  # fmt: skip
 """Names of the column that names a row, best first; "" is pandas' index, the first column."""
 TITLE_COLUMNS = ("title", "brief_title", "study_title")
-LABEL_COLUMNS = ("labels", "label", "annotation")
+LABEL_COLUMNS = ("label_text", "label_name", "label_names", "labels", "label", "annotation")
+"""Names of the column of labels, best first: beside `label_text`, `label` holds mere numbers."""
 CSV_ID_COLUMN = "NCT Number"
 _CSV_TITLES = ("Study Title", "Title")
 _CSV_COLUMNS = (
@@ -113,6 +115,15 @@ class BadRow:
 def plain_name(name: str) -> str:
     """The name as names are compared: letters and digits alone, in lower case."""
     return "".join(filter(str.isalnum, name.casefold()))
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be stored: lone surrogates stand for bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def find_column(names: Sequence[str], known: Sequence[str]) -> str | None:
@@ -461,21 +472,32 @@ def _rows(lines: Lines, delimiter: str, names: list[str]) -> Iterator[TableRow |
                 yield _row(number, line, cells, names, first)
             continue
         number += 1
-        if not first or ("field larger" in problem and not others):
-            limit = "MAX_CELL_CHARACTERS" if first else "MAX_ROW_CHARACTERS"
-            detail = f"over {MAX_CELL_CHARACTERS if first else MAX_ROW_CHARACTERS:,} characters"
-            yield BadRow(number, line, "too_long", f"{detail} ({limit})", _nct_id(first))
-            continue
         lines.put_back(others)
-        lines.note("a stray quote, read as text", line)
         rescanned += sum(len(each or "") for _, each in others)
         if rescanned > MAX_RESCANNED_CHARACTERS:
             feed.most_characters = 0
-        row = _row(number, line, _as_it_stands(first, delimiter, len(names)), names, first)
-        if isinstance(row, BadRow):
-            yield replace(row, detail=f"{problem}, and without it {row.detail}")
-        else:
-            yield replace(row, repaired=problem)
+        row = _read_otherwise(number, feed.taken, problem, delimiter, names)
+        if isinstance(row, TableRow) and row.repaired:
+            lines.note("a stray quote, read as text", line)
+        yield row
+
+
+def _read_otherwise(
+    number: int, taken: list[tuple[int, str]], problem: str, delimiter: str, names: list[str]
+) -> TableRow | BadRow:
+    """The first of the lines as a row by itself, since its quotes are not as they should be."""
+    line, first = taken[0]
+    if not first or ("field larger" in problem and len(taken) == 1):
+        limit = "MAX_CELL_CHARACTERS" if first else "MAX_ROW_CHARACTERS"
+        detail = f"over {MAX_CELL_CHARACTERS if first else MAX_ROW_CHARACTERS:,} characters"
+        return BadRow(number, line, "too_long", f"{detail} ({limit})", _nct_id(first))
+    cells = _with_backslashes(first, delimiter)
+    if len(cells) == len(names):
+        return _row(number, line, cells, names, first)
+    row = _row(number, line, _as_it_stands(first, delimiter, len(names)), names, first)
+    if isinstance(row, BadRow):
+        return replace(row, detail=f"{row.detail} once a quote is text ({problem})")
+    return replace(row, repaired=problem)
 
 
 def _is_blank(cells: list[str], width: int) -> bool:
@@ -501,6 +523,18 @@ def _row(
 
 def _nct_id(line: str) -> str:
     return nct_id_in(line[:100_000].encode(errors="replace"))
+
+
+def _with_backslashes(line: str, delimiter: str) -> list[str]:
+    """The cells of a line whose quotes within a cell have backslashes before them, as databases
+    write them; [] of any other line."""
+    if '\\"' not in line:
+        return []
+    how = {"escapechar": "\\", "doublequote": False, "strict": True}
+    try:
+        return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter, **how), [])  # type: ignore[arg-type]
+    except csv.Error:
+        return []
 
 
 def _as_it_stands(line: str, delimiter: str, width: int) -> list[str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -30,6 +30,7 @@ from trialese.collect.delimited import (
     BadRow,
     column_named,
     find_column,
+    is_unicode,
     names_columns,
     text_lines,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "TextToLabel",
     "about_file",
     "beginning",
+    "count_characters",
     "format_of",
     "layout_of",
     "person_line",
@@ -152,6 +154,18 @@ def _rows_of(path: Path, columns: AskedColumns) -> Iterator[Record]:
         yield RawStudy(where, "text", text_cells(cells))
 
 
+def count_characters(record: Record) -> int:
+    """About how many characters, or bytes, a record holds."""
+    if isinstance(record, str):
+        return len(record)
+    if isinstance(record, Trial):
+        return len(record.detailed_description) + len(record.eligibility_criteria)
+    data = getattr(record, "data", "")
+    if isinstance(data, Mapping):
+        return sum(len(value) for value in data.values() if isinstance(value, str))
+    return len(data)
+
+
 def texts_of(
     records: Sequence[Record],
     first_row: int,
@@ -169,10 +183,13 @@ def texts_of(
             if isinstance(record, Reject):
                 reason = record.reason
             elif isinstance(record, str):
-                if record.strip():
+                if not is_unicode(record):
+                    reason = "not_utf8"
+                elif not record.strip():
+                    reason = "blank_line"
+                else:
                     texts.append(TextToLabel(row, "", record))
                     continue
-                reason = "blank_line"
             elif isinstance(record, RawStudy) and record.format == "text":
                 named = text_row(record)
                 texts.append(TextToLabel(row, named.identifier, named.text))

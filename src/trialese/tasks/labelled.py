@@ -30,6 +30,7 @@ from trialese.collect.delimited import (
     TableRow,
     column_named,
     find_column,
+    is_unicode,
 )
 from trialese.collect.tables import read_table, unnested
 from trialese.corpus.clean import clean_text
@@ -278,6 +279,8 @@ class _Source:
                 f"{where} is malformed ({row.repaired}); double the quotes in a quoted cell"
             )
         text = text_of(row.cells, where, self.text_column)
+        if not is_unicode(text):
+            raise RecordError(f"{where} holds bytes that are no text in UTF-8; correct the row")
         labels = self.labels(row.cells, where)
         if isinstance(labels, Unlabelled):
             if missing_label is None:
@@ -435,6 +438,9 @@ def read_silver(
             text_column = text_column and column_named(names_here, text_column, where)
             id_column = id_column and column_named(names_here, id_column, where)
         text = text_of(row.cells, where, text_column).strip()
+        if not is_unicode(text):
+            left_out["not utf8"] += 1
+            continue
         try:
             labels = labels_in(row.cells.get(asked), names)
         except BadLabelError:

@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +38,7 @@ from trialese.tasks.formats import (
     Record,
     TextToLabel,
     about_file,
+    count_characters,
     format_of,
     layout_of,
     person_line,
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LabelledText",
     "Share",
+    "divide_records",
     "exists",
     "label_texts",
     "load_scorer",
@@ -176,7 +177,7 @@ def _chunks(
         records = iter(inputs)
     left_out: dict[str, int] = {}
     row = 1
-    while chunk := list(islice(records, _CHUNK_RECORDS)):
+    for chunk in divide_records(records, _CHUNK_RECORDS):
         yield texts_of(chunk, row, scorer.preprocessing, left_out)
         row += len(chunk)
     for reason, count in left_out.items():
@@ -217,8 +218,25 @@ def exists(text: str) -> bool:
 
 
 WINDOW_RECORDS = 4096
+WINDOW_CHARACTERS = 64 * 2**20
+"""A window ends sooner where its records have more characters, so that memory stays bounded."""
 _WAIT_SECONDS = 600.0
 _PAUSE_SECONDS = 0.1
+
+
+def divide_records(records: Iterator[Record], most: int) -> Iterator[list[Record]]:
+    """Windows of at most `most` records and about `WINDOW_CHARACTERS`; where they end follows from
+    the records alone."""
+    held: list[Record] = []
+    characters = 0
+    for record in records:
+        held.append(record)
+        characters += count_characters(record)
+        if len(held) == most or characters >= WINDOW_CHARACTERS:
+            yield held
+            held, characters = [], 0
+    if held:
+        yield held
 
 
 class _Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -282,9 +300,9 @@ def predict_file(
             if not job.begin():
                 return job.finished if share.rank == 0 else None
             windows = done = 0
-            for window, records in job.windows():
+            for window, row, records in job.windows():
                 if window % share.of == share.rank:
-                    job.do(window, records)
+                    job.do(window, row, records)
                 windows, done = window + 1, done + len(records)
                 progress("predict: records", done, None)
             return job.finish(windows) if share.rank == 0 else None
@@ -340,21 +358,21 @@ class _Job:
                 time.sleep(_PAUSE_SECONDS)
         return True
 
-    def windows(self) -> Iterator[tuple[int, list[Record]]]:
-        """Each window's number and records."""
+    def windows(self) -> Iterator[tuple[int, int, list[Record]]]:
+        """Each window's number, the row of its first record, and its records."""
+        row = 1
         stream = read_records(self._source, self._columns)
-        window = 0
-        while records := list(islice(stream, self._window_records)):
-            yield window, records
-            window += 1
+        for window, records in enumerate(divide_records(stream, self._window_records)):
+            yield window, row, records
+            row += len(records)
 
-    def do(self, window: int, records: list[Record]) -> None:
+    def do(self, window: int, row: int, records: list[Record]) -> None:
         """Write the window's part, unless it is there or all is over."""
         if self._counted(window).is_file() or not self._mark.is_file():
             return
         left_out: dict[str, int] = {}
         how = self._scorer.preprocessing
-        texts = texts_of(records, window * self._window_records + 1, how, left_out)
+        texts = texts_of(records, row, how, left_out)
         scores = self._scorer.predict_proba([each.text for each in texts])
         counted = _Counted(records=len(records), texts=len(texts), left_out=left_out)
         try:
@@ -372,8 +390,8 @@ class _Job:
             RecordError: there was no text at all.
         """
         if not all(self._counted(window).is_file() for window in range(total)):
-            for window, records in self.windows():
-                self.do(window, records)
+            for window, row, records in self.windows():
+                self.do(window, row, records)
         found = [
             msgspec.json.decode(self._counted(window).read_bytes(), type=_Counted)
             for window in range(total)
