@@ -27,7 +27,7 @@ from trialese.settings import (
     VerdictSettings,
 )
 
-__all__ = ["Recipe", "load_recipe", "parse_recipe"]
+__all__ = ["Recipe", "load_recipe", "parse_recipe", "shipped_recipes"]
 
 
 class Recipe(Section, frozen=True, kw_only=True):
@@ -44,8 +44,17 @@ class Recipe(Section, frozen=True, kw_only=True):
     serve: ServeSettings = ServeSettings()
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """The ready recipes by name, such as "quickstart": those in the package, or in a checkout."""
+    here = Path(__file__).parent
+    folders = (here / "recipes", here.parents[1] / "recipes")
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
+
+
 def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a TOML file, with `overrides` such as "pretrain.lora.rank=16" applied.
+
+    Where no file stands, the name of a ready recipe, such as "quickstart", means that.
 
     Raises:
         RecipeError: no such file, no TOML, an unknown key, or a value of the wrong type; names
@@ -55,7 +64,11 @@ def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such recipe; recipes/ holds ready ones") from error
+        shipped = shipped_recipes()
+        if str(path) in shipped:
+            return load_recipe(shipped[str(path)], overrides=overrides)
+        cure = suggest(str(path), shipped)
+        raise RecipeError(f"{path}: no such recipe; recipes/ holds ready ones; {cure}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot read as UTF-8 text ({error})") from error
     return parse_recipe(text, overrides=overrides, origin=str(path))
@@ -71,9 +84,22 @@ def parse_recipe(text: str, *, overrides: Sequence[str] = (), origin: str = "rec
         _apply(tree, override)
     resolved = _lay_over(Recipe(), tree, origin)
     try:
-        return msgspec.convert(resolved, Recipe)
+        recipe = msgspec.convert(resolved, Recipe)
     except msgspec.ValidationError as error:
         raise RecipeError(f"{origin}: {_plain(error)}") from error
+    if "source" in tree.get("collect", {}) or not _is_labelled(recipe.tasks):
+        return recipe
+    collect = msgspec.structs.replace(recipe.collect, source="none")
+    return msgspec.structs.replace(recipe, collect=collect)
+
+
+def _is_labelled(tasks: TasksSettings) -> bool:
+    """Whether a task that is to be run takes its labels from a file."""
+    declared = {section.name: section for section in tasks.declared}
+    sections = (
+        declared.get(name, getattr(tasks, name.replace("-", "_"), None)) for name in tasks.names
+    )
+    return any(getattr(section, "labelled", None) for section in sections)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -105,7 +105,10 @@ class ReadLimits(Section, frozen=True, kw_only=True):
 class CollectSettings(Section, frozen=True, kw_only=True):
     """Where registry records come from."""
 
-    source: Literal["sample", "registry", "files"] = "sample"
+    source: Literal["sample", "registry", "files", "none"] = "sample"
+    """`none`: no trials; tasks are fitted on labelled files, from the backbone as it is. That is
+    the default of a recipe in which a task is `labelled`: nobody means to adapt a language model
+    to synthetic studies for it."""
     paths: tuple[str, ...] = ()
     """For `files`; relative to the working directory."""
     url: str = "https://clinicaltrials.gov/api/v2"

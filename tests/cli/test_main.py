@@ -304,3 +304,104 @@ def test_unknown_names_get_the_nearest_and_wrong_kinds_what_is_wanted(
     assert said.format(home=home) in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_init_drafts_a_recipe_that_runs_as_it_is(
+    run: Run, tmp_path: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = ["text,label"]
+    for number in range(30):
+        lines += [f"too few people came to site {number},slow", f"no money left in year {number},"]
+        lines += [f"the drug did harm to patient {number},harm"]
+    Path("My table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    status, _, err = run("finetune", "My table.csv", "-o", "x")
+    assert status == 1
+    assert "`trialese init 'My table.csv'` writes a recipe for it" in err
+    status, out, _ = run("init", "My table.csv", "-o", "mine.toml")
+    assert (status, out.splitlines()[-1].strip()) == (0, "trialese run mine.toml")
+    drafted = Path("mine.toml").read_text(encoding="utf-8")
+    assert 'kind = "multiclass"' in drafted
+    assert "60 rows with labels, 30 without" in drafted
+    assert run("init", "My table.csv", "-o", "mine.toml")[0] == 0  # drafted by us: drafted again
+    status, _, err = run("init", "My table.csv", "-o", "My table.csv")
+    assert (status, "is what the command reads" in err) == (1, True)
+    changes = ("-s", f"pretrain.backbone.name={tiny_backbone}", "-s", "verdict.resamples=60")
+    changes += ("-s", "tasks.declared.0.run_folds=1", "-s", "tasks.declared.0.finetune.epochs=1")
+    status, out, err = run("run", "mine.toml", "--dry-run", *changes)
+    assert status == 0, err
+    assert "my-table/base" in out and "5 of 5 stages to do" in out
+    assert not Path("runs").exists()
+    status, out, err = run("run", "mine.toml", *changes)
+    assert status == 0, err
+    assert "my-table|test:" in out
+    made = {file.parent.name for file in Path("runs").rglob("manifest.json")}
+    assert made == {"prior", "keywords", "tfidf", "base", "verdict"}
+    status, out, _ = run("run", "mine.toml", *changes, "--dry-run")
+    assert "0 of 5 stages to do" in out
+    Path("My table.csv").unlink()
+    status, out, err = run("run", "mine.toml", "--dry-run", *changes)
+    assert (status, out) == (1, "")
+    assert "My table.csv: no such input file" in err
+
+
+def test_a_language_model_is_never_adapted_to_synthetic_studies_unasked(
+    run: Run, tmp_path: Path
+) -> None:
+    table = tmp_path / "mine.tsv"
+    table.write_text("text\tlabel\na b\tx\nc d\ty\n")
+    recipe = tmp_path / "mine.toml"
+    declared = (
+        f'[[tasks.declared]]\nname = "mine"\nlabelled = "{table}"\nlabels = ["x", "y"]\n'
+        'kind = "multiclass"\n'
+    )
+    recipe.write_text(f'[tasks]\nnames = ["mine"]\n{declared}')
+    _, out, _ = run("run", recipe, "--dry-run", "--json")
+    assert [stage["name"] for stage in json.loads(out)] == [
+        "mine/prior", "mine/keywords", "mine/tfidf", "mine/base", "verdict",
+    ]  # fmt: skip
+    _, out, _ = run("run", recipe, "--dry-run", "--json", "-s", "collect.source=sample")
+    assert "adapter" in [stage["name"] for stage in json.loads(out)]
+    recipe.write_text(f'[tasks]\nnames = ["mine", "sex"]\n{declared}')
+    status, _, err = run("run", recipe, "--dry-run")
+    assert status == 1
+    assert "sex: its labels come from trials, but the recipe names none; set collect.source" in err
+    status, _, err = run("collect", "-r", recipe, "-o", tmp_path / "x")
+    assert status == 1
+    assert "collect.source: none" in err
+
+
+def test_ready_recipes_are_known_by_name(run: Run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run("run", "quickstart", "--dry-run", "--json")
+    assert status == 0
+    assert json.loads(out)[0]["name"] == "snapshot"
+    status, _, err = run("run", "quikstart", "--dry-run")
+    assert status == 1
+    assert "did you mean quickstart?" in err
+
+
+def test_labels_can_be_printed_down_to_the_least_likely(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    model = home / "stop-reasons" / "adapted"
+    _, out, _ = run("predict", model, "Slow accrual", "--top", 3)
+    assert len(out.split("\t")[0].split(", ")) == 3
+    _, out, _ = run("predict", model, "Slow accrual", "--all-scores")
+    shown = [float(each.split()[1]) for each in out.split("\t")[0].split(", ")]
+    assert len(shown) == 17
+    assert shown == sorted(shown, reverse=True)
+    status, _, err = run("predict", model, "x y", "--top", 3, "-o", tmp_path / "x.csv")
+    assert status == 2
+    assert "--top and --all-scores go with lines" in err
+
+
+def test_literal_texts_are_written_to_a_file(run: Run, home: Path, tmp_path: Path) -> None:
+    model, out = home / "stop-reasons" / "adapted", tmp_path / "deep" / "x.csv"
+    status, said, err = run("predict", model, "Slow accrual", "no\nfunds, alas", "-o", out)
+    assert status == 0, err
+    assert "2 texts of 2 records" in said
+    assert len(out.read_text().splitlines()) == 3
+    assert sorted(file.name for file in out.parent.iterdir()) == ["x.csv", "x.csv.about.json"]
+    status, _, err = run("predict", model, "nowhere.tsv", "-o", tmp_path / "y.csv")
+    assert (status, "nowhere.tsv: no such file" in err) == (1, True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from trialese.artifacts import read_manifest, write_artifact
 from trialese.errors import ArtifactError, RecordError
 from trialese.pipeline.evaluate import describe_scores, judge_classifiers, slice_by_length
 from trialese.predictions import load_predictions, save_predictions
@@ -70,10 +71,12 @@ def test_a_classifier_alone_is_judged_against_the_prior(toy: Recipe, tmp_path: P
 def test_unequal_folds_are_judged_on_those_that_are_shared(toy: Recipe, tmp_path: Path) -> None:
     home = Path(toy.folder) / "toy" / "stop-reasons"
     shutil.copytree(home / "prior", tmp_path / "prior")
-    shutil.copytree(home / "tfidf", tmp_path / "tfidf")
     runs = load_predictions(home / "tfidf" / "predictions.parquet")
     more = [dataclasses.replace(run, seed=run.seed + 100) for run in runs]
-    save_predictions(tmp_path / "tfidf" / "predictions.parquet", [*runs, *more])
+    made = read_manifest(home / "tfidf")
+    with write_artifact(tmp_path / "tfidf", kind="classifier", settings=made.settings) as draft:
+        draft.notes |= made.notes
+        save_predictions(draft.folder / "predictions.parquet", [*runs, *more])
     folders = [tmp_path / "prior", tmp_path / "tfidf"]
     judge_classifiers(folders, VerdictSettings(resamples=100), tmp_path / "v")
     (verdict,) = load_verdicts(tmp_path / "v")

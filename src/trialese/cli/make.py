@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -248,6 +249,32 @@ def finetune(
         print(f"\n{describe_scores(out, tree.verdict)}")
 
 
+def init(
+    table: Annotated[Path, typer.Argument(help="Labelled table: CSV, TSV, JSON lines, Parquet.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Recipe to write; else TABLE's name .toml.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="The column of labels; else by its name.")
+    ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Your labelled table -> a commented recipe, which `trialese run` then carries out."""
+    from trialese.artifacts import refuse_file, replacing_anything, write_bytes
+    from trialese.tasks.labelled import DRAFT_BEGINS, draft_recipe
+
+    path = out or Path(f"{table.stem}.toml")
+    with replacing_anything(force):
+        refuse_file(path, ours=lambda begins: begins.startswith(DRAFT_BEGINS), inputs=[table])
+        text = draft_recipe(table, label_column=column)
+        write_bytes(path, text.encode())
+    if as_json:
+        print_json({"recipe": str(path)})
+    else:
+        print(f"{path}  look it over, then:\n  trialese run {shlex.quote(str(path))}")
+
+
 def evaluate(
     classifiers: Annotated[
         list[Path], typer.Argument(help="Classifier folders of one or more tasks, with rivals.")
@@ -281,7 +308,9 @@ def evaluate(
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="TOML file, such as recipes/quickstart.toml.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="TOML file, or the name of a ready one: quickstart.")
+    ],
     settings: SetOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print stages, tokens, time and memory.")
@@ -314,4 +343,4 @@ def _announce(stage: Stage, finished: bool) -> None:
         print(f"{'skip' if finished else 'make'}  {stage.path}", file=sys.stderr)
 
 
-VERBS = (collect, corpus, pretrain, finetune, evaluate, run)
+VERBS = (init, collect, corpus, pretrain, finetune, evaluate, run)

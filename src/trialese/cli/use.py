@@ -61,6 +61,12 @@ def predict(
     id_column: Annotated[
         str | None, typer.Option(help="Of a table, the column that names the rows; else by name.")
     ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Print so many likeliest labels, given or not.")
+    ] = None,
+    all_scores: Annotated[
+        bool, typer.Option("--all-scores", help="Print every label with its probability.")
+    ] = False,
     precision: _Precision = "fp32",
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -71,10 +77,12 @@ def predict(
     started by torchrun divide the work.
     """
     from trialese.artifacts import replacing_anything
-    from trialese.tasks.formats import AskedColumns
+    from trialese.tasks.formats import AskedColumns, person_line
     from trialese.tasks.predict import exists, predict_inputs, stream_inputs
 
     columns = AskedColumns(column, id_column)
+    if (top or all_scores) and (out is not None or format_name is not None):
+        raise typer.BadParameter("--top and --all-scores go with lines; a file holds all scores")
     if any(columns) and not (len(inputs) == 1 and exists(inputs[0])):
         raise typer.BadParameter("--column and --id-column go with one file, a table")
     stdin = _stdin_lines() if inputs == ["-"] else None
@@ -88,7 +96,13 @@ def predict(
             sys.stdout.buffer.write(part)
     else:
         for row in predict_inputs(model, inputs, stdin=stdin, precision=precision, columns=columns):
-            print_json(row) if as_json else print(row.as_line())
+            if as_json:
+                print_json(row)
+            elif top or all_scores:
+                likeliest = sorted(row.scores, key=row.scores.__getitem__, reverse=True)
+                print(person_line(row.nct_id, likeliest[:top], row.scores, row.text))
+            else:
+                print(row.as_line())
 
 
 def _stdin_lines() -> Iterator[str]:
@@ -114,18 +128,34 @@ def _predict_file(
     from trialese.artifacts import refuse_file
     from trialese.collect.files import is_pipe, spool
     from trialese.tasks.formats import STDIN_SUFFIX, about_file
-    from trialese.tasks.predict import load_scorer, own_share, predict_file
+    from trialese.tasks.predict import (
+        exists,
+        load_scorer,
+        looks_like_a_file,
+        own_share,
+        predict_file,
+    )
 
-    if len(inputs) != 1 or (inputs == ["-"] and own_share().of > 1):
-        raise typer.BadParameter("-o takes one file, one snapshot, or - (one process only)")
-    source = Path(inputs[0])
-    refuse_file(out, ours=lambda begins: about_file(out).is_file(), inputs=[source, model])
+    one = inputs[0] if len(inputs) == 1 else ""
+    source = Path(one)
+    named = bool(one) and one != "-" and (exists(one) or looks_like_a_file(one))
+    if not named and own_share().of > 1:
+        raise typer.BadParameter("several processes can share one file or snapshot only")
+    refuse_file(
+        out,
+        ours=lambda begins: about_file(out).is_file(),
+        inputs=[source, model] if named else [model],
+    )
     # What goes on after an interruption must be there to be read again.
     spooled = None
-    if inputs == ["-"]:
+    if not named:
+        out.parent.mkdir(parents=True, exist_ok=True)
         spooled = out.with_name(f".{out.name}{STDIN_SUFFIX}")
         with spooled.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+            if one == "-":
+                shutil.copyfileobj(sys.stdin.buffer, file)
+            else:
+                file.writelines(f"{' '.join(text.split())}\n".encode() for text in inputs)
     elif is_pipe(source):
         spooled = spool(source, out.with_name(f".{out.name}.stdin"))
     source = spooled or source

@@ -54,6 +54,11 @@ def open_source(
     Raises:
         RecordError: a file is not there.
     """
+    if settings.source == "none":
+        raise RecipeError(
+            "collect.source: none, so there is nothing to collect; set it to files, registry or "
+            "sample"
+        )
     if settings.source == "files":
         return FilesSource(settings.paths, limits=settings.limits, progress=progress)
     if settings.source == "registry":

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from trialese.artifacts import read_manifest
-from trialese.errors import ArtifactError
+from trialese.errors import ArtifactError, RecordError
 from trialese.hub import locate_backbone
 from trialese.pipeline.stages import Stage, chain_stages, is_finished
 from trialese.recipe import Recipe
@@ -195,6 +195,9 @@ class PlannedStage:
 def plan_recipe(recipe: Recipe) -> list[PlannedStage]:
     """Every stage of the recipe with its state and what it would cost; writes nothing."""
     stages = chain_stages(recipe)
+    for file in (file for stage in stages for file in stage.files):
+        if not file.exists():
+            raise RecordError(f"{file}: no such input file; check the path in the recipe")
     raw_bytes = _raw_bytes(recipe)
     old_tokens, new_tokens = _tokens(recipe, stages, raw_bytes)
     planned = []
@@ -235,7 +238,7 @@ def _raw_bytes(recipe: Recipe) -> float | None:
     """Size of the records to be read; None for the live registry, which says so only when asked."""
     if recipe.collect.source == "sample":
         return recipe.collect.sample.studies * _CHARACTERS_A_SAMPLE / _CHARACTERS_A_RAW_BYTE
-    if recipe.collect.source == "registry":
+    if recipe.collect.source in {"registry", "none"}:
         return None
     return float(sum(_uncompressed(Path(path)) for path in recipe.collect.paths))
 
@@ -253,8 +256,8 @@ def _tokens(
     recipe: Recipe, stages: list[Stage], raw_bytes: float | None
 ) -> tuple[float | None, float | None]:
     """Training tokens of the old and of the new trials."""
-    blocks = next(stage for stage in stages if stage.name == "blocks")
-    if is_finished(blocks):
+    blocks = next((stage for stage in stages if stage.name == "blocks"), None)
+    if blocks is not None and is_finished(blocks):
         folders = read_manifest(blocks.path).counts["folders"]
         return tuple(folders.get(f"{era}-train", {}).get("tokens", 0) for era in ("old", "new"))
     if raw_bytes is None:

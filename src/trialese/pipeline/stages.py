@@ -26,7 +26,7 @@ from trialese.artifacts import (
     read_manifest,
     write_bytes,
 )
-from trialese.errors import RecordError
+from trialese.errors import RecipeError, RecordError
 from trialese.pipeline.evaluate import examine_texts, judge_classifiers
 from trialese.progress import Progress, silent
 from trialese.recipe import Recipe
@@ -107,6 +107,9 @@ class Stage:
 def chain_stages(recipe: Recipe) -> list[Stage]:
     """Every stage of the recipe, in the order in which data flows."""
     home = Path(recipe.folder) / recipe.name
+    if recipe.collect.source == "none":
+        classifiers = _task_stages(recipe, home, None, {})
+        return [*classifiers, _verdict_stage(recipe, home, None, None, {}, classifiers)]
     snapshot = _collect_stage(recipe, home)
     corpus, blocks = _corpus_stages(recipe, home, snapshot)
     models = _pretrain_stages(recipe, home, blocks)
@@ -246,9 +249,11 @@ def _pretrain_stages(recipe: Recipe, home: Path, blocks: Stage) -> dict[str, Sta
 
 
 def _task_stages(
-    recipe: Recipe, home: Path, snapshot: Stage, models: Mapping[str, Stage]
+    recipe: Recipe, home: Path, snapshot: Stage | None, models: Mapping[str, Stage]
 ) -> list[Stage]:
     systems: dict[str, Stage | None] = {**dict.fromkeys(recipe.tasks.baselines), **models}
+    if snapshot is None:
+        systems["base"] = None
     return [
         _task_stage(recipe, home, task, system, snapshot, model)
         for task in recipe.tasks.names
@@ -257,27 +262,44 @@ def _task_stages(
 
 
 def _task_stage(
-    recipe: Recipe, home: Path, task: str, system: str, snapshot: Stage, model: Stage | None
+    recipe: Recipe,
+    home: Path,
+    task: str,
+    system: str,
+    snapshot: Stage | None,
+    model: Stage | None,
 ) -> Stage:
-    from trialese.hub import is_hub_id
+    """One classifier. Without trials, "base" starts from the backbone as it is."""
+    from trialese.hub import is_hub_id, locate_backbone
     from trialese.tasks.folds import define_task, describe_section
 
     section = define_task(task, recipe.tasks).section
     silver = section.silver
     labelled = (section.labelled, section.test_labelled, silver.table if silver else None)
-    settings = describe_section(section, is_model=model is not None)
-    if model is not None:
+    from_backbone = snapshot is None and system == "base"
+    if snapshot is None and section.labelled is None:
+        raise RecipeError(
+            f"{task}: its labels come from trials, but the recipe names none; set collect.source "
+            f"(sample: synthetic studies), or take {task} out of tasks.names"
+        )
+    settings = describe_section(section, is_model=model is not None or from_backbone)
+    if model is not None or from_backbone:
         settings["threshold_shrinkage"] = recipe.tasks.threshold_shrinkage
+    if from_backbone:
+        settings["backbone"] = as_settings(recipe.pretrain.backbone)
 
     def make(progress: Progress) -> object:
         from trialese.collect.snapshot import open_snapshot
         from trialese.tasks.finetune import finetune
 
+        folder = model.path / "model" if model else None
+        if from_backbone:
+            folder = locate_backbone(recipe.pretrain.backbone).folder
         return finetune(
             task,
             system,
-            model=model.path / "model" if model else None,
-            snapshot=open_snapshot(snapshot.path),
+            model=folder,
+            snapshot=open_snapshot(snapshot.path) if snapshot else None,
             settings=recipe.tasks,
             path=home / task / system,
             progress=progress,
@@ -287,7 +309,7 @@ def _task_stage(
         home,
         f"{task}/{system}",
         settings,
-        (snapshot, model) if model else (snapshot,),
+        tuple(stage for stage in (snapshot, model) if stage is not None),
         make,
         tuple(Path(name) for name in labelled if name and not is_hub_id(name)),
     )
@@ -296,15 +318,15 @@ def _task_stage(
 def _verdict_stage(
     recipe: Recipe,
     home: Path,
-    snapshot: Stage,
-    corpus: Stage,
+    snapshot: Stage | None,
+    corpus: Stage | None,
     models: Mapping[str, Stage],
     classifiers: list[Stage],
 ) -> Stage:
     def make(progress: Progress) -> object:
         from trialese.collect.snapshot import open_snapshot
 
-        trials, tasks = open_snapshot(snapshot.path), recipe.tasks
+        trials, tasks = open_snapshot(snapshot.path) if snapshot else None, recipe.tasks
         examined = {name: examine_texts(name, tasks, trials) for name in tasks.names}
         return judge_classifiers(
             [stage.path for stage in classifiers],
@@ -312,33 +334,38 @@ def _verdict_stage(
             home / "verdict",
             curves=[row for stage in models.values() for row in _read_rows(stage)],
             context=_context(recipe, snapshot, corpus, models, classifiers),
-            read_unlabelled=_read_unlabelled(recipe, corpus, models),
+            read_unlabelled=_read_unlabelled(recipe, corpus, models) if corpus else {},
             slices={name: slices for name, (_, slices) in examined.items()},
             audits={name: audits for name, (audits, _) in examined.items()},
             progress=progress,
         )
 
-    needs = (snapshot, corpus, *models.values(), *classifiers)
+    needs = tuple(filter(None, (snapshot, corpus, *models.values(), *classifiers)))
     return Stage(home, "verdict", as_settings(recipe.verdict), needs, make)
 
 
 def _context(
     recipe: Recipe,
-    snapshot: Stage,
-    corpus: Stage,
+    snapshot: Stage | None,
+    corpus: Stage | None,
     models: Mapping[str, Stage],
     classifiers: list[Stage],
 ) -> dict[str, Any]:
     """What the report's data card tells: source, counts and notes of every stage."""
+    about = {
+        "recipe": as_settings(recipe),
+        "tasks": {stage.name: _facts(stage) for stage in classifiers},
+    }
+    if snapshot is None or corpus is None:
+        return about
     collected, documents = read_manifest(snapshot.path), read_manifest(corpus.path)
     return {
         **collected.notes,
-        "recipe": as_settings(recipe),
+        **about,
         "snapshot": collected.counts,
         "corpus": documents.counts,
         "models": {stage.name: _facts(stage) for stage in models.values()},
         "language_model": _compare_models(models),
-        "tasks": {stage.name: _facts(stage) for stage in classifiers},
     }
 
 

@@ -6,9 +6,11 @@ Test texts are drawn fold by fold, or given: those of a file of their own, or th
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -121,6 +123,11 @@ def define_task(name: str, settings: TasksSettings) -> TaskDefinition:
         return TASKS[name](settings)
     if name in declared:
         return define_declared(declared[name])
+    if Path(name).is_file():
+        raise RecipeError(
+            f"{name}: is a file, not a task; `trialese init {shlex.quote(name)}` writes a recipe "
+            "for it, and `trialese run` carries that out"
+        )
     raise RecipeError(f"task {name!r} is unknown; {suggest(name, [*TASKS, *declared])}")
 
 

@@ -13,6 +13,7 @@ is near any labelled one, of whatever fold, is left out, so that none stands nea
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
@@ -51,7 +52,9 @@ from trialese.tasks.label_tools import (
 from trialese.tasks.task import check_example
 
 __all__ = [
+    "DRAFT_BEGINS",
     "Silver",
+    "draft_recipe",
     "id_of",
     "read_labelled",
     "read_rows",
@@ -131,6 +134,85 @@ def read_labelled(
         if dropped is not None:
             dropped[reason] = dropped.get(reason, 0) + count
     return examples
+
+
+DRAFT_BEGINS = b"# A recipe that `trialese init` drafted"
+_MOST_DRAFTED = 200
+_MANY_ROWS = 3000
+
+_DRAFT = """\
+{begins} from {path}.
+# `trialese run {name}.toml` fits and judges what it says; `--dry-run` tells beforehand how long.
+
+name = "{name}"  # results go to runs/{name}
+
+[collect]
+# No trials are collected: the language model is fitted as it is. To adapt it to trials first, say
+# source = "files" and paths = [...], or source = "registry"; see docs/collect.md.
+source = "none"
+
+[tasks]
+names = ["{name}"]
+
+[[tasks.declared]]
+name = "{name}"
+labelled = {table}  # {rows:,} rows with labels, {blank:,} without
+{kind}
+folds = 5
+{run_folds}
+labels = [
+{labels}
+]
+"""
+
+
+def draft_recipe(path: str | Path, *, label_column: str | None = None) -> str:
+    """A commented recipe (TOML) for the labelled table: its labels, their kind, and folds.
+
+    Raises:
+        RecordError: no such table, no column of texts or labels in it, or labels that look like
+            free text.
+    """
+    path = Path(path)
+    rows = [row for row in read_rows(path) if isinstance(row, TableRow)]
+    columns = list(dict.fromkeys(name for row in rows for name in unnested(row.cells)))
+    column = find_column(columns, LABEL_COLUMNS)
+    if label_column is not None:
+        column = column_named(columns, label_column, str(path))
+    if column is None or find_column(columns, TEXT_COLUMNS) is None:
+        lacks = f"texts ({TEXT_COLUMNS[0]})" if column else f"labels ({', '.join(LABEL_COLUMNS)})"
+        raise RecordError(
+            f"{path}: no column of {lacks}; it has {', '.join(columns)}; rename one, or name that "
+            "of the labels with --column"
+        )
+    answers = [labels_in(unnested(row.cells).get(column), LabelNames(())) for row in rows]
+    given = [answer for answer in answers if not isinstance(answer, Unlabelled)]
+    seen = Counter(label for labels in given for label in labels)
+    if not seen or len(seen) > _MOST_DRAFTED:
+        raise RecordError(
+            f"{path}: the column {column!r} holds {len(seen):,} different labels; name another "
+            "with --column"
+        )
+    several = any(len(labels) != 1 for labels in given)
+    kind = "multilabel" if several else "multiclass"
+    said = "a text may have several labels, or none" if several else "a text has exactly one label"
+    run = "# run_folds = 1  # judge on one fold only, five times as fast"
+    name = re.sub(r"[^a-z0-9]+", "-", path.stem.casefold()).strip("-") or "mine"
+    return _DRAFT.format(
+        begins=DRAFT_BEGINS.decode(),
+        path=path.name,
+        name=name,
+        table=json.dumps(str(path)),
+        rows=len(given),
+        blank=len(answers) - len(given),
+        kind=f'kind = "{kind}"  # {said}',
+        run_folds=run.removeprefix("# ") if len(given) > _MANY_ROWS else run,
+        labels="\n".join(
+            f"  {json.dumps(label, ensure_ascii=False)},  # {count:,} rows"
+            + (": too few to be judged" if count < 10 else "")
+            for label, count in seen.most_common()
+        ),
+    )
 
 
 def _where(row: TableRow | BadRow) -> str:
