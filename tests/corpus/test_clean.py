@@ -93,6 +93,18 @@ MISCHIEF = [
             "Three kinds of wool are compared:\nmerino\nangora,\nalpaca\nNothing else is.",
             "Three kinds of wool are compared:\n\nmerino\n\nangora,\n\nalpaca\n\nNothing else is.",
         ),
+        (
+            "* Wool that has been worn for at least a year before the first visit to the shop\n"
+            "5. Cotton",
+            "- Wool that has been worn for at least a year before the first visit to the shop\n\n"
+            "5. Cotton",
+        ),
+        (
+            "Wool of \\>= 5 ply that has been worn on most days of the year before the visit to\n"
+            "cotton shops",
+            "Wool of >= 5 ply that has been worn on most days of the year before the visit to\n\n"
+            "cotton shops",
+        ),
         ("1. Wool\n\n<!-- -->\n\n1. Cotton", "1. Wool\n1. Cotton"),
         ("wool<!-- or not -->, cotton", "wool\n\n, cotton"),
         # AACT: ~ for newlines

@@ -155,9 +155,11 @@ def _clean_once(text: str) -> str:
     text = text.replace("\r\n", "\n").translate(GLYPHS)
     if "~" in text and "\n" not in text.strip() and _AACT_SIGN.search(text):
         text = _AACT_BREAK.sub("\n", text)
+    escapes = 0
     if "\\" in text:
-        text = _BACKSLASHES.sub(r"\\", _ESCAPE.sub("", text))
-    return _join_lines(unicodedata.normalize("NFC", text))
+        text, escapes = _ESCAPE.subn("", text)
+        text = _BACKSLASHES.sub(r"\\", text)
+    return _join_lines(unicodedata.normalize("NFC", text), markdown=escapes > 0)
 
 
 def _is_suspicious(text: str) -> bool:
@@ -176,13 +178,16 @@ def _character(entity: re.Match[str]) -> str:
     return entity[0]
 
 
-def _join_lines(text: str) -> str:
-    """Paragraphs and list items, each on a line of its own; hard-wrapped lines are joined."""
+def _join_lines(text: str, *, markdown: bool) -> str:
+    """Paragraphs and list items, each on a line of its own; hard-wrapped lines are joined.
+
+    With `markdown` the text had escapes, as only API v2 writes them: its lines are not joined.
+    """
     lines = text.split("\n")
-    wrapped = _is_hard_wrapped(lines)
+    wrapped = not markdown and _is_hard_wrapped(lines)
     parts: list[str] = []
     before, before_columns = "", 0  # the paragraph or item so far
-    number = ""  # how the last numbered item was marked
+    number, starred = "", False  # how the last numbered item was marked; v2's own bullet
     last_columns, gap = 0, True
     for raw in lines:
         line = _BLANKS.sub(" ", raw).strip()
@@ -190,7 +195,12 @@ def _join_lines(text: str) -> str:
             gap = True
             continue
         item = _as_item(line)
-        if wrapped and not gap and _continues(before, last_columns, line, item, number):
+        if (
+            wrapped
+            and not gap
+            and not (starred and item)
+            and _continues(before, last_columns, line, item, number)
+        ):
             more = _glue(before, line)
             parts.append(more)
             before, before_columns = _ends(before + more), before_columns + len(more)
@@ -203,6 +213,7 @@ def _join_lines(text: str) -> str:
             before, before_columns = _ends(item or line), len(item or line)
             marker = _PROSE_NUMBER.match(line)
             number = marker[1] if marker else number
+            starred = line.startswith("* ")
         last_columns, gap = len(raw.rstrip()), False
     return "".join(parts).strip()
 
