@@ -208,6 +208,7 @@ def page(chrome: Any, site: Site) -> Iterator[Page]:
     """The page; afterwards nothing may have gone wrong, and nothing been asked of anyone else."""
     chrome.get_log("browser"), chrome.get_log("performance")
     found = Page(chrome, site)
+    found.width(1200)
     yield found
     found.width(1200)
     complaints = [entry["message"] for entry in chrome.get_log("browser")]

@@ -31,7 +31,10 @@ def test_texts_get_what_the_command_line_gives(client: TestClient, classifier: P
     assert answer["thresholds"] == {"Enrollment": 0.25, "Money": 0.5}
     assert (answer["chosen_on"], answer["kind"]) == ("tune", "multilabel")
     assert client.get("/v1/models").json() == {
-        "models": [{key: value for key, value in answer.items() if key != "predictions"}]
+        "models": [
+            {key: value for key, value in answer.items() if key != "predictions"}
+            | {"definitions": {}}
+        ]
     }
 
 

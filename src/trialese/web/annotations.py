@@ -160,11 +160,6 @@ class AnswerLog:
                 held.setdefault(event.annotator, {})[event.key] = event
         return held
 
-    def count(self) -> int:
-        """How many events there are."""
-        with self._lock:
-            return int(self._base.execute("SELECT count(*) FROM events").fetchone()[0])
-
     def events(self) -> list[Event]:
         """Everything that ever happened, in order."""
         with self._lock:
@@ -203,8 +198,8 @@ def as_tsv(
             continue
         for key, event in answers.items():
             if event.kind == "answer":
-                told = chosen.setdefault(key, event)
-                if set(told.labels) != set(event.labels):
+                first = chosen.setdefault(key, event)
+                if set(first.labels) != set(event.labels):
                     disputed.add(key)
     rows = {
         member.id: (member.text, event.labels)

@@ -78,7 +78,7 @@ def page_routes(served: Served, settings: ServeSettings, score: Score) -> APIRou
     async def life(_: FastAPI) -> AsyncIterator[None]:
         state.scoring.start()
         yield
-        await asyncio.to_thread(state.close)  # the engine still works: the reader may wait for it
+        await asyncio.to_thread(state.close)  # the engine still works: scoring may wait for it
 
     routes = APIRouter(lifespan=life)
     assets = _assets()
@@ -139,12 +139,12 @@ def _snapshot_facts(state: PageState) -> SnapshotFacts | None:
 
 def _assets() -> dict[str, tuple[bytes, str]]:
     """Name -> (bytes, kind) of every file of the page; the palette is the report's."""
-    found = {"palette.css": (files("trialese.verdict") / "palette.css").read_bytes()}
+    assets = {"palette.css": (files("trialese.verdict") / "palette.css").read_bytes()}
     for file in (files("trialese.web") / "static").iterdir():
-        found[file.name] = file.read_bytes()
+        assets[file.name] = file.read_bytes()
     return {
         name: (data, _KINDS["." + name.rpartition(".")[2]])
-        for name, data in found.items()
+        for name, data in assets.items()
         if "." + name.rpartition(".")[2] in _KINDS
     }
 
@@ -176,15 +176,9 @@ def _asked(
 ) -> Search:
     """The search of a request, with the model's name in place of its digest."""
     return Search(
-        words=words,
-        phase=phase,
-        sex=sex,
-        status=status,
-        year_from=year_from,
-        year_to=year_to,
-        label=label,
-        model=model,
-    )
+        words=words, phase=phase, sex=sex, status=status, label=label, model=model,
+        year_from=year_from, year_to=year_to,
+    )  # fmt: skip
 
 
 def trials_routes(state: PageState) -> APIRouter:
@@ -242,16 +236,16 @@ def trials_routes(state: PageState) -> APIRouter:
         """One trial, from the snapshot or, where that is allowed, from the registry."""
         how = state.served.model_named(model).scorer.preprocessing
         try:
-            found = state.trial(nct_id)
+            answer = state.trial(nct_id)
         except RegistryError as error:
             raise Refusal(502, str(error), code="registry_unreachable") from error
-        if found is None:
+        if answer is None:
             where = "not in the snapshot" if state.served.snapshot else "no snapshot was given"
             cure = "nor does the registry know it"
             if not state.live:
                 cure = "start with --live to have the registry asked"
             raise Refusal(404, f"{nct_id}: {where}; {cure}")
-        record, found_in = found
+        record, found_in = answer
         return TrialAnswer(
             nct_id=record.nct_id,
             found_in=found_in,  # type: ignore[arg-type]

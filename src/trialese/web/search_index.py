@@ -391,16 +391,13 @@ class SearchIndex:
 
     def nct_id(self, name: str) -> str | None:
         """The NCT id of a trial by that or by an obsolete alias; None if it is not here."""
-        found = (
-            self._base()
-            .execute(
-                "SELECT nct_id FROM trials WHERE nct_id = :name "
-                "UNION ALL SELECT nct_id FROM aliases WHERE alias = :name",
-                {"name": name},
-            )
-            .fetchone()
+        rows = self._base().execute(
+            "SELECT nct_id FROM trials WHERE nct_id = :name "
+            "UNION ALL SELECT nct_id FROM aliases WHERE alias = :name",
+            {"name": name},
         )
-        return str(found[0]) if found else None
+        row = rows.fetchone()
+        return str(row[0]) if row else None
 
     def search(self, query: Query, *, most: int = 20, skip: int = 0) -> list[SearchHit]:
         """Trials that match: best first if there are words, else those posted last."""
@@ -449,8 +446,8 @@ class SearchIndex:
 
     def scored_until(self, model: str) -> int:
         """So many trials, in the snapshot's order, the model is done with."""
-        found = self._base().execute("SELECT place FROM read_until WHERE model = ?", (model,))
-        row = found.fetchone()
+        rows = self._base().execute("SELECT place FROM read_until WHERE model = ?", (model,))
+        row = rows.fetchone()
         return int(row[0]) if row else 0
 
     def scored_texts(self, model: str, *, most: int) -> Iterator[ScoredText]:
@@ -472,8 +469,8 @@ class SearchIndex:
 
     def count_scored(self, model: str) -> int:
         """How many texts the model has scored."""
-        found = self._base().execute("SELECT count(*) FROM readings WHERE model = ?", (model,))
-        return int(found.fetchone()[0])
+        rows = self._base().execute("SELECT count(*) FROM readings WHERE model = ?", (model,))
+        return int(rows.fetchone()[0])
 
     def _count(self, query: Query, _: int = 0) -> Counts:
         """Grouped once by all that can be chosen, then summed with one filter lifted at a time."""

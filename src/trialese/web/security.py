@@ -47,40 +47,29 @@ class ServerMetrics:
     """Counters of one application; no two share any."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        labels = ("method", "route", "status")
         self._requests = Counter(
-            "trialese_requests",
-            "Answered requests.",
-            ("method", "route", "status"),
-            registry=self._registry,
+            "trialese_requests", "Answered requests.", labels, registry=registry
         )
         self._seconds = Histogram(
-            "trialese_request_seconds",
-            "From the head of a request to the end of its answer.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
+            "trialese_request_seconds", "From the head of a request to the end of its answer.",
+            ("route",), buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
         self._texts = Histogram(
-            "trialese_batch_texts",
-            "Texts in a batch.",
-            buckets=_TEXTS,
-            registry=self._registry,
+            "trialese_batch_texts", "Texts in a batch.", buckets=_TEXTS, registry=registry
         )
         self._batch_seconds = Histogram(
-            "trialese_batch_seconds",
-            "Computing a batch.",
-            buckets=_SECONDS,
-            registry=self._registry,
+            "trialese_batch_seconds", "Computing a batch.", buckets=_SECONDS, registry=registry
         )
         self.waiting = Gauge(
-            "trialese_waiting_texts", "Texts that no batch has taken.", registry=self._registry
+            "trialese_waiting_texts", "Texts that no batch has taken.", registry=registry
         )
         self.under_way = Gauge(
-            "trialese_requests_under_way", "Requests not yet answered.", registry=self._registry
+            "trialese_requests_under_way", "Requests not yet answered.", registry=registry
         )
-        self.jobs = Gauge("trialese_jobs", "Jobs by state.", ("state",), registry=self._registry)
+        self.jobs = Gauge("trialese_jobs", "Jobs by state.", ("state",), registry=registry)
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answer; `route` is the pattern, never the path, so that series stay few."""

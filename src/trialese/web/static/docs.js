@@ -41,13 +41,14 @@ function command(method, path, body) {
 }
 
 function operation(path, method, { summary, description, parameters = [], requestBody, responses }) {
+  const [first, ...rest] = (description || "").split(/\n+/);
   const content = requestBody?.content;
   const sent = content && Object.values(content)[0].schema;
   const answers = Object.entries(responses).map(([status, { description: text, content: kinds }]) => [
     status, Object.entries(kinds || {}).map(([type, { schema }]) => (type === "application/json" ? kind(schema || {}) : type)).join(", "), text]);
   const answer = Object.entries(responses).find(([status]) => status < "300")?.[1].content?.["application/json"]?.schema;
-  return el("details.route", {}, el("summary", {}, el("code", {}, `${method.toUpperCase()} ${path}`), ` ${summary}`),
-    el("p", {}, description || ""),
+  return el("details.route", {}, el("summary", {}, el("code", {}, `${method.toUpperCase()} ${path}`), ` ${first || summary}`),
+    rest.length ? el("p", {}, rest.join(" ")) : null,
     el("pre", { tabindex: 0 }, command(method, path, content)),
     table("Parameters", parameters.map((each) => [each.name + (each.required ? " *" : ""), kind(each.schema), each.description || each.schema.description])),
     sent && table("Body (* must be given)", fields(sent)),
