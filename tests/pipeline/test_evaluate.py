@@ -11,9 +11,15 @@ import pytest
 
 from trialese.artifacts import read_manifest, write_artifact
 from trialese.errors import ArtifactError, RecordError
-from trialese.pipeline.evaluate import describe_scores, judge_classifiers, slice_by_length
+from trialese.pipeline.evaluate import (
+    describe_scores,
+    judge_classifiers,
+    slice_by_length,
+    slice_by_novelty,
+)
 from trialese.predictions import load_predictions, save_predictions
 from trialese.recipe import Recipe
+from trialese.records import Example
 from trialese.settings import VerdictSettings
 from trialese.verdict.report import load_verdicts
 
@@ -97,7 +103,25 @@ def test_what_the_masked_lm_read_is_told_by_system_and_only_where_it_is_classifi
     assert "masked-LM training read the test trials" not in names
     (found,) = [audit for audit in sex.audits if audit.name.startswith("masked-LM training")]
     assert "adapted's " in found.finding and " labels unseen: " in found.finding
-    assert {"length", "phase", "year of first posting"} <= set(sex.notes["slices"])
+    assert {"length", "nearest other text", "phase", "year of first posting"} <= set(
+        sex.notes["slices"]
+    )
+
+
+def test_thirds_by_likeness_to_the_nearest_other_text() -> None:
+    """A text alone in its words is new; copies in its own cluster do not make it known."""
+    texts = ["slow accrual of patients", "slow accrual of subjects", "funding ended"]
+    texts += ["zebra quagga okapi", "zebra quagga okapi", "funding withdrawn by sponsor"]
+    clusters = ["a", "b", "c", "d", "d", "e"]
+    examples = [
+        Example(f"t{n}", text, (), cluster)
+        for n, (text, cluster) in enumerate(zip(texts, clusters, strict=True))
+    ]
+    thirds = slice_by_novelty(examples)
+    assert thirds["t3"] == thirds["t4"] == "1: likeness up to 0.00"
+    assert thirds["t0"][0] == thirds["t1"][0] == "3"
+    assert thirds["t2"][0] == thirds["t5"][0] == "2"
+    assert slice_by_novelty(examples[:2]) == {}
 
 
 def test_thirds_by_length() -> None:

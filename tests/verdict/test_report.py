@@ -218,6 +218,14 @@ def test_banners_for_synthetic_data_and_for_allowed_overlap(
     assert "Synthetic data" not in branded
 
 
+def test_page_tells_every_training_run(tmp_path: Path, made: Callable[..., Runs]) -> None:
+    verdict = judge(made(systems=("adapted", "tfidf"), seeds=(1, 2)), QUICK)
+    text = " ".join(" ".join(page_of(write_report(tmp_path / "v", [verdict])).text).split())
+    one, two = verdict.notes["f1_by_seed"]["adapted"]["macro-f1"]
+    assert f"macro-F1 of each training run: adapted {one:.3f}, {two:.3f}; tfidf" in text
+    assert "One training run each" not in text
+
+
 def test_page_shows_what_is_taken_for_what(tmp_path: Path, verdicts: list[Verdict]) -> None:
     reasons, sex = verdicts
     text = " ".join(" ".join(page_of(write_report(tmp_path / "v", verdicts)).text).split())

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from trialese.artifacts import read_manifest
 from trialese.collect.snapshot import read_trials
 from trialese.errors import RecordError, TrialeseError
 from trialese.predictions import load_predictions
 from trialese.progress import Progress, silent
-from trialese.records import Audit, Manifest, Predictions, Snapshot, Verdict
+from trialese.records import Audit, Example, Manifest, Predictions, Snapshot, Verdict
 from trialese.settings import TasksSettings, VerdictSettings
 from trialese.tasks.folds import build_examples, defined_in
 from trialese.thresholds import PUBLISHED_CUT
@@ -25,7 +26,14 @@ from trialese.verdict.report import write_report
 from trialese.verdict.systems import guess_prior, share_folds
 from trialese.verdict.text import format_table
 
-__all__ = ["Protocol", "describe_scores", "examine_texts", "judge_classifiers", "slice_by_length"]
+__all__ = [
+    "Protocol",
+    "describe_scores",
+    "examine_texts",
+    "judge_classifiers",
+    "slice_by_length",
+    "slice_by_novelty",
+]
 
 
 Protocol = Literal["honest", "published", "both"]
@@ -126,8 +134,9 @@ def examine_texts(
 ) -> tuple[list[Audit], dict[str, dict[str, str]]]:
     """What the texts of a task give away, and the parts they fall into: (audits, slices).
 
-    The audit looks for single words that all but name a label. The slices are by length (thirds),
-    and by year of first posting and phase for trials of the snapshot.
+    The audit looks for single words that all but name a label. The slices are thirds by length and by
+    likeness to the nearest text of another cluster, which may be one that was trained on, and for
+    trials of the snapshot the year of first posting and the phase.
     """
     # Here, because datasketch brings scipy along, which `evaluate` can do without.
     from trialese.corpus.dedup import normalise
@@ -136,7 +145,11 @@ def examine_texts(
     texts = [(example.text, example.labels) for example in found.examples]
     audit = audit_giveaways(texts, found.task.labels, lambda text: normalise(text).split())
     lengths = {example.example_id: len(example.text.split()) for example in found.examples}
-    slices = {"length": slice_by_length(lengths), **_slice_trials(set(lengths), snapshot)}
+    slices = {
+        "length": slice_by_length(lengths),
+        "nearest other text": slice_by_novelty(found.examples),
+        **_slice_trials(set(lengths), snapshot),
+    }
     return [audit], {name: parts for name, parts in slices.items() if parts}
 
 
@@ -151,6 +164,39 @@ def slice_by_length(words: Mapping[str, int]) -> dict[str, str]:
         text: names[0 if count <= short else 1 if count <= middle else 2]
         for text, count in words.items()
     }
+
+
+def slice_by_novelty(examples: Sequence[Example]) -> dict[str, str]:
+    """Each text's third by likeness to its nearest text of another cluster, the newest first.
+
+    Likeness is the cosine of TF-IDF vectors of words, 0 to 1; of at most 10,000 texts, {} for more.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if not 3 <= len(examples) <= _MOST_COMPARED:
+        return {}
+    try:
+        vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(each.text for each in examples)
+    except ValueError:  # no word in any text
+        return {}
+    clusters = np.array([each.cluster or each.example_id for each in examples])
+    nearest = np.empty(len(examples))
+    for start in range(0, len(examples), 500):
+        part = slice(start, start + 500)
+        likeness = (vectors[part] @ vectors.T).toarray()
+        likeness[clusters[part, None] == clusters[None, :]] = 0.0
+        nearest[part] = likeness.max(axis=1)
+    limits = np.quantile(nearest, [1 / 3, 2 / 3])
+    names = [
+        f"1: likeness up to {limits[0]:.2f}",
+        f"2: up to {limits[1]:.2f}",
+        f"3: over {limits[1]:.2f}",
+    ]
+    places = (nearest[:, None] > limits).sum(axis=1)
+    return {each.example_id: names[place] for each, place in zip(examples, places, strict=True)}
+
+
+_MOST_COMPARED = 10_000
 
 
 def _slice_trials(ids: set[str], snapshot: Snapshot | None) -> dict[str, dict[str, str]]:

@@ -108,6 +108,11 @@ def _task(verdict: Verdict) -> dict[str, Any]:
         "anchor": re.sub(r"[^a-z0-9]+", "-", f"task-{verdict.task.lower()}"),
         "summary": summarise(verdict),
         "headline": headline_rows(verdict),
+        "by_run": {
+            system: found[primary_of(verdict)]
+            for system, found in verdict.notes.get("f1_by_seed", {}).items()
+            if len(verdict.notes["seeds"]) > 1
+        },
         "primary": METRICS[primary_of(verdict)],
         "level": f"{verdict.notes['settings']['confidence']:.0%}",
         "label_axis": label_axis,
