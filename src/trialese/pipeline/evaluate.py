@@ -134,9 +134,9 @@ def examine_texts(
 ) -> tuple[list[Audit], dict[str, dict[str, str]]]:
     """What the texts of a task give away, and the parts they fall into: (audits, slices).
 
-    The audit looks for single words that all but name a label. The slices are thirds by length and by
-    likeness to the nearest text of another cluster, which may be one that was trained on, and for
-    trials of the snapshot the year of first posting and the phase.
+    The audit looks for single words that all but name a label. The slices are thirds by
+    length and by likeness to the nearest text of another cluster, which may be one that was trained
+    on, and for trials of the snapshot the year of first posting and the phase.
     """
     # Here, because datasketch brings scipy along, which `evaluate` can do without.
     from trialese.corpus.dedup import normalise
@@ -186,7 +186,7 @@ def slice_by_novelty(examples: Sequence[Example]) -> dict[str, str]:
         likeness = (vectors[part] @ vectors.T).toarray()
         likeness[clusters[part, None] == clusters[None, :]] = 0.0
         nearest[part] = likeness.max(axis=1)
-    limits = np.quantile(nearest, [1 / 3, 2 / 3])
+    limits = np.sort(nearest)[[(len(nearest) - 1) * third // 3 for third in (1, 2)]]
     names = [
         f"1: likeness up to {limits[0]:.2f}",
         f"2: up to {limits[1]:.2f}",
