@@ -30,6 +30,7 @@ _EXTRAS = {
     "serve": ("fastapi", "multipart", "prometheus_client", "python_multipart", "starlette",
               "uvicorn"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
+    "xlsx": ("python_calamine",),
 }  # fmt: skip
 """Of each extra, the modules that its packages bring."""
 
