@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +50,25 @@ def test_lines_of_standard_input_keep_their_numbers(
     assert [(row["row"], row["text"]) for row in rows] == [(1, "Slow accrual"), (4, "café closed")]
     assert "2 records left out: blank_line" in caplog.text
     assert "line 4: not UTF-8, read as Windows-1252" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("to_file", [False, True])
+def test_a_pipe_is_read_as_the_file_would_be(
+    run: Run, model: Path, tmp_path: Path, to_file: bool
+) -> None:
+    pipe, out = tmp_path / "pipe", tmp_path / "labels.jsonl"
+    os.mkfifo(pipe)
+    table = gzip.compress(b"nct_id,our reason\nNCT00000042,Slow accrual\n")
+    writer = threading.Thread(target=pipe.write_bytes, args=(table,))
+    writer.start()
+    more = ("-o", out) if to_file else ("--json",)
+    status, printed, err = run("predict", model, pipe, "--column", "our reason", *more)
+    writer.join()
+    assert status == 0, err
+    row = json.loads(out.read_text() if to_file else printed)
+    assert {"NCT00000042", "Slow accrual"} <= {each for each in row.values() if each.__hash__}
+    assert not list(tmp_path.glob(".*.piped"))
 
 
 def test_predict_takes_named_columns_of_a_table_alone(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -89,13 +91,15 @@ def predict(
     if out is not None:
         with replacing_anything(force):
             _predict_file(model, inputs, out, format_name, precision, columns, as_json=as_json)
-    elif format_name is not None:
-        for part in stream_inputs(
-            model, inputs, format_name, stdin=stdin, precision=precision, columns=columns
-        ):
-            sys.stdout.buffer.write(part)
-    else:
-        for row in predict_inputs(model, inputs, stdin=stdin, precision=precision, columns=columns):
+        return
+    with _pipes_as_files(inputs) as given:
+        if format_name is not None:
+            for part in stream_inputs(
+                model, given, format_name, stdin=stdin, precision=precision, columns=columns
+            ):
+                sys.stdout.buffer.write(part)
+            return
+        for row in predict_inputs(model, given, stdin=stdin, precision=precision, columns=columns):
             if as_json:
                 print_json(row)
             elif top or all_scores:
@@ -103,6 +107,18 @@ def predict(
                 print(person_line(row.nct_id, likeliest[:top], row.scores, row.text))
             else:
                 print(row.as_line())
+
+
+@contextmanager
+def _pipes_as_files(inputs: list[str]) -> Iterator[list[str]]:
+    """The inputs, with a file in place of the one that is a pipe: it can be read once only."""
+    from trialese.collect.files import is_pipe, spool
+
+    if len(inputs) != 1 or not is_pipe(Path(inputs[0])):
+        yield inputs
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield [str(spool(Path(inputs[0]), Path(folder) / "piped"))]
 
 
 def _stdin_lines() -> Iterator[str]:
@@ -139,7 +155,8 @@ def _predict_file(
     one = inputs[0] if len(inputs) == 1 else ""
     source = Path(one)
     named = bool(one) and one != "-" and (exists(one) or looks_like_a_file(one))
-    if not named and own_share().of > 1:
+    once = not named or is_pipe(source)
+    if once and own_share().of > 1:
         raise typer.BadParameter("several processes can share one file or snapshot only")
     refuse_file(
         out,
@@ -157,7 +174,7 @@ def _predict_file(
             else:
                 file.writelines(f"{' '.join(text.split())}\n".encode() for text in inputs)
     elif is_pipe(source):
-        spooled = spool(source, out.with_name(f".{out.name}.stdin"))
+        spooled = spool(source, out.with_name(f".{out.name}.piped"))
     source = spooled or source
     scorer = load_scorer(model, precision=precision)
     with watch() as progress:
