@@ -157,6 +157,7 @@ def load_predictions(path: str | Path) -> list[Predictions]:
         raise ArtifactError(f"{path}: no such file; `trialese finetune` writes predictions")
     try:
         table = pq.read_table(io.BytesIO(path.read_bytes()))
+        table.validate(full=True)  # what lies outside its data must not come out as text
         metadata: dict[bytes, bytes] = table.schema.metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(f"{path}: damaged or no Parquet file; run the stage again") from error

@@ -170,6 +170,15 @@ def test_two_stray_quotes_do_not_swallow_what_is_between_them():
     assert [row.cells["id"] for row in found] == [str(n) for n in range(200)]
 
 
+def test_a_quote_that_is_never_closed_holds_no_more_than_some_lines(monkeypatch):
+    monkeypatch.setattr(delimited, "MAX_CELL_LINES", 50)
+    lines = [f"{n}\tslow" for n in range(300)]
+    lines[9] = '9\t"slow'
+    found = rows(("id\ttext\n" + "\n".join(lines)).encode())
+    assert [row.cells["id"] for row in found] == [str(n) for n in range(300)]
+    assert [row.number for row in found if row.repaired] == [10]
+
+
 def test_a_quote_closed_too_early_in_a_csv_costs_its_row_at_most():
     data = b'id,text\n1,"a "quoted", word"\n2,"b, ""c"""\n3,d\n'
     one, two, three = rows(data)

@@ -53,6 +53,8 @@ MAX_ROW_CHARACTERS = 2 * MAX_CELL_CHARACTERS
 """Of one row, and of one line: longer ones are refused, and never held."""
 MAX_RESCANNED_CHARACTERS = 8 * MAX_CELL_CHARACTERS
 """After looking in vain for the ends of quoted cells for so long, a cell must end on its line."""
+MAX_CELL_LINES = 100_000
+"""A quoted cell over more lines is taken for one whose quote is never closed."""
 HEADER_LINES = 20
 """The header is looked for in so many lines: titles may stand above it."""
 MANY_LINES = 50
@@ -436,7 +438,8 @@ class _Feed:
             raise StopIteration
         number, line = found
         self.characters += len(line or "")
-        if self.taken and (line is None or self.characters > self.most_characters):
+        over = self.characters > self.most_characters or len(self.taken) >= MAX_CELL_LINES
+        if self.taken and (line is None or over):
             self._lines.put_back([found])
             raise _TooLongError
         self.taken.append((number, "" if line is None else line))
