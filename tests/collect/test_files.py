@@ -9,6 +9,7 @@ import zipfile
 from io import BufferedReader, BytesIO
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from trialese.collect.files import FilesSource, read_raw, read_xml
 from trialese.collect.json_files import read_json, split_page
-from trialese.collect.parse import parse_trial
+from trialese.collect.parse import parse_study, parse_trial
 from trialese.collect.source import RawStudy, Reject
 from trialese.errors import RecordError
 from trialese.settings import ReadLimits
@@ -247,3 +248,128 @@ def test_real_records_of_both_kinds_parse():
 def test_empty_brackets_are_no_studies_but_json(data):
     assert {item.reason for item in read(data)} == {"no_study"}
     assert read(b"[]") == []
+
+
+V1 = {"NCTId": "NCT00000042", "BriefTitle": "A trial", "Condition": ["Cold", "Cough"]}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        [{"studies": [STUDY], "nextPageToken": "x"}, {"studies": [STUDY]}],
+        {"NCT00000042": STUDY, "NCT00000043": STUDY},
+        {"NCT00000042": {"study": STUDY}, "NCT00000043": [STUDY]},
+        {"study": STUDY, "studyVersion": 3, "earlier": {"study": STUDY}},
+        {"versions": [{"version": 1, "study": STUDY}, {"version": 2, "study": STUDY}]},
+        [[STUDY], [STUDY]],
+        {"data": {"results": [{"node": STUDY}, {"node": STUDY}]}},
+    ],
+)
+def test_studies_are_found_at_any_shallow_depth(wrapped):
+    for indent in (None, 1):
+        assert studies(json.dumps(wrapped, indent=indent).encode()) == [STUDY, STUDY]
+
+
+@pytest.mark.parametrize("between", ["", " ", "\n", ",\n", "\n\x1e"])
+def test_values_one_after_the_other(between):
+    for indent in (None, 1):
+        data = between.join([json.dumps(STUDY, indent=indent)] * 3).encode()
+        assert studies(data) == [STUDY] * 3
+
+
+def test_what_stands_among_studies_is_counted():
+    items = read(json.dumps({"studies": [STUDY, 5, {"x": 1}, "y"]}).encode())
+    assert [getattr(item, "reason", "study") for item in items] == ["study"] + ["no_study"] * 3
+    items = read(json.dumps({"NCT00000001": None, "NCT00000042": STUDY}).encode())
+    assert [getattr(item, "nct_id", "study") for item in items] == ["NCT00000001", "study"]
+    whole = json.dumps([STUDY, STUDY]).encode()
+    items = read(whole[:-40])
+    assert [getattr(item, "reason", "study") for item in items] == ["study", "bad_json"]
+    assert json.loads(items[0].data) == STUDY
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        {"FullStudiesResponse": {"FullStudies": [{"Rank": 1, "Study": {"ProtocolSection": {
+            "IdentificationModule": {"NCTId": V1["NCTId"], "BriefTitle": V1["BriefTitle"]},
+            "ConditionsModule": {"ConditionList": {"Condition": V1["Condition"]}},
+        }}}]}},
+        {"StudyFieldsResponse": {"StudyFields": [{
+            "Rank": 1, "NCTId": ["NCT00000042"], "BriefTitle": ["A trial"],
+            "Condition": ["Cold", "Cough"],
+        }]}},
+    ],
+)  # fmt: skip
+def test_api_v1_in_both_of_its_forms(wrapped):
+    (raw,) = read(json.dumps(wrapped).encode())
+    trial = parse_trial(raw)
+    assert (trial.nct_id, trial.brief_title) == ("NCT00000042", "A trial")
+    assert trial.conditions == ("Cold", "Cough")
+
+
+def test_api_v1_keeps_all_that_a_trial_holds():
+    study = {
+        "ProtocolSection": {
+            "IdentificationModule": {
+                "NCTId": "NCT00000042", "OrgStudyIdInfo": {"OrgStudyId": "X-1"},
+                "NCTIdAliasList": {"NCTIdAlias": ["NCT00000007"]}, "OfficialTitle": "A trial",
+                "Acronym": "AT",
+            },
+            "StatusModule": {
+                "OverallStatus": "Active, not recruiting", "WhyStopped": "Slow accrual",
+                "StartDateStruct": {"StartDate": "April 2004"},
+                "CompletionDateStruct": {"CompletionDate": "May 3, 2006"},
+                "StudyFirstPostDateStruct": {"StudyFirstPostDate": "September 21, 2005"},
+                "LastUpdatePostDateStruct": {"LastUpdatePostDate": "June 1, 2007"},
+            },
+            "SponsorCollaboratorsModule": {"LeadSponsor": {"LeadSponsorName": "A clinic"}},
+            "DescriptionModule": {"BriefSummary": "Short.", "DetailedDescription": "Long."},
+            "ConditionsModule": {"KeywordList": {"Keyword": ["wool"]}},
+            "DesignModule": {
+                "StudyType": "Interventional", "PhaseList": {"Phase": ["Phase 1", "Phase 2"]},
+                "DesignInfo": {
+                    "DesignAllocation": "Randomized",
+                    "DesignInterventionModel": "Parallel Assignment",
+                    "DesignPrimaryPurpose": "Treatment",
+                    "DesignMaskingInfo": {"DesignMasking": "Double"},
+                },
+                "EnrollmentInfo": {"EnrollmentCount": "787"},
+            },
+            "ArmsInterventionsModule": {
+                "InterventionList": {"Intervention": [{"InterventionName": "Salt"}]}
+            },
+            "OutcomesModule": {
+                "PrimaryOutcomeList": {"PrimaryOutcome": [{"PrimaryOutcomeMeasure": "Pain"}]}
+            },
+            "EligibilityModule": {
+                "EligibilityCriteria": "Adults", "Gender": "Female", "GenderBased": "Yes",
+                "GenderDescription": "women", "HealthyVolunteers": "No", "MinimumAge": "18 Years",
+                "MaximumAge": "65 Years",
+            },
+        },
+        "DerivedSection": {"MiscInfoModule": {"VersionHolder": "December 29, 2020"}},
+    }  # fmt: skip
+    (raw,) = read(json.dumps({"FullStudies": [{"Study": study}]}).encode())
+    parsed = parse_study(raw)
+    trial = msgspec.structs.asdict(parsed.trial)
+    empty = {name for name, value in trial.items() if value in ("", None, (), False)}
+    assert empty == {"healthy_volunteers", "brief_title", "conditions", "synthetic",
+                     "synthetic_stop_reasons"}  # fmt: skip
+    assert trial["healthy_volunteers"] is False
+    assert (trial["overall_status"], trial["phases"]) == (
+        "ACTIVE_NOT_RECRUITING", ("PHASE1", "PHASE2"),
+    )  # fmt: skip
+    assert (trial["start_date"], trial["enrollment"], trial["masking"]) == (
+        "2004-04", 787, "DOUBLE",
+    )  # fmt: skip
+    assert parsed.data_date == "2020-12-29"
+
+
+def test_rows_of_texts_in_json():
+    rows = [{"_id": "a", "text": "first", "score": float("nan")}, "second", {"text": ["third"]}]
+    columns = {"text": {"0": "first", "1": "second", "2": "third"}, "x": {"0": 1, "1": 2, "2": 3}}
+    for data in (rows, {"data": [rows[0], {"text": "second"}, {"text": "third"}]}, columns):
+        items = read(json.dumps(data).encode())
+        assert [item.format for item in items] == ["text"] * 3
+        assert [item.data["text"] for item in items] == ["first", "second", "third"]

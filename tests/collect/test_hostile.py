@@ -181,6 +181,7 @@ def _tar(entries, mode):
         (b"%PDF-1.4\n%\xe2\xe3\n", "a PDF; download the record as JSON or XML"),
         (b"TY  - JOUR\r\nTI  - A trial\r\nER  -\r\n", "a reference list .RIS.; export"),
         (b"<Trials_downloaded_from_ICTRP><Trial/></Trials_downloaded_from_ICTRP>", "ICTRP's XML"),
+        (b"TrialID,Public_title,Scientific_title\nNCT1,a,b\n", "ICTRP's table; give it to --ids"),
         (b"<html><body>Not found</body></html>", "a web page; download the record as JSON"),
         (b"7z\xbc\xaf\x27\x1c\0\4", "a 7-Zip archive; unpack it"),
         (b"\x80\x04\x95\x10\0\0\0\0\0\0\0", "a pickle, which is never read"),

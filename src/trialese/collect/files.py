@@ -74,6 +74,7 @@ _FREE_BYTES = 64 * 2**20
 _TAR_MAGIC_AT = 257
 
 _AS_CSV = "save it as CSV"
+_ICTRP = "give it to --ids, which collects the studies whose NCT numbers stand in it"
 _UNPACK = "unpack it and give the folder"
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"%PDF", "a PDF", "download the record as JSON or XML"),
@@ -104,7 +105,7 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
 _FOREIGN_XML: tuple[tuple[bytes, str, str], ...] = (
     (b"<!doctype html", "a web page", "download the record as JSON"),
     (b"<html", "a web page", "download the record as JSON"),
-    (b"<trials_downloaded_from_ictrp", "WHO ICTRP's XML", "export its table as CSV"),
+    (b"<trials_downloaded_from_ictrp", "WHO ICTRP's XML", _ICTRP),
     (b"<fullstudiesresponse", "API v1 in XML", "download it as JSON (fmt=json)"),
     (b"<studyfieldsresponse", "API v1 in XML", "download it as JSON (fmt=json)"),
     (b"<svg", "a picture", "leave it out"),
@@ -528,7 +529,8 @@ def _read_plain(
     stream: io.BufferedReader, origin: str, limits: ReadLimits
 ) -> Iterator[RawStudy | Reject]:
     head = stream.peek(2**12)
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n\x1e")
+    header = start.partition(b"\n")[0]
     for mark, what, cure in _FOREIGN:
         if start.startswith(mark):
             raise FileError(f"{origin}: {what}; {cure}")
@@ -540,7 +542,9 @@ def _read_plain(
         yield from read_json(stream, origin, limits)
     elif start == b"" and len(head) < 2**12:
         raise FileError(f"{origin}: empty; download it again", reason="empty")
-    elif table := aact_table(origin.rpartition(":")[2], head.partition(b"\n")[0]):
+    elif b"TrialID" in header and b"cientific" in header:
+        raise FileError(f"{origin}: WHO ICTRP's table; {_ICTRP}")
+    elif table := aact_table(origin.rpartition(":")[2], header):
         yield from read_aact_tables([(table, stream)], origin)
     else:
         yield from read_csv(stream, origin)

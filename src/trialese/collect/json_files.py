@@ -27,6 +27,8 @@ from trialese.settings import ReadLimits
 __all__ = ["read_json", "split_page"]
 
 _BOM = b"\xef\xbb\xbf"
+_SEPARATOR = b"\x1e"
+"""What begins a value in RFC 7464."""
 _PIECE_BYTES = 2**20
 _DEPTH = 6
 """So deep a study may lie: v1's FullStudiesResponse is five."""
@@ -46,7 +48,7 @@ _NCT_KEY = re.compile(rb"NCT[0-9]{8}\Z")
 _TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"|\{\}|\[\])*+([\[\]{}])', re.DOTALL)
 """Strings, and empty arrays and objects, are passed over."""
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-_BLANK = re.compile(rb"[\s,\x1e]*+")  # \x1e begins a value in RFC 7464
+_BLANK = re.compile(rb"[\s,\x1e]*+")
 _SCALAR = re.compile(rb"[-+.\w]++")
 _SCALARS = re.compile(rb"(?:[-+.\w]++\s*+,\s*+)++")
 
@@ -86,7 +88,8 @@ def read_json(
     first = stream.readline(most + 1)
     while first and not first.strip():
         first = stream.readline(most + 1)
-    if stream.peek(1) and first.removeprefix(_BOM).startswith(b"{") and _is_whole(first):
+    begins = first.removeprefix(_BOM).lstrip(_SEPARATOR)
+    if stream.peek(1) and begins.startswith(b"{") and _is_whole(begins):
         yield from _read_lines(stream, first, origin, limits)
     else:
         yield from _read_values(stream, first.removeprefix(_BOM), origin, limits)
@@ -96,7 +99,7 @@ def split_page(
     data: bytes, origin: str, limits: ReadLimits | None = None
 ) -> Iterator[RawStudy | Reject]:
     """The studies in one JSON document, as bytes each; or one reject that says why not."""
-    data = data.removeprefix(_BOM)
+    data = data.removeprefix(_BOM).lstrip(_SEPARATOR)
     yield from _Finder(origin, limits or ReadLimits()).whole(data)
 
 
@@ -393,7 +396,7 @@ class _Finder:
         """
         first = data.lstrip()[:1]
         if first == b"[":
-            yield from self._in_array(data, depth, name)
+            yield from self._in_array(data, depth, name, texts=depth == 0)
         elif first == b"{":
             yield from self._in_object(data, depth, name, row=row)
         elif first == b'"' and array and (text := _string_in(data)):
@@ -403,7 +406,7 @@ class _Finder:
             yield self.reject(data, f"{shown!r} is no study", name=name)
 
     def _in_array(
-        self, data: bytes, depth: int, name: Callable[[], str]
+        self, data: bytes, depth: int, name: Callable[[], str], *, texts: bool
     ) -> Iterator[RawStudy | Reject]:
         if depth >= _DEPTH:
             yield self.reject(data, "no study within so many brackets", name=name)
@@ -414,13 +417,13 @@ class _Finder:
             else:
                 parts = (value for _, value in self._members(data))
             for part in parts:
-                yield from self._in(part, depth + 1, self._next, array=depth == 0)
+                yield from self._in(part, depth + 1, self._next, array=texts)
         except FileError as error:
             yield self.reject(data, str(error), error.reason, name)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, _BrokenError) as error:
             if len(data) <= _AT_ONCE_BYTES and _has_no_numbers(data):
                 for _, part in self._members(data):
-                    yield from self._in(part, depth + 1, self._next, array=depth == 0)
+                    yield from self._in(part, depth + 1, self._next, array=texts)
             else:
                 yield self._bad(data, error, name)
 
@@ -439,7 +442,7 @@ class _Finder:
             yield self._study(RawStudy(name(), "v2", data))
             return
         if envelope.studies is not msgspec.UNSET and bytes(envelope.studies)[:1] == b"[":
-            yield from self._in_array(bytes(envelope.studies), depth, name)
+            yield from self._in_array(bytes(envelope.studies), depth, name, texts=False)
             return
         try:
             keys = self._keys(data)
