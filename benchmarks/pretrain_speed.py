@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 from transformers.utils import logging as transformers_logging
 
 from trialese.pipeline.plan import Shape, flops_per_token
@@ -50,8 +50,14 @@ from trialese.settings import LoraSettings, MaskingSettings, PhaseSettings, Pret
 SHAPES = {
     "bert-base": Shape(768, 3072, 12, 28996),
     "minilm": Shape(384, 1536, 6, 30522),
+    "roberta-base": Shape(768, 3072, 12, 50265),
+    "mpnet-base": Shape(768, 3072, 12, 30527),
+    # GeGLU: three products of 1,152 cost as two of 1,728
+    "modernbert-base": Shape(768, 1728, 22, 50368),
+    "distilbert-base": Shape(768, 3072, 6, 30522),
     "toy": Shape(64, 128, 2, 1000),
 }
+QUERY_VALUE = {"mpnet": ("q", "v"), "modernbert": ("Wqkv",), "distilbert": ("q_lin", "v_lin")}
 MASK_ID, CLS_ID, SEP_ID = 103, 101, 102
 VARIANTS = {
     "A stock fp32": {},
@@ -77,18 +83,32 @@ def now(arguments: argparse.Namespace) -> float:
     return time.perf_counter()
 
 
-def make_model(shape: Shape) -> BertForMaskedLM:
+def family_of_shape(name: str) -> str:
+    """transformers' name of the family that the shape is of."""
+    family = name.removesuffix("-base")
+    return family if family in CONFIG_MAPPING else "bert"
+
+
+def make_model(name: str) -> Any:
     """Random weights of the shape, the same every time."""
+    shape, family = SHAPES[name], family_of_shape(name)
     torch.manual_seed(0)
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=shape.vocab_size,
-            hidden_size=shape.hidden_size,
-            intermediate_size=shape.intermediate_size,
-            num_hidden_layers=shape.num_hidden_layers,
-            num_attention_heads=max(2, shape.hidden_size // 64),
-        )
-    )
+    sizes = {
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size if family != "modernbert" else 1152,
+        "num_hidden_layers": shape.num_hidden_layers,
+        "num_attention_heads": max(2, shape.hidden_size // 64),
+        "max_position_embeddings": 514 if family in {"roberta", "mpnet"} else 512,
+    }
+    if family == "modernbert":
+        sizes["max_position_embeddings"] = 8192
+    if family == "distilbert":
+        sizes = {"dim": 768, "hidden_dim": 3072, "n_layers": 6, "n_heads": 12}
+    special = {"pad_token_id": 0, "bos_token_id": CLS_ID, "eos_token_id": SEP_ID}
+    if family == "modernbert":
+        special |= {"cls_token_id": CLS_ID, "sep_token_id": SEP_ID}
+    config = CONFIG_MAPPING[family](vocab_size=shape.vocab_size, **sizes, **special)
+    return AutoModelForMaskedLM.from_config(config)
 
 
 def make_blocks(shape: Shape, count: int, block_tokens: int) -> TokenBlocks:
@@ -107,7 +127,7 @@ def ours(arguments: argparse.Namespace, **changes: Any) -> Run:
     shape = SHAPES[arguments.shape]
     blocks = make_blocks(shape, arguments.batch_blocks * 8, arguments.block_tokens)
     settings = PretrainSettings(device=arguments.device, **changes)
-    model = make_model(shape)
+    model = make_model(arguments.shape)
     model.requires_grad_(False)
     wrapped = attach_lora(model, lora_settings(arguments), train_head=False, seed=0)
     compute = choose_compute(settings)
@@ -150,9 +170,9 @@ def stock(arguments: argparse.Namespace, *, bf16: bool) -> Run:
     lora = lora_settings(arguments)
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0 if arguments.rank > 1 else 0.1,
-        target_modules=["query", "value"] if lora.targets != ("all-linear",) else "all-linear",
+        target_modules=list(lora.targets) if arguments.rank == 1 else "all-linear",
     )  # fmt: skip
-    model = get_peft_model(make_model(shape), config)
+    model = get_peft_model(make_model(arguments.shape), config)
     rows = [{"input_ids": row.tolist()} for row in blocks.ids]
     collator = DataCollatorForLanguageModeling(
         toy_tokenizer(shape.vocab_size), mlm_probability=arguments.ratio
@@ -199,7 +219,8 @@ def toy_tokenizer(size: int) -> Any:
 def lora_settings(arguments: argparse.Namespace) -> LoraSettings:
     """The prior art's adapter for rank 1, else ours: all linear layers."""
     if arguments.rank == 1:
-        return LoraSettings(rank=1, alpha=1, targets=("query", "value"))
+        targets = QUERY_VALUE.get(family_of_shape(arguments.shape), ("query", "value"))
+        return LoraSettings(rank=1, alpha=1, targets=targets)
     return LoraSettings(rank=arguments.rank, alpha=2 * arguments.rank)
 
 

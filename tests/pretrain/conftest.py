@@ -164,9 +164,10 @@ def family_tokenizer(family: str) -> Any:
 def family_config(family: str, tokenizer: Any, **more: Any) -> Any:
     """The family's configuration, tiny, for the tokenizer."""
     return transformers.CONFIG_MAPPING[family](
-        **FAMILIES[family], vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
+        **{**FAMILIES[family], **more},
+        vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.cls_token_id, eos_token_id=tokenizer.sep_token_id,
-        cls_token_id=tokenizer.cls_token_id, sep_token_id=tokenizer.sep_token_id, **more,
+        cls_token_id=tokenizer.cls_token_id, sep_token_id=tokenizer.sep_token_id,
     )  # fmt: skip
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from tests.pretrain.conftest import save_family
 from trialese.artifacts import read_manifest
 from trialese.errors import ArtifactError, RecordError
+from trialese.records import Task
 from trialese.tasks import export as module
-from trialese.tasks.classifier import Classifier
+from trialese.tasks.classifier import Classifier, Preprocessing, load_masked_lm
 from trialese.tasks.explain import explain
 from trialese.tasks.export import export_classifier
 from trialese.tasks.predict import load_scorer
@@ -109,3 +112,25 @@ def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "bad" / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ArtifactError, match="damaged export"):
         load_scorer(tmp_path / "bad")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["roberta", "mpnet", "modernbert"])
+def test_every_described_family_exports_for_any_length(family: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    # ModernBERT's local attention reaches further than the graph is traced for
+    more = {"local_attention": 24} if family == "modernbert" else {}
+    save_family(tmp_path / "m", family, **more)
+    task = Task("toy", ("A", "B", "C"), "multilabel")
+    model, tokenizer, _ = load_masked_lm(task, tmp_path / "m")
+    classifier = Classifier(task, model.eval(), tokenizer, Preprocessing(max_tokens=64))
+    module.write_graph(classifier, tmp_path / "graph.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "graph.onnx"))
+    for tokens in (3, 60):
+        ids = torch.randint(5, len(tokenizer), (3, tokens))
+        mask = torch.ones_like(ids)
+        ids[1, tokens - 1 :], mask[1, tokens - 1 :] = tokenizer.pad_token_id, 0
+        with torch.no_grad():
+            own = model(input_ids=ids, attention_mask=mask).logits
+        given = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+        np.testing.assert_allclose(session.run(None, given)[0], own.numpy(), atol=1e-5, rtol=0)

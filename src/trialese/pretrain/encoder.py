@@ -187,7 +187,8 @@ class Encoder:
     def _far(self, tokens: int, device: torch.device) -> Tensor | None:
         """(tokens, tokens): too far apart for local attention; None: no two are."""
         window = self._config.sliding_window
-        if tokens <= window + 1:
+        # a graph that is exported must hold the mask whatever length it was traced with
+        if not self._plain and tokens <= window + 1:
             return None
         place = torch.arange(tokens, device=device)
         far: Tensor = (place[:, None] - place[None]).abs() > window
