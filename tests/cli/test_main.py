@@ -405,3 +405,49 @@ def test_literal_texts_are_written_to_a_file(run: Run, home: Path, tmp_path: Pat
     assert sorted(file.name for file in out.parent.iterdir()) == ["x.csv", "x.csv.about.json"]
     status, _, err = run("predict", model, "nowhere.tsv", "-o", tmp_path / "y.csv")
     assert (status, "nowhere.tsv: no such file" in err) == (1, True)
+
+
+def test_no_room_for_temporary_files_is_one_line(run: Run, tmp_path: Path, monkeypatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trialese.collect.collection.collect_snapshot", full)
+    status, out, err = run("collect", "-o", tmp_path / "x")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: temporary files (TMPDIR): cannot write (No space left on device)")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [1_000, 60_000])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pretrain", "{home}/corpus", "-r", "{recipe}"],
+        ["finetune", "sex", "--model", "{home}/adapter/model", "--snapshot", "{home}/snapshot",
+         "-r", "{recipe}"],
+    ],
+    ids=["pretrain", "finetune"],
+)  # fmt: skip
+def test_a_full_disk_is_one_line(
+    arguments: list[str], limit: int, home: Path, toy: Recipe, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for the disk: every library meets it as it writes."""
+    recipe = Path(toy.folder) / "toy.toml"
+    filled = [each.format(home=home, recipe=recipe) for each in arguments]
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "import sys; from trialese.cli.main import main\n"
+        f"sys.argv = ['trialese', *{filled!r}, '-o', 'out']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=False, timeout=200, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "cannot write" in last
+    assert not list(tmp_path.rglob("manifest.json")) or arguments[0] == "pretrain"

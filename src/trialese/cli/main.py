@@ -34,6 +34,8 @@ _EXTRAS = {
 }  # fmt: skip
 """Of each extra, the modules that its packages bring."""
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 app = typer.Typer(
     name="trialese",
     no_args_is_help=True,
@@ -113,6 +115,9 @@ def _told(error: Exception) -> tuple[str, int] | None:
         cure = f"run `pip install 'trialese[{extra}]'`"
         module = (error.name or "").partition(".")[0]
         return f"this needs {module}, which is not installed; {cure}", 1
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        place = os.fsdecode(error.filename) if error.filename else "temporary files (TMPDIR)"
+        return f"{place}: cannot write ({error.strerror}); free some space, or name another disk", 1
     if isinstance(error, OSError) and error.errno != errno.EPIPE and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}; check path and permissions", 1
     return None

@@ -278,6 +278,7 @@ def finish_run(run: TrainingRun, draft: Draft, title: str, *, new_head: bool) ->
     steps = {row["phase"]: row["step"] for row in run.rows}
     tokens = {row["phase"]: row["tokens"] for row in run.rows}
     draft.counts |= {"steps": steps, "tokens": tokens}
+    draft.notes["threads"] = torch.get_num_threads()
     draft.notes["computed_in"] = str(run.compute.dtype).removeprefix("torch.")
 
 

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from trialese.artifacts import Draft, digest_of, digest_of_folder, write_artifact
+from trialese.parallel import count_threads
 from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
 from trialese.records import Example, Manifest, Predictions, Snapshot, Split, Task, Thresholds
@@ -120,6 +121,7 @@ def finetune(
         draft.counts.update(found.counts)
         trials = snapshot if section.labelled is None else None
         draft.notes["synthetic"] = bool(trials and trials.manifest.notes.get("synthetic"))
+        draft.notes["threads"] = count_threads()
         if model is not None:
             draft.notes["masked_lm"] = origin_of(model)
         if silver is not None:
