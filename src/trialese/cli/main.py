@@ -115,12 +115,17 @@ def _told(error: Exception) -> tuple[str, int] | None:
         cure = f"run `pip install 'trialese[{extra}]'`"
         module = (error.name or "").partition(".")[0]
         return f"this needs {module}, which is not installed; {cure}", 1
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        place = os.fsdecode(error.filename) if error.filename else "temporary files (TMPDIR)"
+    return _told_of_files(error) if isinstance(error, OSError) else None
+
+
+def _told_of_files(error: OSError) -> tuple[str, int] | None:
+    name = None if error.filename is None else os.fsdecode(error.filename)
+    if error.errno in _NO_ROOM:
+        place = name or "temporary files (TMPDIR)"
         return f"{place}: cannot write ({error.strerror}); free some space, or name another disk", 1
-    if isinstance(error, OSError) and error.errno != errno.EPIPE and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}; check path and permissions", 1
-    return None
+    if name is None or error.errno == errno.EPIPE:
+        return None  # of no file of the user's: a bug
+    return f"{name}: {error.strerror}; check path and permissions", 1
 
 
 def _where_help_is(error: TyperException) -> str:
