@@ -167,7 +167,8 @@ def test_the_saved_classifier_is_that_of_the_first_round(artifacts: dict[str, Pa
     assert classifier.thresholds.values == pytest.approx(
         choose_thresholds(run, VerdictSettings()).values
     )
-    assert not (artifacts["tfidf"] / "model").exists()
+    with pytest.raises(ArtifactError, match=r"load it with trialese.LinearClassifier"):
+        Classifier.from_pretrained(artifacts["tfidf"])
 
 
 def test_a_verdict_can_be_judged_from_the_files(artifacts: dict[str, Path]) -> None:

@@ -202,10 +202,10 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """A text -> the words that carried a label, with weights in log-odds."""
-    from trialese.tasks.classifier import Classifier
     from trialese.tasks.explain import explain as explain_text
+    from trialese.tasks.predict import load_scorer
 
-    found = explain_text(Classifier.from_pretrained(model), text, label)
+    found = explain_text(load_scorer(model), text, label)
     if as_json:
         print_json(found)
         return

@@ -16,8 +16,9 @@ from trialese.artifacts import read_manifest, write_artifact
 from trialese.errors import RecipeError, RecordError, suggest
 from trialese.predictions import load_predictions, save_predictions
 from trialese.records import BASELINES, Example, Manifest, Predictions, Task
+from trialese.tasks.linear import fit_linear
 from trialese.tasks.task import encode_labels
-from trialese.thresholds import best_cut, decide, f1_averages, log_odds, sigmoid
+from trialese.thresholds import log_odds, sigmoid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,10 +34,6 @@ __all__ = [
 
 Baseline = Callable[[Sequence[str]], "NDArray[np.float64]"]
 """Texts in, probabilities (texts, labels) out."""
-
-_REGULARISATION = ((1.0, None), (10.0, None), (1.0, "balanced"), (10.0, "balanced"))
-"""Inverse strength C and class weights, the best pair on tune is kept: a rival deserves what the
-model gets."""
 
 
 def check_system(task: str, system: str, model: Path | None) -> None:
@@ -81,7 +78,7 @@ def fit_baseline(
     if name == "keywords":
         return _keywords(task, keywords or _words_of_names(task), train)
     if name == "tfidf":
-        return _tfidf(task, train, tune)
+        return fit_linear(task, train, tune).scores_of
     raise RecipeError(f"baseline {name!r} is unknown; use one of {', '.join(BASELINES)}")
 
 
@@ -135,68 +132,6 @@ def _count_words(
             pattern = re.compile("|".join(map(re.escape, words[label])))
             counts[:, column] = [len(pattern.findall(f" {text.casefold()} ")) for text in texts]
     return counts
-
-
-def _tfidf(task: Task, train: Sequence[Example], tune: Sequence[Example]) -> Baseline:
-    """TF-IDF of words (1-2) and characters (2-5) + one logistic regression a label."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_union
-
-    long = sum(len(example.text) for example in train) > 2_000_000  # keeps minutes to seconds
-    features = make_union(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if long else 1),
-        TfidfVectorizer(
-            analyzer="char_wb",
-            ngram_range=(3, 4) if long else (2, 5),
-            sublinear_tf=True,
-            min_df=5 if long else 1,
-        ),
-    )
-    matrix = features.fit_transform([example.text for example in train])
-    truth, tune_truth = encode_labels(task, train), encode_labels(task, tune)
-    held = features.transform([example.text for example in tune])
-    best: tuple[float, list[Callable[[object], NDArray[np.float64]]]] | None = None
-    for strength, weights in _REGULARISATION:
-        columns = [
-            _logistic(matrix, truth[:, place], strength, weights)
-            for place in range(len(task.labels))
-        ]
-        score = _tune_score(task, _join(task, [column(held) for column in columns]), tune_truth)
-        if best is None or score > best[0]:
-            best = (score, columns)
-    assert best is not None
-    chosen = best[1]
-
-    def predict(texts: Sequence[str]) -> NDArray[np.float64]:
-        rows = features.transform(list(texts))
-        return _join(task, [column(rows) for column in chosen])
-
-    return predict
-
-
-def _logistic(
-    matrix: object, truth: NDArray[np.bool_], strength: float, weights: str | None
-) -> Callable[[object], NDArray[np.float64]]:
-    from sklearn.linear_model import LogisticRegression
-
-    if truth.all() or not truth.any():  # a label without examples here: nothing to fit
-        constant = float(truth.mean())
-        return lambda rows: np.full(rows.shape[0], constant)  # type: ignore[attr-defined]
-    model = LogisticRegression(C=strength, class_weight=weights, solver="liblinear", random_state=0)
-    model.fit(matrix, truth)
-    return lambda rows: np.asarray(model.predict_proba(rows)[:, 1], np.float64)
-
-
-def _join(task: Task, columns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    scores = np.stack(columns, axis=1)
-    if task.kind == "multiclass":
-        scores = scores / np.maximum(scores.sum(axis=1, keepdims=True), 1e-12)
-    return scores
-
-
-def _tune_score(task: Task, scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    cut = best_cut(scores.ravel(), truth.ravel(), near=0.5) if task.kind == "multilabel" else 0.5
-    return sum(f1_averages(truth, decide(scores, task.kind, cut)))
 
 
 def blend_classifiers(task: str, folders: Sequence[Path], system: str, path: Path) -> Manifest:

@@ -32,6 +32,7 @@ from trialese.pretrain.encoder import Encoder
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
 from trialese.settings import Precision, PretrainSettings
+from trialese.tasks.linear import LINEAR_NAME
 from trialese.tasks.scorer import (
     CPU_TOKENS,
     ONNX_NAME,
@@ -228,6 +229,11 @@ class Classifier(LabelsTexts):
             RecipeError: a precision that the machine does not have.
         """
         folder = model_folder(Path(path))
+        if (folder / LINEAR_NAME).is_file():
+            raise ArtifactError(
+                f"{folder}: TF-IDF with logistic regression; load it with "
+                "trialese.LinearClassifier.from_pretrained"
+            )
         if (folder / ONNX_NAME).is_file():
             raise ArtifactError(
                 f"{folder}: an exported classifier; `trialese predict` and `trialese serve` run "

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import torch
 
 from trialese.errors import RecordError
+from trialese.tasks.linear import LinearClassifier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,8 @@ class Span(msgspec.Struct, frozen=True):
     start: int
     end: int
     weight: float
-    """Share of the label's log-odds against a text of [MASK] alone; negative: spoke against."""
+    """Share of the label's log-odds against a text of [MASK] alone (of a linear classifier: against
+    an empty one); negative: spoke against."""
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,18 +53,19 @@ def explain(
 
     Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) over the word embeddings,
     from the text with every word hidden by [MASK] to the text itself, in `steps` steps, summed
-    over each word.
+    over each word. Of a linear classifier: the weights of each word's n-grams, times their values.
 
     Raises:
         RecordError: an empty text, a label that the task does not know, or an exported
             classifier, which has no gradients.
     """
-    from trialese.tasks.classifier import Classifier
+    if not isinstance(scorer, LinearClassifier):
+        from trialese.tasks.classifier import Classifier  # loads torch
 
-    if not isinstance(scorer, Classifier):
-        raise RecordError(
-            "an exported classifier cannot be explained; give the one it was made from"
-        )
+        if not isinstance(scorer, Classifier):
+            raise RecordError(
+                "an exported classifier cannot be explained; give the one it was made from"
+            )
     read = scorer.preprocessing.clean(text)
     words = [(each.start(), each.end()) for each in re.finditer(r"\S+", read)]
     if not words:
@@ -73,16 +75,10 @@ def explain(
         raise RecordError(f"label {label!r} is unknown; use one of {', '.join(labels)}")
     chances = scorer.predict_proba([text])[0]
     column = int(chances.argmax()) if label is None else labels.index(label)
-    encoded = scorer.tokenizer(
-        read,
-        truncation=True,
-        max_length=scorer.preprocessing.max_tokens,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-    )
-    special = np.array(encoded["special_tokens_mask"], dtype=bool)
-    gains = _integrated_gradients(scorer, encoded["input_ids"], special, column, steps)
-    weights = _by_word(words, encoded["offset_mapping"], special, gains)
+    if isinstance(scorer, LinearClassifier):
+        weights = scorer.word_weights(read, column)
+    else:
+        weights = _weigh_words(scorer, read, words, column, steps)
     return Explanation(
         text=read,
         label=labels[column],
@@ -93,10 +89,28 @@ def explain(
     )
 
 
+def _weigh_words(
+    scorer: Classifier, read: str, words: Sequence[tuple[int, int]], column: int, steps: int
+) -> dict[int, float]:
+    """Place of each word that the model read -> its part of the log-odds."""
+    encoded = scorer.tokenizer(
+        read,
+        truncation=True,
+        max_length=scorer.preprocessing.max_tokens,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+    special = np.array(encoded["special_tokens_mask"], dtype=bool)
+    gains = _integrated_gradients(scorer, encoded["input_ids"], special, column, steps)
+    return _by_word(words, encoded["offset_mapping"], special, gains)
+
+
 def _integrated_gradients(
     classifier: Classifier, ids: Sequence[int], special: NDArray[np.bool_], column: int, steps: int
 ) -> NDArray[np.float64]:
     """(tokens,): each token's share of logit(text) - logit(masked text)."""
+    import torch
+
     model, device = classifier.model.eval(), classifier.model.device
     table = model.get_input_embeddings()
     given = torch.tensor(ids, device=device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from trialese.tasks.folds import (
     folds_of,
 )
 from trialese.tasks.labelled import Silver, silver_examples
+from trialese.tasks.linear import LinearClassifier, Regularisation, fit_linear
 from trialese.tasks.scorer import check_masked_lm, origin_of
 from trialese.tasks.task import TaskDefinition, sentence_examples
 from trialese.thresholds import shrunk_cuts
@@ -93,8 +95,9 @@ def finetune(
 
     It holds `predictions.parquet`, tune and test of every seed and fold, and for a language
     model (`model` is the folder of a masked-LM) `model/`: the classifier of the first seed and
-    fold. Baselines know no seed; theirs are fitted once a fold and stand under every seed. All
-    systems get the same examples and folds from the same settings.
+    fold; for `tfidf`, `model/` is fitted on all texts. Baselines know no seed; theirs are fitted
+    once a fold and stand under every seed. All systems get the same examples and folds from the
+    same settings.
 
     Raises:
         RecipeError: no such task or baseline, a model missing or one too many.
@@ -177,6 +180,13 @@ def _runs(
                 fit.classifier.preset = definition.preset
                 fit.classifier.save_pretrained(draft.folder / "model")
     fit.discard()
+    if fit.regularisations:
+        final = _fit_on_everything(definition, found, extra, fit.regularisations)
+        tuned = [run for run in runs if run.split == "tune" and run.seed == first_seed]
+        final.thresholds = _thresholds(_pooled(tuned), settings.threshold_shrinkage)
+        final.save_pretrained(draft.folder / "model")
+        draft.notes["model"] = "fitted on all texts; the scores are of fits that left them out"
+        draft.notes["scored_by"] = final.engine
     progress(what, len(runs) // 2, len(runs) // 2)
     if fit.logs:
         draft.notes["fits"] = fit.logs
@@ -208,11 +218,17 @@ class _Fitting:
         self.classifier: Classifier | None = None
         """Of a language model: the mean of the last rounds' fits."""
         self.logs: list[dict[str, Any]] = []
+        self.regularisations: list[Regularisation] = []
+        """Of TF-IDF, what each round chose."""
 
     def rounds(self, rounds: Sequence[Round], fold: int, seed: int) -> list[Baseline]:
         """What each round's fit predicts: texts -> probabilities (texts, labels)."""
         if self._model is None:
             task, words = self._definition.task, self._definition.keywords
+            if self._system == "tfidf":
+                fits = [fit_linear(task, *texts) for texts in rounds]
+                self.regularisations += [each.regularisation for each in fits]
+                return [each.scores_of for each in fits]
             return [fit_baseline(self._system, task, *texts, keywords=words) for texts in rounds]
         start = self._starts.of(seed) if self._starts else self._model
         members = []
@@ -236,6 +252,37 @@ class _Fitting:
         """Remove what was kept on disk to start from."""
         if self._starts is not None:
             self._starts.discard()
+
+
+def _fit_on_everything(
+    definition: TaskDefinition,
+    found: ExampleSet,
+    extra: Sequence[Example],
+    chosen: Sequence[Regularisation],
+) -> LinearClassifier:
+    """The classifier to use: of all texts that are not given as test, with the commonest choice."""
+    texts = [example for example in found.examples if example.split != "test"]
+    (most, _), *_ = Counter(chosen).most_common(1)
+    final = fit_linear(
+        found.task,
+        [*texts, *extra],
+        texts[:1],
+        preprocessing=definition.preprocessing,
+        regularisations=(most,),
+    )
+    final.preset = definition.preset
+    return final
+
+
+def _pooled(runs: Sequence[Predictions]) -> Predictions:
+    """The rows of several runs of one system as one; for cut-offs only."""
+    return replace(
+        runs[0],
+        ids=tuple(name for run in runs for name in run.ids),
+        clusters=tuple(name for run in runs for name in run.clusters),
+        scores=np.concatenate([run.scores for run in runs]),
+        truth=np.concatenate([run.truth for run in runs]),
+    )
 
 
 class SilverStart:

@@ -46,6 +46,7 @@ from trialese.tasks.formats import (
     read_records,
     texts_of,
 )
+from trialese.tasks.linear import LINEAR_NAME, LinearClassifier
 from trialese.tasks.scorer import (
     ONNX_NAME,
     Scorer,
@@ -87,6 +88,8 @@ def load_scorer(path: Path, *, precision: Precision = "fp32") -> Scorer:
         from trialese.tasks.scorer import OnnxScorer
 
         return OnnxScorer.load(folder)
+    if (folder / LINEAR_NAME).is_file():
+        return LinearClassifier.from_pretrained(folder)
     from trialese.tasks.classifier import Classifier
 
     return Classifier.from_pretrained(folder, precision=precision)

@@ -1,0 +1,347 @@
+"""TF-IDF of words and characters with one logistic regression a label: fitted, used, explained.
+
+Fitting needs scikit-learn; a finished classifier is JSON and arrays without pickle, and needs
+numpy alone. It reads n-grams exactly as scikit-learn's `TfidfVectorizer` does.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+
+from trialese.errors import ArtifactError
+from trialese.progress import Progress, silent
+from trialese.records import Example, Task, Thresholds
+from trialese.tasks.scorer import (
+    LabelsTexts,
+    Preprocessing,
+    Preset,
+    as_texts,
+    model_folder,
+    read_description,
+    write_description,
+)
+from trialese.tasks.task import encode_labels
+from trialese.thresholds import best_cut, decide, f1_averages, sigmoid
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["LINEAR_NAME", "LinearClassifier", "Regularisation", "fit_linear", "linear_scores"]
+
+LINEAR_NAME = "linear.json"
+_ARRAYS = "linear.npz"
+
+Regularisation = tuple[float, Literal["balanced"] | None]
+"""Inverse strength C, and the weights of positives and negatives."""
+
+_REGULARISATIONS: tuple[Regularisation, ...] = (
+    (1.0, None), (10.0, None), (1.0, "balanced"), (10.0, "balanced"),
+)  # fmt: skip
+"""The best pair on tune is kept: a rival deserves what the model gets."""
+
+_LONG = 2_000_000
+"""Characters in all, from which rare n-grams are left out: it keeps minutes to seconds."""
+
+_WORD = re.compile(r"(?u)\b\w\w+\b")
+
+
+class _Vocabulary(msgspec.Struct, frozen=True):
+    """N-grams of words, or of characters within words, in the order of their weights."""
+
+    unit: Literal["word", "character"]
+    shortest: int
+    longest: int
+    terms: tuple[str, ...]
+
+    def occurrences(self, text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Each n-gram of the text, and the places of the blank-separated words that it lies in."""
+        lower = text.lower()
+        if self.unit == "character":
+            for place, bare in enumerate(lower.split()):
+                word = f" {bare} "
+                for size in range(self.shortest, self.longest + 1):
+                    for start in range(max(1, len(word) - size + 1)):
+                        yield word[start : start + size], (place,)
+                    if size >= len(word):
+                        break  # scikit-learn counts a word that is shorter only once
+            return
+        starts = [found.start() for found in re.finditer(r"\S+", lower)]
+        tokens = list(_WORD.finditer(lower))
+        places = np.searchsorted(starts, [token.start() for token in tokens], side="right") - 1
+        for size in range(self.shortest, self.longest + 1):
+            for first in range(len(tokens) - size + 1):
+                run = tokens[first : first + size]
+                where = tuple(places[first : first + size].tolist())
+                yield " ".join(token.group() for token in run), where
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    """`linear.json`."""
+
+    vocabularies: tuple[_Vocabulary, ...]
+    regularisation: Regularisation
+
+
+@dataclass(slots=True)
+class LinearClassifier(LabelsTexts):
+    """A task, vocabularies with their weights, thresholds and preprocessing."""
+
+    task: Task
+    vocabularies: tuple[_Vocabulary, ...]
+    idf: NDArray[np.float32]
+    """(features,) inverse document frequencies, vocabularies one after the other."""
+    weights: NDArray[np.float32]  # (features, labels)
+    bias: NDArray[np.float32]  # (labels,); infinite for a label that every text has, or none
+    regularisation: Regularisation
+    preprocessing: Preprocessing
+    thresholds: Thresholds | None = None
+    preset: Preset | None = None
+    digest: str = ""
+
+    @property
+    def engine(self) -> str:
+        """What computes the scores; they do not depend on the chip."""
+        return "linear fp32 weights"
+
+    def predict_proba(
+        self, texts: Sequence[str], *, progress: Progress = silent
+    ) -> NDArray[np.float64]:
+        """Probabilities (texts, labels); one label a text: each label's, made to sum to 1.
+
+        Raises:
+            RecordError: one text instead of several, or something that is no text.
+        """
+        return self.scores_of([self.preprocessing.clean(text) for text in as_texts(texts)])
+
+    def scores_of(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Probabilities (texts, labels) of texts that are clean."""
+        index = self._index()
+        odds = np.empty((len(texts), len(self.task.labels)))
+        for row, text in enumerate(texts):
+            columns, values, _ = self._features(text, index)
+            odds[row] = values @ self.weights[columns].astype(np.float64) + self.bias
+        return linear_scores(self.task, odds)
+
+    def word_weights(self, text: str, column: int) -> dict[int, float]:
+        """Place of each blank-separated word of a clean text -> what it adds to the log-odds."""
+        columns, values, found = self._features(text, self._index())
+        gain = dict(zip(columns.tolist(), values * self.weights[columns, column], strict=True))
+        times = Counter(feature for feature, _ in found)
+        weights = dict.fromkeys(range(len(text.split())), 0.0)
+        for feature, places in found:
+            for place in places:
+                weights[place] += float(gain[feature]) / times[feature] / len(places)
+        return weights
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the classifier as a folder at `path`: JSON and plain arrays, nothing pickled.
+
+        Raises:
+            ArtifactError: something stands at `path` already.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ArtifactError(f"{path}: something stands there already; choose a new folder")
+        aside = path.with_name(f".{path.name}.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        saved = _Saved(self.vocabularies, self.regularisation)
+        (aside / LINEAR_NAME).write_bytes(msgspec.json.encode(saved))
+        np.savez(aside / _ARRAYS, idf=self.idf, weights=self.weights, bias=self.bias)
+        write_description(aside, self.task, self.preprocessing, self.thresholds, self.preset)
+        if path.exists():
+            path.rmdir()
+        aside.rename(path)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> LinearClassifier:
+        """The classifier in a folder that `save_pretrained` wrote.
+
+        Raises:
+            ArtifactError: damaged files, or weights that do not fit the vocabulary and labels.
+        """
+        folder = model_folder(Path(folder))
+        known = read_description(folder)
+        if not (folder / LINEAR_NAME).is_file():
+            raise ArtifactError(f"{folder}: no {LINEAR_NAME}; a classifier of another kind")
+        try:
+            saved = msgspec.json.decode((folder / LINEAR_NAME).read_bytes(), type=_Saved)
+            with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
+                idf, weights, bias = (arrays[name] for name in ("idf", "weights", "bias"))
+        except (OSError, ValueError, KeyError, EOFError, msgspec.DecodeError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ArtifactError(f"{folder}: damaged classifier ({first}); fit it again") from error
+        features, labels = sum(len(v.terms) for v in saved.vocabularies), len(known.task.labels)
+        shapes = (idf.shape, weights.shape, bias.shape)
+        if shapes != ((features,), (features, labels), (labels,)):
+            raise ArtifactError(
+                f"{folder}: {_ARRAYS} holds {weights.shape} weights for {features:,} n-grams and "
+                f"{labels} labels; fit it again"
+            )
+        if not (np.isfinite(idf).all() and np.isfinite(weights).all()) or np.isnan(bias).any():
+            raise ArtifactError(f"{folder}: {_ARRAYS} holds numbers that are not finite")
+        return cls(
+            task=known.task,
+            vocabularies=saved.vocabularies,
+            idf=idf,
+            weights=weights,
+            bias=bias,
+            regularisation=saved.regularisation,
+            preprocessing=known.preprocessing,
+            thresholds=known.thresholds,
+            preset=known.preset,
+            digest=known.digest,
+        )
+
+    def _index(self) -> list[dict[str, int]]:
+        """Of each vocabulary, n-gram -> feature."""
+        found, start = [], 0
+        for vocabulary in self.vocabularies:
+            found.append({term: start + place for place, term in enumerate(vocabulary.terms)})
+            start += len(vocabulary.terms)
+        return found
+
+    def _features(
+        self, text: str, index: Sequence[dict[str, int]]
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64], list[tuple[int, tuple[int, ...]]]]:
+        """(features of the text, their values, each occurrence with its words' places)."""
+        columns, values, found = [], [], []
+        for vocabulary, feature_of in zip(self.vocabularies, index, strict=True):
+            here = [
+                (feature_of[term], places)
+                for term, places in vocabulary.occurrences(text)
+                if term in feature_of
+            ]
+            counts = Counter(feature for feature, _ in here)
+            held = np.fromiter(counts, np.intp, len(counts))
+            value = 1 + np.log(np.fromiter(counts.values(), np.float64, len(counts)))
+            value *= self.idf[held]
+            columns.append(held)
+            values.append(value / max(float(np.linalg.norm(value)), 1e-12))
+            found += here
+        return np.concatenate(columns), np.concatenate(values), found
+
+
+def linear_scores(task: Task, odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities (texts, labels) of log-odds; one label a text: made to sum to 1."""
+    scores = sigmoid(odds)
+    if task.kind == "multiclass":
+        scores = scores / np.maximum(scores.sum(axis=1, keepdims=True), 1e-12)
+    return scores
+
+
+def fit_linear(
+    task: Task,
+    train: Sequence[Example],
+    tune: Sequence[Example],
+    *,
+    preprocessing: Preprocessing | None = None,
+    regularisations: Sequence[Regularisation] = _REGULARISATIONS,
+) -> LinearClassifier:
+    """The classifier fitted on `train`, with the regularisation that is best on `tune`.
+
+    N-grams of words (1-2) and of characters (2-5). With one regularisation `tune` plays no part.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_union
+
+    long = sum(len(example.text) for example in train) > _LONG
+    shortest, longest = (3, 4) if long else (2, 5)
+    vectorisers = (
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if long else 1),
+        TfidfVectorizer(
+            analyzer="char_wb",
+            ngram_range=(shortest, longest),
+            sublinear_tf=True,
+            min_df=5 if long else 1,
+        ),
+    )
+    union = make_union(*vectorisers)
+    matrix = union.fit_transform([example.text for example in train])
+    compact, group, share = _merge_equal(matrix)
+    truth, tune_truth = encode_labels(task, train), encode_labels(task, tune)
+    held = union.transform([example.text for example in tune]) if len(regularisations) > 1 else None
+    best: tuple[float, NDArray[np.float64], NDArray[np.float64], Regularisation] | None = None
+    for chosen in regularisations:
+        fits = [_logistic(compact, truth[:, place], chosen) for place in range(len(task.labels))]
+        weights = np.stack([weight for weight, _ in fits], axis=1)[group] * share[:, None]
+        bias = np.array([constant for _, constant in fits])
+        score = 0.0
+        if held is not None:
+            score = _tune_score(task, linear_scores(task, held @ weights + bias), tune_truth)
+        if best is None or score > best[0]:
+            best = (score, weights, bias, chosen)
+    assert best is not None
+    units: tuple[tuple[Literal["word", "character"], int, int], ...] = (
+        ("word", 1, 2), ("character", shortest, longest),
+    )  # fmt: skip
+    return LinearClassifier(
+        task=task,
+        vocabularies=tuple(
+            _Vocabulary(*unit, tuple(vectoriser.get_feature_names_out().tolist()))
+            for unit, vectoriser in zip(units, vectorisers, strict=True)
+        ),
+        idf=np.concatenate([vectoriser.idf_ for vectoriser in vectorisers]).astype(np.float32),
+        weights=best[1].astype(np.float32),
+        bias=best[2].astype(np.float32),
+        regularisation=best[3],
+        preprocessing=preprocessing or Preprocessing(max_tokens=512),
+    )
+
+
+def _merge_equal(matrix: Any) -> tuple[Any, NDArray[np.intp], NDArray[np.float64]]:
+    """(matrix with each of its distinct columns once, column -> its group, its share of a weight).
+
+    Two thirds of the n-grams stand in the same texts as another. k equal columns x get equal
+    weights from the quadratic penalty, so that one column sqrt(k) x has the same best fit, and
+    each of the k gets 1 / sqrt(k) of its weight: an exact change of variables.
+    """
+    from scipy.sparse import csc_matrix, diags
+
+    probes = np.random.default_rng(0).standard_normal((matrix.shape[0], 2))
+    keys = np.round(matrix.T @ probes, 9)  # columns that are equal have equal products
+    _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    group = group.ravel()
+    sizes = np.bincount(group)
+    compact = csc_matrix(matrix)[:, first] @ diags(np.sqrt(sizes))
+    return compact.tocsr(), group, 1 / np.sqrt(sizes[group])
+
+
+def _logistic(
+    matrix: Any, truth: NDArray[np.bool_], chosen: Regularisation
+) -> tuple[NDArray[np.float64], float]:
+    """(weights, constant) of one label."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    if truth.all() or not truth.any():  # a label without examples here: nothing to fit
+        return np.zeros(matrix.shape[1]), np.inf if truth.all() else -np.inf
+    strength, weights = chosen
+    for dual in (True, False):  # the dual is five to ten times faster where it converges
+        model = LogisticRegression(
+            C=strength, class_weight=weights, solver="liblinear", dual=dual, random_state=0,
+            max_iter=1000,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("error" if dual else "default", ConvergenceWarning)
+            try:
+                model.fit(matrix, truth)
+            except ConvergenceWarning:
+                continue
+        break
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def _tune_score(task: Task, scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
+    cut = best_cut(scores.ravel(), truth.ravel(), near=0.5) if task.kind == "multilabel" else 0.5
+    return sum(f1_averages(truth, decide(scores, task.kind, cut)))
