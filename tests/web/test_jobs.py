@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
@@ -79,6 +80,14 @@ def test_other_formats_and_kinds_of_files(client: TestClient, format_: str) -> N
         assert pq.read_table(io.BytesIO(result))["text"].to_pylist() == TEXTS
     else:
         assert len(result.splitlines()) == len(TEXTS) + (format_ == "tsv")
+
+
+def test_tables_of_every_kind_are_read_in_a_job(client: TestClient, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"NCTId": ["NCT1", "NCT2"], "Text": TEXTS[:2]}), tmp_path / "t")
+    stray = 'id\ttext\n1\t"slow accrual\n2\tno funds\n'.encode("utf-16")
+    for name, content in (("t.parquet", (tmp_path / "t").read_bytes()), ("t.txt", stray)):
+        job = finished(client, send(client, name, content).json()["id"])
+        assert (job["state"], job["texts"], job["message"]) == ("done", 2, "")
 
 
 def test_a_registry_record_is_a_file_too(client: TestClient) -> None:
