@@ -85,6 +85,22 @@ def test_threshold_free_scores_rank_the_systems(made: Callable[..., Runs]) -> No
         assert found.low < found.point < found.high
 
 
+def test_a_label_of_one_text_is_ranked_as_far_as_it_goes(
+    made: Callable[..., Runs], changed: Callable[..., Predictions]
+) -> None:
+    """A third of the resamples lack that text; that is no warning and no NaN."""
+    runs = made(labels=("x",), systems=("base", "tfidf"), rows=60, run_folds=1)
+    for given in runs.values():
+        for place, run in enumerate(given):
+            truth = np.zeros_like(run.truth)
+            truth[0] = True
+            given[place] = changed(run, truth=truth)
+    for scores in judge(runs, VerdictSettings(resamples=100)).scores:
+        for name in ("average_precision", "auroc"):
+            found = scores.extra[name]
+            assert 0 <= found.low <= found.high <= 1
+
+
 def test_texts_with_several_labels_are_told_apart(runs: Runs) -> None:
     verdict = judge(runs, FIXED)
     (name,) = verdict.notes["slices"]

@@ -14,7 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DecisionMetrics", "measure", "pseudo_counts", "ranking_scores", "row_figures"]
+from trialese.bootstrap import interval
+from trialese.records import Interval
+from trialese.settings import VerdictSettings
+from trialese.verdict.systems import Comparison
+
+__all__ = [
+    "DecisionMetrics",
+    "measure",
+    "pseudo_counts",
+    "rank_systems",
+    "ranking_scores",
+    "row_figures",
+]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -116,6 +128,45 @@ def ranking_scores(scores: Floats, truth: Bools, weights: Floats) -> tuple[Float
     area = _ratio((new_misses * (hits - new_hits / 2)).sum(axis=1), (found * wrong)[:, 0])
     alone = (found[:, 0] == 0) | (wrong[:, 0] == 0)
     return np.where(alone, np.nan, precision), np.where(alone, np.nan, area)
+
+
+def rank_systems(
+    comparison: Comparison, settings: VerdictSettings
+) -> dict[str, dict[str, Interval]]:
+    """Average precision and AUROC of each system: means over labels, folds of a seed pooled.
+
+    A label that no or every text has is left out; so is a figure that no label has.
+    """
+    clusters = sorted({cluster for each in comparison.rounds for cluster in each.clusters})
+    place = {name: number for number, name in enumerate(clusters)}
+    drawn = np.random.default_rng([settings.seed, 4]).multinomial(
+        len(clusters), np.full(len(clusters), 1 / len(clusters)), settings.resamples
+    )
+    counts = np.vstack([np.ones(len(clusters)), drawn])  # first as measured, then the resamples
+    found: dict[str, dict[str, Interval]] = {}
+    for system in comparison.systems:
+        by_seed = []
+        for seed in comparison.seeds:
+            rounds = [each for each in comparison.rounds if each.seed == seed]
+            weights = counts[:, [place[name] for each in rounds for name in each.clusters]]
+            scores = np.concatenate([each.test[system].scores for each in rounds])
+            truth = np.concatenate([each.truth for each in rounds])
+            held = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
+            pairs = [ranking_scores(scores[:, n], truth[:, n], weights) for n in held]
+            told = np.array(pairs).reshape(len(held), 2, len(counts))
+            known = (~np.isnan(told)).sum(axis=0)
+            total = np.nansum(told, axis=0)
+            by_seed.append(np.where(known > 0, total / np.maximum(known, 1), np.nan))
+        both = np.mean(by_seed, axis=0)  # (2, 1 + resamples)
+        found[system] = {
+            # A resample of a few texts may hold one label alone, where nothing can be ranked.
+            name: interval(
+                values[0], values[1:][~np.isnan(values[1:])], confidence=settings.confidence
+            )
+            for name, values in zip(("average_precision", "auroc"), both, strict=True)
+            if not np.isnan(values[0]) and not np.isnan(values[1:]).all()
+        }
+    return found
 
 
 def pseudo_counts(labels: int) -> Floats:

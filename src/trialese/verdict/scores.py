@@ -30,7 +30,7 @@ from trialese.verdict.calibration import (
     reliability,
     set_figures,
 )
-from trialese.verdict.metrics import AVERAGES, measure, pseudo_counts, ranking_scores, row_figures
+from trialese.verdict.metrics import AVERAGES, measure, pseudo_counts, rank_systems, row_figures
 from trialese.verdict.systems import Comparison, Round, RoundThresholds
 
 __all__ = [
@@ -372,35 +372,8 @@ def score(
                 np.ones(len(comparison.labels), np.bool_),
             ),
         ),
-        ranking=_rank(comparison, msgspec.structs.replace(fewer, resamples=_RANKINGS)),
+        ranking=rank_systems(comparison, msgspec.structs.replace(fewer, resamples=_RANKINGS)),
     )
-
-
-def _rank(comparison: Comparison, settings: VerdictSettings) -> dict[str, dict[str, Interval]]:
-    """Average precision and AUROC of each system: means over labels, folds of a seed pooled."""
-    clusters = sorted({cluster for each in comparison.rounds for cluster in each.clusters})
-    place = {name: number for number, name in enumerate(clusters)}
-    drawn = np.random.default_rng([settings.seed, 4]).multinomial(
-        len(clusters), np.full(len(clusters), 1 / len(clusters)), settings.resamples
-    )
-    counts = np.vstack([np.ones(len(clusters)), drawn])  # first as measured, then the resamples
-    found: dict[str, dict[str, Interval]] = {}
-    for system in comparison.systems:
-        by_seed = []
-        for seed in comparison.seeds:
-            rounds = [each for each in comparison.rounds if each.seed == seed]
-            weights = counts[:, [place[name] for each in rounds for name in each.clusters]]
-            scores = np.concatenate([each.test[system].scores for each in rounds])
-            truth = np.concatenate([each.truth for each in rounds])
-            held = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
-            pairs = [ranking_scores(scores[:, n], truth[:, n], weights) for n in held]
-            by_seed.append(np.nanmean(np.array(pairs), axis=0))  # (2, 1 + resamples)
-        both = np.mean(by_seed, axis=0)
-        found[system] = {
-            name: interval(values[0], values[1:], confidence=settings.confidence)
-            for name, values in zip(("average_precision", "auroc"), both, strict=True)
-        }
-    return found
 
 
 def _root(found: Interval) -> Interval:
