@@ -1,4 +1,4 @@
-"""The error tree. A message names the culprit and the cure, in one line.
+"""The errors that a user can cause and cure; a message names culprit and cure in one line.
 
 The command line shows these in one line and exits 1; any other exception is a bug and keeps
 its traceback.

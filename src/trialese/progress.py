@@ -1,4 +1,4 @@
-"""How long work tells its caller how far it is. The stages call; only the CLI draws."""
+"""The callback by which long work tells how far it is; only the command line draws it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The recipe: one typed tree of settings, its strict TOML loader, and `--set`.
 
-A TOML file states only what differs from the defaults in `settings/`. There is no
+A TOML file states only what differs from the defaults in `settings.py`. There is no
 inheritance between files, no interpolation and no environment variable.
 """
 

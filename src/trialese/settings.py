@@ -1,12 +1,4 @@
-"""What every part of a recipe is.
-
-Settings of collect and corpus: where records come from, and what becomes of their text.
-
-Settings of pretrain: the backbone, the adapter and the masked-language loop.
-
-Settings of tasks and verdict: what is classified, how it is fitted, how it is judged.
-
-Settings of the server: where it listens, what it takes at most, how long it waits."""
+"""The settings of a recipe, section by section, with their defaults and units."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""How long and how large a run will be, from arithmetic and one short probe; no torch needed.
-
-What a run would do before it does it: stages, training tokens, time and memory.
+"""The cost of a run beforehand: stages, training tokens, seconds and peak memory, without torch.
 
 Exact where an earlier stage is finished, else from the size of the input. The rate of this
 machine is probed; take the seconds as right within a factor of two or three.

@@ -1,10 +1,8 @@
-"""What a run remembers between commands: from which key each stage's artifact was made.
+"""A recipe as a chain of stages: what is finished is skipped, what changed is made again.
 
-The whole job as a chain of stages: what is finished is skipped, what changed is made again.
-
-This is the only core module that knows the rooms; it imports each one when its stage runs. A
-stage is finished when its artifact is whole and was made from the same settings, the same
-inputs and the same input files; the ledger in the run's folder remembers which.
+A stage is finished when its artifact is whole, unaltered, and was made from the same settings, the
+same inputs and the same input files; the ledger in the run's folder (`run.json`) remembers which.
+Each room is imported when its stage runs.
 """
 
 from __future__ import annotations
