@@ -44,10 +44,13 @@ class LeakageError(TrialeseError):
     """Something would be judged on data that it was trained or tuned on."""
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The cure for an unknown name: the nearest of those known, if one is near, and all of them."""
+def suggest(name: str, known: Iterable[str], *, lead: str = "known here:") -> str:
+    """The cure for an unknown name: the nearest of those known, if one is near, and all of them.
+
+    `lead` stands before the list.
+    """
     choices = list(known)
     folded = {choice.casefold().replace("_", "-"): choice for choice in choices}
     near = difflib.get_close_matches(name.casefold().replace("_", "-"), folded, n=1)
     guess = f"did you mean {folded[near[0]]}? " if near else ""
-    return f"{guess}known here: {', '.join(choices)}"
+    return f"{guess}{lead} {', '.join(choices)}"

@@ -71,7 +71,9 @@ def ablate_sex(
     """
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
-        raise RecipeError(f"variant {unknown[0]!r} is unknown; {suggest(unknown[0], VARIANTS)}")
+        raise RecipeError(
+            f"variant {unknown[0]!r} is unknown; {suggest(unknown[0], VARIANTS, lead='use')}"
+        )
     if settings.sex.labelled is not None:
         raise RecipeError("tasks.sex.labelled: an ablation renders trials anew; give a snapshot")
     full = build_examples("sex", settings, snapshot)

@@ -128,7 +128,8 @@ def define_task(name: str, settings: TasksSettings) -> TaskDefinition:
             f"{name}: is a file, not a task; `trialese init {shlex.quote(name)}` writes a recipe "
             "for it, and `trialese run` carries that out"
         )
-    raise RecipeError(f"task {name!r} is unknown; {suggest(name, [*TASKS, *declared])}")
+    cure = suggest(name, [*TASKS, *declared], lead="use one of")
+    raise RecipeError(f"task {name!r} is unknown; {cure}")
 
 
 def settings_of(name: str, section: Mapping[str, Any]) -> TasksSettings:
