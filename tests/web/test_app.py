@@ -194,7 +194,7 @@ def test_mistakes_are_one_line(start: Started, classifier: Path, tmp_path: Path)
         ([classifier, "--jobs", "a", "--port", port], "choose another with --host or --port"),
         ([classifier, "--port", "0"], "another trialese"),
         ([tmp_path / "empty"], "no classifier here"),
-        ([broken, "--jobs", "b", "--port", "0"], "damaged classifier"),
+        ([broken, "--jobs", "b", "--port", "0"], "config.json cannot be read"),
         ([classifier, "--token-file", tmp_path / "nothing"], "cannot be read"),
         ([classifier, "--token", "\u00e9"], "printable ASCII"),
         ([classifier, "--snapshot", tmp_path / "empty"], "manifest.json"),
