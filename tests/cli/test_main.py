@@ -278,7 +278,7 @@ WRONG = [
       "{home}/adapter/adapter", "-s", "tasks.sex.max_trials=60"],
      "the weights of an adapter alone; give {home}/adapter/model"),
     (["show", "{home}"], "holds artifacts and is none itself; give one of them: adapter, base"),
-    (["predict", "{home}/sex/tfidf", "text"], "tfidf is a baseline"),
+    (["predict", "{home}/sex/prior", "text"], "prior is a baseline"),
     (["predict", "{home}/snapshot", "text"], "this is a snapshot"),
     (["predict", "{home}", "text"], "give one of them: "),
     (["corpus", "{home}/corpus", "-o", "x"], "this is a corpus, but a snapshot is needed here"),
