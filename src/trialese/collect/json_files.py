@@ -27,15 +27,11 @@ from trialese.settings import ReadLimits
 __all__ = ["read_json", "split_page"]
 
 _BOM = b"\xef\xbb\xbf"
-_SEPARATOR = b"\x1e"
-"""What begins a value in RFC 7464."""
+_SEPARATOR = b"\x1e"  # begins a value in RFC 7464
 _PIECE_BYTES = 2**20
-_DEPTH = 6
-"""So deep a study may lie: v1's FullStudiesResponse is five."""
-_TEXT_DEPTH = 2
-"""Deeper, a key such as "text" is no column of a table."""
-_NESTED = {"data", "fields", "inputs"}
-"""Where label tools put a row's own columns."""
+_DEPTH = 6  # so deep a study may lie: v1's FullStudiesResponse is five
+_TEXT_DEPTH = 2  # deeper, a key such as "text" is no column of a table
+_NESTED = {"data", "fields", "inputs"}  # where label tools put a row's own columns
 _AT_ONCE_BYTES = 8 * 2**20
 """An array of at most so many bytes is split at once, which takes 300 MB at worst."""
 _DECODED_BYTES = 16 * 2**20
@@ -46,7 +42,6 @@ _MOST_FOREIGN = 1_000
 _NCT_KEY = re.compile(rb"NCT[0-9]{8}\Z")
 
 _TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"|\{\}|\[\])*+([\[\]{}])', re.DOTALL)
-"""Strings, and empty arrays and objects, are passed over."""
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _BLANK = re.compile(rb"[\s,\x1e]*+")
 _SCALAR = re.compile(rb"[-+.\w]++")
@@ -65,6 +60,13 @@ class _Envelope(msgspec.Struct):
     studies: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+class _Study(msgspec.Struct, gc=False):
+    """An object that has the key of a study."""
+
+    v2: msgspec.Raw = msgspec.field(name="protocolSection")
+
+
+_STUDIES = msgspec.json.Decoder(list[_Study])
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -123,8 +125,12 @@ def _read_values(
     stream: IO[bytes], held: bytes, origin: str, limits: ReadLimits
 ) -> Iterator[RawStudy | Reject]:
     """The studies of one document, or of several one after the other."""
-    values = _Values(stream, held, limits, origin)
     finder = _Finder(origin, limits)
+    held += stream.read(max(limits.document_bytes + 1 - len(held), 0))
+    if len(held) <= limits.document_bytes and _is_whole(held):
+        yield from finder.whole(held)
+        return
+    values = _Values(stream, held, limits, origin)
     beginning = b""
     try:
         first = values.take(0)
@@ -376,10 +382,6 @@ class _Finder:
         self._number += 1
         return f"{self._origin}#{self._number - 1}"
 
-    def _study(self, study: RawStudy) -> RawStudy:
-        self.found += 1
-        return study
-
     def _in(
         self,
         data: bytes,
@@ -400,7 +402,8 @@ class _Finder:
         elif first == b"{":
             yield from self._in_object(data, depth, name, row=row)
         elif first == b'"' and array and (text := _string_in(data)):
-            yield self._study(RawStudy(name(), "text", {"text": text}))
+            self.found += 1
+            yield RawStudy(name(), "text", {"text": text})
         else:
             shown = data[:40].decode("utf-8", "replace")
             yield self.reject(data, f"{shown!r} is no study", name=name)
@@ -412,7 +415,7 @@ class _Finder:
             yield self.reject(data, "no study within so many brackets", name=name)
             return
         try:
-            if len(data) <= _AT_ONCE_BYTES:
+            if len(data) <= _AT_ONCE_BYTES or _holds_studies_only(data):
                 parts: Iterator[bytes] = (bytes(part) for part in _ARRAY.decode(data))
             else:
                 parts = (value for _, value in self._members(data))
@@ -439,7 +442,8 @@ class _Finder:
             # Where its studies lie is looked for in the data as they are.
             envelope = msgspec.structs.replace(_envelope_of(data), studies=msgspec.UNSET)
         if envelope.v2 is not msgspec.UNSET:
-            yield self._study(RawStudy(name(), "v2", data))
+            self.found += 1
+            yield RawStudy(name(), "v2", data)
             return
         if envelope.studies is not msgspec.UNSET and bytes(envelope.studies)[:1] == b"[":
             yield from self._in_array(bytes(envelope.studies), depth, name, texts=False)
@@ -505,6 +509,15 @@ class _Finder:
         return keys
 
 
+def _holds_studies_only(data: bytes) -> bool:
+    """Whether each member of an array is a study: then there cannot be too many to be held."""
+    try:
+        _STUDIES.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
 def _may_hold_text(keys: list[bytes]) -> bool:
     """Whether a row with these columns may be one of texts, nested as label tools do or not."""
     names = [key.decode("utf-8", "replace") for key in keys]
@@ -535,12 +548,13 @@ def _rows_of(row: dict[str, Any]) -> list[dict[str, Any]]:
         if several and all(len(each) == len(text) for each in row.values()):
             return [dict(zip(row, each, strict=True)) for each in zip(*row.values(), strict=True)]
         # A list of one is what it holds, as converters from XML write it.
-        return [{name: each[0] if _is_box(each) else each for name, each in row.items()}]
+        return [
+            {
+                name: each[0] if isinstance(each, list) and len(each) == 1 else each
+                for name, each in row.items()
+            }
+        ]
     return [row]
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 1 and not isinstance(value[0], dict | list)
 
 
 def _string_in(data: bytes) -> str:
@@ -555,7 +569,7 @@ def _is_whole(line: bytes) -> bool:
     try:
         msgspec.json.decode(data, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _has_no_numbers(data) and _envelope_of(data) is not None
+        return _has_no_numbers(data)
     return True
 
 
@@ -567,19 +581,15 @@ def _has_no_numbers(data: bytes) -> bool:
     if _NO_NUMBER.search(data) is None:
         return False
     try:
-        msgspec.json.decode(_without_no_numbers(data), type=msgspec.Raw)
+        msgspec.json.decode(_NO_NUMBER.sub(b"null", data), type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True
 
 
-def _without_no_numbers(data: bytes) -> bytes:
-    """The same with `null` for them, also where a text holds such a word: to be looked at only."""
-    return _NO_NUMBER.sub(b"null", data)
-
-
 def _envelope_of(data: bytes) -> _Envelope:
-    return _ENVELOPE.decode(_without_no_numbers(data))
+    """Its keys, with `null` for such words, also where a text holds one: to be looked at only."""
+    return _ENVELOPE.decode(_NO_NUMBER.sub(b"null", data))
 
 
 def _too_large(limits: ReadLimits) -> str:
