@@ -1,4 +1,4 @@
-"""The callback by which long work tells how far it is; only the command line draws it."""
+"""Reports of how far long work is: stages call, only the command line draws."""
 
 from __future__ import annotations
 

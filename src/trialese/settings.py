@@ -1,4 +1,7 @@
-"""The settings of a recipe, section by section, with their defaults and units."""
+"""Settings of every stage, one section each: units, limits and defaults.
+
+A recipe is a tree of these sections, and a stage is handed its own. Ratios and shares are in
+[0, 1]. In a recipe an empty string unsets what may be None."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The cost of a run beforehand: stages, training tokens, seconds and peak memory, without torch.
+"""Costs of a run before it begins: stages, training tokens, seconds and memory.
 
-Exact where an earlier stage is finished, else from the size of the input. The rate of this
-machine is probed; take the seconds as right within a factor of two or three.
-"""
+Exact where an earlier stage is finished, else from the size of the input. No torch is needed: the
+operations follow from a config, and their speed from one short probe."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""A recipe as a chain of stages: what is finished is skipped, what changed is made again.
+"""A recipe as a chain of stages: finished ones are skipped, changed ones are made again.
 
-A stage is finished when its artifact is whole, unaltered, and was made from the same settings, the
-same inputs and the same input files; the ledger in the run's folder (`run.json`) remembers which.
-Each room is imported when its stage runs.
-"""
+Each room is imported only while its stage runs. `run.json` remembers from which key each stage's
+artifact was made."""
 
 from __future__ import annotations
 

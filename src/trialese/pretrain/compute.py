@@ -1,10 +1,4 @@
-"""Where a run computes: device, number format, memory, interruption, several processes.
-
-Several processes hold one model each (PyTorch Distributed, data-parallel). Every one draws the
-same global batch and masks (pure functions of seed and step) and takes every n-th block of it;
-gradients are summed, having been divided by the masked tokens of the whole batch. Outside
-`torchrun` each function is that of one process.
-"""
+"""Device, number format, memory, interruption and processes of a training run."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Which tokens are hidden: a pure function of (seed, epoch, block id), vectorised.
-
-Randomness is a counter-based hash (SplitMix64, Steele, Lea and Flood 2014), so a resumed, a
-distributed and a reordered run see the same masks.
-"""
+"""Masks of training and measurement: a pure function of (seed, epoch, block id), vectorised."""
 
 from __future__ import annotations
 

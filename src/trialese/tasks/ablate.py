@@ -1,9 +1,4 @@
-"""What the sex classifier lives on: the same trials and folds, less and less to read.
-
-A classifier that reads infers who may enrol from disease and drug; one that peeks finds the
-sentence that says it. The variants share examples, clusters and folds, so their differences are
-paired: everything, titles alone, criteria alone, and everything but the sentences that say a sex.
-"""
+"""Ablation of the sex classifier's input: the same trials and folds, less and less to read."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What any model has to beat: the prior, keywords, TF-IDF with logistic regression. No torch.
-
-Two systems' predictions in, those of their blend out: the mean of the log-odds. No torch."""
+"""Baselines: the prior, keywords, TF-IDF with logistic regression, and blends. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a label: the words of a text that carried it, with weights."""
+"""Attribution: the words of a text that carried a label, with weights."""
 
 from __future__ import annotations
 

@@ -1,14 +1,9 @@
-"""What is to be labelled: a snapshot, or a file of any kind, as records in their order.
+"""Inputs and outputs of prediction: records in their order, labelled texts as bytes.
 
 Records are as their source holds them until `texts_of` reads them, so that those which another
-process or an earlier run has done cost next to nothing.
-
-
-Labelled texts as bytes: a table for people, CSV, TSV, JSON lines, Parquet.
-
-A file is a header and parts; a part is a function of its rows alone, so that files can be written
-by several processes, or in several goes, with the same bytes in the end.
-"""
+process or an earlier run has done cost next to nothing. An output is a header and parts; a part is
+a function of its rows alone, so that files can be written by several processes, or in several
+goes, with the same bytes in the end."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Whether Open Targets' own pipeline could load a classifier folder as it is.
-
-Their code loads `AutoModelForSequenceClassification` and `AutoTokenizer` from a folder, takes the
-sigmoid of each logit, gives every label above 0.3, and "Uncategorised" where none is.
-"""
+"""Check of a classifier folder against Open Targets' own pipeline: does it load as it is?"""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""tasks.loading.
-
-Texts, or trials from a file, in; their labels with probabilities out.
-
-Files of any size -> labels: streamed, resumable, by one process or several.
+"""Prediction over texts, trials or files of any size: streamed, resumable, by several processes.
 
 Records are taken in windows of a fixed number. The labels of a window are a function of its
 records alone and stand in a file of their own in `.OUT.work` until all are there and are joined

@@ -1,16 +1,8 @@
-"""What stands beside a classifier's weights: its task, its preprocessing, its thresholds.
+"""A classifier's folder and its use, whatever computes it: texts in, probabilities out.
 
-Plain JSON in the classifier's folder, the same beside PyTorch weights and beside an exported
-graph: what was done to a text in training is done to it in use, whatever computes the scores.
-
-
-A classifier in use, whatever computes it: texts in, probabilities out.
-
-Two engines: PyTorch (`classifier.Classifier`) and ONNX Runtime (`onnx_scorer.OnnxScorer`, of a
-folder that `trialese export` wrote; needs no torch). The folder decides.
-
-
-A classifier that `trialese export` wrote, run by ONNX Runtime; torch is not needed."""
+Plain JSON beside the weights (task, preprocessing, thresholds) is the same for PyTorch, for ONNX
+Runtime and for a linear model: what was done to a text in training is done to it in use. Nothing
+here needs torch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Why a trial stopped: the 17 classes of Open Targets, several at once.
+"""The task of stop reasons: the 17 classes of Open Targets, several at once.
 
 Labels and their meaning: Razuvayevskaya et al. 2024, "Genetic factors associated with reasons
 for clinical trial stoppage", Nature Genetics 56; `opentargets/clinical_trial_reason_to_stop`.
-"""
+The sentences are written from the label names, none taken from a labelled file: a label with a
+dozen texts learns from them what its name says (`tasks.stop_reasons.sentences`)."""
 
 from __future__ import annotations
 

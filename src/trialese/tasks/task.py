@@ -1,9 +1,4 @@
-"""What a task declares, and labels as arrays: nothing about a task is guessed from data.
-
-A task in code is one module with a function `define`, which takes the recipe's `tasks` section
-and returns a `TaskDefinition`; `folds.TASKS` lists those that there are. A task of a recipe
-(`[[tasks.declared]]`) is defined here.
-"""
+"""Tasks: labels and kind declared, never guessed from data, and labels as arrays."""
 
 from __future__ import annotations
 
