@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/trialese run recipes/quickstart.toml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
