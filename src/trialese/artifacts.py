@@ -243,8 +243,8 @@ def work_folder(path: Path) -> Path:
     return _sibling(path, "work")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Put `data` at `path` at once: written aside, flushed to disk, renamed into place.
+def write_bytes(path: Path, data: bytes, *, parents: bool = True) -> None:
+    """Put `data` at `path` at once: written aside, flushed, renamed; makes folders if `parents`.
 
     Raises:
         ArtifactError: the disk refused.
@@ -252,7 +252,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     target = _destination(path)
     aside = _sibling(target, f"{os.getpid()}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if parents:
+            target.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
             file.write(data)
             file.flush()

@@ -40,5 +40,5 @@ def test_a_config_without_sizes_is_refused(tmp_path: Path, toy_settings):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
     settings = toy_settings(tmp_path)
-    with pytest.raises(ArtifactError, match="not the config of a BERT"):
+    with pytest.raises(ArtifactError, match="not the config of an encoder"):
         estimate(settings, PhaseSettings(), tokens=10)

@@ -63,7 +63,7 @@ def test_a_language_model_can_be_asked(
 
 
 def test_bad_requests_are_refused(snapshot: Snapshot, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="'abstract' is unknown; known here: full, titles"):
+    with pytest.raises(RecipeError, match="variant 'abstract' is unknown; use full, titles"):
         ablate_sex(snapshot, None, SETTINGS, tmp_path, variants=("abstract",))
     labelled = TasksSettings(sex=SexSettings(labelled="a.tsv"))
     with pytest.raises(RecipeError, match="an ablation renders trials anew; give a snapshot"):

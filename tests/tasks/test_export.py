@@ -110,6 +110,9 @@ def test_what_misses_parity_is_refused_with_the_figure(
 def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path) -> None:
     shutil.copytree(exported, tmp_path / "bad")
     (tmp_path / "bad" / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ArtifactError, match=r"model\.onnx: altered since it was written"):
+        load_scorer(tmp_path / "bad")
+    (tmp_path / "bad" / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="damaged export"):
         load_scorer(tmp_path / "bad")
 

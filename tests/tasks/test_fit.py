@@ -319,5 +319,5 @@ def test_what_cannot_be_fitted_is_refused(
         fit_classifier(toy_task, toy_rows, toy_rows, tmp_path, QUICK, seed=1)
     broken = Path(shutil.copytree(tiny_backbone, tmp_path / "broken"))
     (broken / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ArtifactError, match="cannot make a classifier of it"):
+    with pytest.raises(ArtifactError, match="weights cannot be loaded"):
         fit_classifier(toy_task, toy_rows, toy_rows, broken, QUICK, seed=1)

@@ -375,8 +375,9 @@ class _Job:
         scores = self._scorer.predict_proba([each.text for each in texts])
         counted = _Counted(records=len(records), texts=len(texts), left_out=left_out)
         try:
-            write_bytes(self._part(window), self._layout.part(texts, scores))
-            write_bytes(self._counted(window), msgspec.json.encode(counted))
+            part = self._layout.part(texts, scores)
+            write_bytes(self._part(window), part, parents=False)
+            write_bytes(self._counted(window), msgspec.json.encode(counted), parents=False)
         except ArtifactError:
             if self._first or self._mark.is_file():
                 raise
