@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from trialese.verdict.charts import (
     learning_panels,
     make_axis,
     reliability_panel,
+    system_look,
 )
 from trialese.verdict.judge import judge
 
@@ -121,3 +123,16 @@ def test_reliability_panel_leaves_out_thin_bins(runs: Runs) -> None:
         (100 * bins["forecast"][kept[0]], 100 - 100 * bins["share"][kept[0]]), abs=1e-2
     )
     assert cooled.name == f"after temperature {notes['temperature_median']:.2f}"
+
+
+def test_no_two_models_look_alike() -> None:
+    systems = ("adapted", "control", "base", "tfidf")
+    shown = [SimpleNamespace(system=system) for system in systems]
+    assert [system_look(system, shown) for system in systems] == [
+        "adapted",
+        "other",
+        "base",
+        "baseline",
+    ]
+    own = [SimpleNamespace(system=system) for system in ("mine", "yours")]
+    assert [system_look(each.system, own) for each in own] == ["adapted", "base"]

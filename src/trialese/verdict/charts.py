@@ -140,13 +140,15 @@ def label_strips(verdict: Verdict) -> tuple[Axis, list[Strip]]:
 
 
 def system_look(system: str, shown: Sequence[Any]) -> str:
-    """The look of a system: "adapted", "base" or "baseline" by name, or else one by place."""
+    """The look of a system: "adapted", "base" or "baseline" by name, or else a free one."""
     if system in ("adapted", "base"):
         return system
     if system in BASELINES:
         return "baseline"
-    place = [scores.system for scores in shown].index(system)
-    return _LOOKS[min(place, len(_LOOKS) - 1)]
+    names = [scores.system for scores in shown]
+    free = [look for look in _LOOKS if look not in names]
+    others = [name for name in names if name not in (*_LOOKS[:2], *BASELINES)]
+    return free[min(others.index(system), len(free) - 1)]
 
 
 def difference_strips(differences: Sequence[Difference]) -> tuple[Axis, list[Strip]]:
