@@ -133,10 +133,7 @@ def test_rooms_have_no_faces() -> None:
 
 
 def arrows() -> dict[str, set[str]]:
-    """Module -> the modules of trialese that it imports, inside functions too.
-
-    Imports for type checkers alone do not count: they never run.
-    """
+    """Module -> the modules of trialese that it imports, inside functions and for types too."""
     dotted = {
         "trialese." + relative(m).removesuffix(".py").replace("/", "."): m
         for m in MODULES
@@ -145,16 +142,10 @@ def arrows() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name, module in dotted.items():
         tree = ast.parse(module.read_text("utf-8"))
-        typing = {
-            id(inner)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-            for inner in ast.walk(node)
-        }
         found[name] = {
             target
             for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and id(node) not in typing
+            if isinstance(node, ast.ImportFrom)
             for alias in node.names
             for target in (node.module, f"{node.module}.{alias.name}")
             if target in dotted

@@ -19,9 +19,9 @@ from typing import IO, Any, NamedTuple
 
 import msgspec
 
-from trialese.collect.source import FileError, RawStudy, Reject
+from trialese.collect.source import Entry, FileError, RawStudy, Reject
 from trialese.collect.vocabulary import nct_id_in
-from trialese.collect.zip_files import DAMAGE, Entry, printable
+from trialese.collect.zip_files import DAMAGE, printable
 from trialese.errors import RecordError
 
 __all__ = ["aact_entries", "aact_table", "read_aact", "read_aact_tables"]

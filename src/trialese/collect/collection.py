@@ -25,8 +25,8 @@ from trialese.collect.files import FilesSource, is_zip, read_stream, regular_fil
 from trialese.collect.merge import RunWriter, Tally, TrialMerger, take_in
 from trialese.collect.sample import SampleSource
 from trialese.collect.snapshot import REJECTS_NAME, TRIALS_NAME, open_snapshot
-from trialese.collect.source import RawStudy, Reject, Source
-from trialese.collect.zip_files import Chunk, printable, read_chunk, safe_entries
+from trialese.collect.source import Chunk, RawStudy, Reject, Source
+from trialese.collect.zip_files import printable, read_chunk, safe_entries
 from trialese.errors import RecipeError, RecordError
 from trialese.parallel import count_cores, map_in_processes
 from trialese.progress import Progress, silent

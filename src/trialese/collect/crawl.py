@@ -28,8 +28,8 @@ from trialese.collect.api import Page, RefusedError, RegistryClient, Version, qu
 from trialese.collect.diff import read_ids
 from trialese.collect.files import FilesSource
 from trialese.collect.json_files import split_page
-from trialese.collect.source import RawStudy, Reject, Source, SourceFacts
-from trialese.collect.zip_files import Chunk, safe_entries
+from trialese.collect.source import Chunk, RawStudy, Reject, Source, SourceFacts
+from trialese.collect.zip_files import safe_entries
 from trialese.errors import RecipeError, RecordError, RegistryError
 from trialese.progress import Progress, silent
 from trialese.settings import CollectSettings

@@ -30,6 +30,7 @@ from trialese.collect.json_files import read_json
 from trialese.collect.parse import parse_study
 from trialese.collect.parse_xml import XML_ROOT
 from trialese.collect.source import (
+    Chunk,
     FileError,
     RawStudy,
     Reject,
@@ -40,7 +41,6 @@ from trialese.collect.source import (
 from trialese.collect.tables import read_columnar, read_csv
 from trialese.collect.vocabulary import nct_id_in
 from trialese.collect.zip_files import (
-    Chunk,
     is_clutter,
     printable,
     read_chunk,

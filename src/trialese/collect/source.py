@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from trialese.errors import RecordError
 
-if TYPE_CHECKING:
-    from trialese.collect.zip_files import Chunk
-
 __all__ = [
     "SYNTHETIC_NOTICE",
+    "Chunk",
+    "Entry",
     "FileError",
     "RawStudy",
     "Reject",
@@ -97,6 +96,24 @@ class SourceFacts:
     data_timestamp: str | None = None
     """When the registry last refreshed what was collected, ISO 8601; None where unknown."""
     notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Where one file lies in an archive."""
+
+    name: str
+    offset: int
+    packed_bytes: int
+    plain_bytes: int
+    checksum: int
+    method: int
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """Entries of one archive that one worker reads."""
+
+    path: str
+    entries: list[Entry]
 
 
 class Source(Protocol):

@@ -14,17 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
-import msgspec
-
-from trialese.collect.source import FileError, RawStudy, Reject, TooLargeError
+from trialese.collect.source import Chunk, Entry, FileError, RawStudy, Reject, TooLargeError
 from trialese.collect.vocabulary import nct_id_in
 from trialese.errors import RecordError
 from trialese.settings import ReadLimits
 
 __all__ = [
     "DAMAGE",
-    "Chunk",
-    "Entry",
     "is_clutter",
     "printable",
     "read_chunk",
@@ -57,24 +53,6 @@ class _Reader(Protocol):
     def __call__(
         self, stream: IO[bytes], origin: str, limits: ReadLimits
     ) -> Iterator[RawStudy | Reject]: ...
-
-
-class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Where one file lies in an archive."""
-
-    name: str
-    offset: int
-    packed_bytes: int
-    plain_bytes: int
-    checksum: int
-    method: int
-
-
-class Chunk(msgspec.Struct, frozen=True):
-    """Entries of one archive that one worker reads."""
-
-    path: str
-    entries: list[Entry]
 
 
 def printable(text: str) -> str:
