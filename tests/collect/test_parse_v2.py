@@ -172,6 +172,40 @@ def test_a_lone_surrogate_in_decoded_json_is_refused():
     assert caught.value.reason == "not_utf8"
 
 
+@pytest.mark.parametrize("value", ["nobody", 3, ["x"], [["x"]], True])
+@pytest.mark.parametrize(
+    "place", ["protocolSection", "derivedSection", "module", "enrollmentInfo", "leadSponsor"]
+)
+def test_a_word_where_a_part_should_be_costs_no_more_than_the_part(place, value):
+    study = json.loads(STUDY)
+    protocol = study["protocolSection"]
+    if place in study:
+        study[place] = value
+    elif place == "module":
+        protocol["outcomesModule"] = protocol["sponsorCollaboratorsModule"] = value
+    elif place == "enrollmentInfo":
+        protocol["designModule"]["enrollmentInfo"] = value
+    else:
+        protocol["sponsorCollaboratorsModule"]["leadSponsor"] = value
+    if place == "protocolSection":
+        with pytest.raises(StudyError):
+            parse_study(raw(study))
+        return
+    parsed = parse_study(raw(study))
+    assert msgspec.msgpack.decode(parsed.packed, type=Trial) == parsed.trial
+    assert parsed.trial.nct_id == "NCT00000042"
+    if place == "enrollmentInfo":
+        assert parsed.trial.enrollment == (3 if value == 3 else None)
+
+
+def test_a_part_of_one_value_may_be_that_value():
+    study = json.loads(STUDY)
+    study["protocolSection"]["designModule"]["enrollmentInfo"] = "120"
+    study["protocolSection"]["statusModule"]["startDateStruct"] = "2020-01"
+    parsed = parse_study(raw(study))
+    assert (parsed.trial.enrollment, parsed.trial.start_date) == (120, "2020-01")
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -189,7 +223,7 @@ def _places(value, path=()):
 PLACES = sorted(_places(json.loads(STUDY)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.sampled_from(PLACES), json_values, st.booleans())
 def test_any_json_in_any_place_gives_a_storable_trial_or_a_reason(place, value, as_bytes):
     study = json.loads(STUDY)

@@ -249,8 +249,7 @@ class _Lenient:
 
     def _read(self, value: Any, hint: Any, field: str) -> Any:
         """The value as the type that the hint says, or None with a note."""
-        if get_origin(hint) in (Union, types.UnionType):
-            hint = next(part for part in get_args(hint) if part is not type(None))
+        hint = _without_none(hint)
         kind = get_origin(hint) or hint
         try:
             if kind in (list, tuple):
@@ -278,8 +277,10 @@ class _Lenient:
         if isinstance(value, Mapping):
             return self._struct(value, kind, field)
         only = msgspec.structs.fields(kind)
-        if len(only) == 1 and isinstance(value, str):  # "startDateStruct": "2020-01"
-            return kind(**{only[0].name: value})
+        if len(only) == 1 and isinstance(value, str | int | float):
+            inner = _without_none(get_type_hints(kind, include_extras=True)[only[0].name])
+            if inner is Count or inner in (str, bool):  # "startDateStruct": "2020-01"
+                return self._struct({only[0].encode_name: value}, kind, field)
         detail = f"{only[0].encode_name} and so on expected, not {value!r:.40}"
         raise StudyError(self._origin, "wrong_type", f"{field}: {detail}")
 
@@ -291,6 +292,13 @@ class _Lenient:
             whole = isinstance(value, float) and value.is_integer()
             return str(int(value) if whole else value)
         raise StudyError(self._origin, "wrong_type", f"{field} {value!r:.40} is no text")
+
+
+def _without_none(hint: Any) -> Any:
+    """The type of which a hint says that it may be missing."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
 
 
 def _unboxed(value: Any) -> Any:
