@@ -419,6 +419,7 @@ def fuzz(path, times, seed):
                 survive(path)
         except BaseException as error:
             raise AssertionError(f"{name}, seed {seed}, mutation {number}: {error!r}") from error
+    return times
 
 
 def test_mutated_files_give_items_or_one_line(tmp_path):
@@ -431,7 +432,8 @@ def test_mutated_files_give_items_or_one_line(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_many_mutated_files_give_items_or_one_line(tmp_path):
-    fuzz(tmp_path / "mutated", int(os.environ.get("TRIALESE_MUTATIONS", "20000")), seed=11)
+    times = int(os.environ.get("TRIALESE_MUTATIONS", "20000"))
+    assert fuzz(tmp_path / "mutated", times, seed=11) == times
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is absent")

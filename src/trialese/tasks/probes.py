@@ -26,7 +26,7 @@ from trialese.progress import Progress, silent
 from trialese.records import Example, Predictions, Snapshot, Task, Trial
 from trialese.settings import DedupSettings, RenderSettings
 from trialese.tasks.folds import as_predictions, split_fold
-from trialese.tasks.scorer import length_sorted_batches
+from trialese.tasks.scorer import length_sorted_batches, padded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,12 +198,10 @@ def encode_states(
     done = 0
     with torch.inference_mode():
         for rows in length_sorted_batches([len(ids) for ids in encoded], 32, 4096):
-            longest = max(len(encoded[row]) for row in rows)
-            ids = torch.full((len(rows), longest), int(tokenizer.pad_token_id))
-            mask = torch.zeros_like(ids)
-            for place, row in enumerate(rows):
-                ids[place, : len(encoded[row])] = torch.tensor(encoded[row])
-                mask[place, : len(encoded[row])] = 1
+            ids, mask = (
+                torch.from_numpy(each)
+                for each in padded([encoded[row] for row in rows], int(tokenizer.pad_token_id))
+            )
             last = model(input_ids=ids, attention_mask=mask).last_hidden_state
             share = mask[..., None] / mask.sum(dim=1)[:, None, None]
             states[rows] = (last * share).sum(dim=1).float().numpy()
@@ -240,6 +238,7 @@ def probe_predictions(
         Example(t.nct_id, t.text, (t.labels[target.name],), t.cluster)
         for t in (texts[place] for place in rows)
     ]
+    truth = np.array([labels.index(example.labels[0]) for example in examples])
     found: dict[str, list[Predictions]] = {}
     for fold in range(folds):
         divided = split_fold(examples, folds=folds, fold=fold, tune_share=0.15, seed=seed)
@@ -247,7 +246,6 @@ def probe_predictions(
             split: [n for n, example in enumerate(divided) if example.split == split]
             for split in ("train", "tune", "test")
         }
-        truth = np.array([labels.index(example.labels[0]) for example in examples])
         features: dict[str, Any] = {
             **{name: _scaled(array[rows], places["train"]) for name, array in states.items()},
             **{name: _weighed(table[rows], places["train"]) for name, table in terms.items()},
