@@ -9,7 +9,7 @@ COPY recipes recipes
 COPY src src
 RUN python -m venv /opt/trialese \
  && /opt/trialese/bin/pip install --no-cache-dir --constraint constraints.txt \
-      --extra-index-url https://download.pytorch.org/whl/cpu '.[serve]'
+      --extra-index-url https://download.pytorch.org/whl/cpu '.[serve,train]'
 
 FROM python:3.12-slim
 RUN useradd --create-home --uid 1000 trialese && install -d -o trialese -m 0700 /jobs

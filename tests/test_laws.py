@@ -3,8 +3,10 @@
 import ast
 import collections
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -272,3 +274,79 @@ def test_importing_loads_no_torch(statement: str) -> None:
     code = f"{statement}; import sys; print([m for m in {sorted(TORCH)!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+BASE = {re.split(r"[^\w-]", each)[0].replace("-", "_") for each in PROJECT["dependencies"]}
+# Modules that say at their head what only an extra brings; nothing of the base install loads them.
+ARROW_MODULES = {"collect/diff.py", "collect/merge.py", "collect/snapshot.py", "corpus/store.py"}
+SERVE_MODULES = {"fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"}
+
+
+def at_the_head(module: Path) -> set[str]:
+    """Roots of what loading the module itself imports from other packages."""
+    tree = ast.parse(module.read_text("utf-8"))
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"trialese"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=relative)
+def test_what_an_extra_brings_is_not_loaded_without_it(module: Path) -> None:
+    name = relative(module)
+    allowed = set(BASE)
+    if name in ARROW_MODULES:
+        allowed |= {"pyarrow"}
+    if name.startswith(TORCH_ROOMS):
+        allowed |= {*TORCH, "safetensors"}
+    if name.startswith("web/"):
+        allowed |= SERVE_MODULES
+    assert at_the_head(module) <= allowed, name
+
+
+def test_every_other_package_has_an_extra_that_names_it() -> None:
+    from trialese.errors import missing_module
+
+    for module in MODULES:
+        roots = {dotted.partition(".")[0] for dotted in imports(module)}
+        for root in roots - set(sys.stdlib_module_names) - BASE - {"trialese"}:
+            assert missing_module(root), f"{relative(module)}: no extra brings {root}"
+
+
+BASE_INSTALL = (
+    "trialese.cli.main", "trialese.cli.use", "trialese.recipe", "trialese.thresholds",
+    "trialese.tasks.predict", "trialese.tasks.formats", "trialese.tasks.linear",
+    "trialese.tasks.explain", "trialese.tasks.behaviour", "trialese.tasks.labelled",
+    "trialese.collect.files", "trialese.collect.parse", "trialese.collect.tables",
+    "trialese.corpus.clean", "trialese.corpus.dedup", "trialese.corpus.render",
+    "trialese.verdict.judge", "trialese.verdict.text",
+)  # fmt: skip
+
+
+def test_the_base_install_loads_without_any_extra() -> None:
+    from trialese.errors import EXTRAS
+
+    code = (
+        "import sys, importlib\n"
+        f"for name in {sorted(name for names in EXTRAS.values() for name in names)!r}:\n"
+        "    sys.modules[name] = None\n"
+        f"for name in {BASE_INSTALL!r}:\n"
+        "    importlib.import_module(name)\n"
+        "import trialese\n"
+        "print(trialese.clean_text.__name__)\n"
+        "try:\n"
+        "    trialese.Classifier\n"
+        "except ModuleNotFoundError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == "clean_text"
+    assert second == (
+        "trialese.Classifier: this needs torch, which is not installed; "
+        "run `pip install 'trialese[train]'`"
+    )

@@ -10,14 +10,33 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "EXTRAS",
     "ArtifactError",
     "LeakageError",
     "RecipeError",
     "RecordError",
     "RegistryError",
     "TrialeseError",
+    "missing_module",
     "suggest",
 ]
+
+EXTRAS = {
+    "data": ("pyarrow",),
+    "linear": ("joblib", "scipy", "sklearn", "threadpoolctl"),
+    "infer": ("onnxruntime", "tokenizers"),
+    "hub": ("huggingface_hub",),
+    "train": (
+        "accelerate", "matplotlib", "peft", "safetensors", "tensorboard", "torch", "transformers",
+    ),
+    "serve": (
+        "fastapi", "h11", "multipart", "prometheus_client", "pydantic", "python_multipart",
+        "starlette", "uvicorn",
+    ),
+    "export": ("onnx", "onnxscript"),
+    "xlsx": ("python_calamine",),
+}  # fmt: skip
+"""Of each extra, the modules that its packages bring and the base install lacks."""
 
 
 class TrialeseError(Exception):
@@ -42,6 +61,18 @@ class ArtifactError(TrialeseError):
 
 class LeakageError(TrialeseError):
     """Something would be judged on data that it was trained or tuned on."""
+
+
+def missing_module(name: str) -> str | None:
+    """One line that names a module which is not installed and the extra that brings it.
+
+    None where no extra does: an install that is broken, or a bug.
+    """
+    root = name.partition(".")[0]
+    extra = next((extra for extra, modules in EXTRAS.items() if root in modules), None)
+    if extra is None:
+        return None
+    return f"this needs {root}, which is not installed; run `pip install 'trialese[{extra}]'`"
 
 
 def suggest(name: str, known: Iterable[str], *, lead: str = "known here:") -> str:

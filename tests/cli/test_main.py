@@ -15,6 +15,7 @@ from trialese import __version__
 from trialese.artifacts import read_manifest, write_artifact
 from trialese.cli.main import app
 from trialese.cli.terminal import harmless
+from trialese.errors import EXTRAS
 from trialese.recipe import Recipe
 
 Run = Callable[..., tuple[int, str, str]]
@@ -118,9 +119,11 @@ HIDDEN = [
     ("peft", ["pretrain", "{home}/corpus", "-o", "x"], "train"),
     ("torch", ["staleness", "{home}/snapshot", "--backbone", "{home}/base/model",
                "--trained-until", "2021-12-31"], "train"),
-    ("sklearn", ["ablate", "{home}/snapshot", "-o", "x"], "train"),
+    ("sklearn", ["ablate", "{home}/snapshot", "-o", "x"], "linear"),
     ("sklearn", ["finetune", "stop-reasons", "--system", "tfidf", "--snapshot",
-                 "{home}/snapshot", "-o", "x"], "train"),
+                 "{home}/snapshot", "-o", "x"], "linear"),
+    ("pyarrow", ["collect", "-o", "x"], "data"),
+    ("pyarrow", ["evaluate", "{home}/sex/prior", "-o", "x"], "data"),
     ("fastapi", ["serve", "{home}/sex/adapted"], "serve"),
     ("uvicorn", ["serve", "{home}/sex/adapted"], "serve"),
 ]  # fmt: skip
@@ -160,6 +163,33 @@ def test_a_missing_extra_is_one_line_that_names_it(
     assert f" needs {module}" in said[-1] or module == "transformers"
     assert f"pip install 'trialese[{extra}]'" in said[-1]
     assert not [file for file in (tmp_path / "x").rglob("*") if file.is_file()]
+
+
+def test_the_base_install_predicts_with_a_linear_classifier(home: Path, tmp_path: Path) -> None:
+    """Texts, tables and files in and out, with none of the packages that extras bring."""
+    hidden = sorted(name for names in EXTRAS.values() for name in names)
+    (tmp_path / "reasons.csv").write_text("id,text\n7,Slow accrual\n8,Lack of funding\n")
+    model = str(home / "stop-reasons" / "tfidf")
+    for arguments in (
+        ["predict", model, "Slow accrual"],
+        ["predict", model, "reasons.csv", "--format", "tsv"],
+        ["predict", model, "reasons.csv", "-o", "labels.csv"],
+        ["explain", model, "Slow accrual"],
+        ["check-behaviour", model],
+    ):
+        code = (
+            f"import sys; sys.modules.update(dict.fromkeys({hidden!r}))\n"
+            "from trialese.cli.main import main\n"
+            f"sys.argv = ['trialese', *{arguments!r}]\n"
+            "main()\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+    rows = (tmp_path / "labels.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows] == ["id", "7", "8"]
 
 
 OUT = [

@@ -242,3 +242,16 @@ def test_every_text_is_held_out_before_one_is_read() -> None:
     overlap.read("wool")
     with pytest.raises(ValueError, match="before the first training text"):
         overlap.hold_out("a", "wool")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 2**32 - 1), unique=True, max_size=60), st.integers(0, 2**31))
+def test_min_hashes_are_those_of_datasketch(shingles: list[int], seed: int) -> None:
+    from datasketch import MinHash
+
+    theirs = MinHash(num_perm=64, seed=seed, scheme="affine32", hashfunc=int)
+    theirs.update_batch(sorted(shingles))
+    ours = Fingerprinter(DedupSettings(permutations=64, seed=seed))
+    found = ours._min_hashes(np.array(sorted(shingles), np.uint32))
+    assert found.dtype == np.uint32
+    assert found.tolist() == theirs.hashvalues.tolist()

@@ -18,21 +18,9 @@ from typer.exceptions import TyperException
 from trialese import __version__
 from trialese.cli import look, make, use
 from trialese.cli.terminal import harmless, harmless_output
-from trialese.errors import TrialeseError
+from trialese.errors import TrialeseError, missing_module
 
 __all__ = ["app", "main", "set_loudness"]
-
-_EXTRAS = {
-    "train": (
-        "accelerate", "huggingface_hub", "peft", "safetensors", "scipy", "sklearn", "tensorboard",
-        "torch", "transformers",
-    ),
-    "serve": ("fastapi", "multipart", "prometheus_client", "python_multipart", "starlette",
-              "uvicorn"),
-    "export": ("onnx", "onnxruntime", "onnxscript"),
-    "xlsx": ("python_calamine",),
-}  # fmt: skip
-"""Of each extra, the modules that its packages bring."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -111,10 +99,8 @@ def _told(error: Exception) -> tuple[str, int] | None:
         return "stopped", 1
     if isinstance(error, TrialeseError):
         return str(error), 1
-    if isinstance(error, ModuleNotFoundError) and (extra := _extra_of(error.name or "")):
-        cure = f"run `pip install 'trialese[{extra}]'`"
-        module = (error.name or "").partition(".")[0]
-        return f"this needs {module}, which is not installed; {cure}", 1
+    if isinstance(error, ModuleNotFoundError) and (told := missing_module(error.name or "")):
+        return told, 1
     return _told_of_files(error) if isinstance(error, OSError) else None
 
 
@@ -131,11 +117,6 @@ def _told_of_files(error: OSError) -> tuple[str, int] | None:
 def _where_help_is(error: TyperException) -> str:
     context = getattr(error, "ctx", None)
     return f" (`{context.command_path} --help` tells more)" if context else ""
-
-
-def _extra_of(module: str) -> str | None:
-    root = module.partition(".")[0]
-    return next((extra for extra, modules in _EXTRAS.items() if root in modules), None)
 
 
 def _close_stdout() -> None:

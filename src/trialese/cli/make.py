@@ -221,7 +221,6 @@ def finetune(
     from trialese.tasks.baselines import blend_classifiers
     from trialese.tasks.finetune import finetune as fit
     from trialese.tasks.folds import with_columns
-    from trialese.tasks.published import finetune_published
 
     if blend_of:
         if model is not None:
@@ -233,7 +232,9 @@ def finetune(
     tree = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None})
     section = with_columns(tree.tasks, task, text=column, label=label_column, id_=id_column)
     trials = open_snapshot(snapshot) if snapshot else None
-    make = fit if protocol is FitProtocol.honest else finetune_published
+    make = fit
+    if protocol is not FitProtocol.honest:
+        from trialese.tasks.published import finetune_published as make
     with writing(out, "classifier", inputs=[model, snapshot], force=force) as progress:
         make(
             task,

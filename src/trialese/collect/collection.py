@@ -21,12 +21,18 @@ from trialese.artifacts import (
 from trialese.collect.api import RegistryClient, query_of
 from trialese.collect.crawl import RegistrySource, WholeRegistrySource
 from trialese.collect.diff import read_earlier, read_ids, unchanged_since
-from trialese.collect.files import FilesSource, is_zip, read_stream, regular_files
+from trialese.collect.files import (
+    FilesSource,
+    digests_by_name,
+    is_zip,
+    read_stream,
+    regular_files,
+)
 from trialese.collect.merge import RunWriter, Tally, TrialMerger, take_in
 from trialese.collect.sample import SampleSource
 from trialese.collect.snapshot import REJECTS_NAME, TRIALS_NAME, open_snapshot
 from trialese.collect.source import Chunk, RawStudy, Reject, Source
-from trialese.collect.zip_files import printable, read_chunk, safe_entries
+from trialese.collect.zip_files import read_chunk, safe_entries
 from trialese.errors import RecipeError, RecordError
 from trialese.parallel import count_cores, map_in_processes
 from trialese.progress import Progress, silent
@@ -89,27 +95,14 @@ def snapshot_inputs(
             elif path.is_file():
                 inputs[role] = digest_of_file(path)
             elif path.is_dir() and role == "new_since":  # a data set saved to disk
-                inputs[role] = digest_of(_digests_of(path))
+                inputs[role] = digest_of(digests_by_name(path))
             else:
                 raise RecordError(f"{path}: no such file or snapshot; check `collect.{role}`")
     if settings.source != "files":
         return inputs
     for position, path in enumerate(paths or FilesSource(settings.paths).paths):
-        inputs |= {f"{position}:{name}": digest for name, digest in _digests_of(path).items()}
+        inputs |= {f"{position}:{name}": digest for name, digest in digests_by_name(path).items()}
     return inputs
-
-
-def _digests_of(path: Path) -> dict[str, str]:
-    """sha256 of the file, or of every file below the folder, by its name."""
-    files = [path] if path.is_file() else regular_files(path)
-    digests = {}
-    for file in files:
-        try:
-            digest = digest_of_file(file)
-        except OSError:
-            continue  # a reject of the collection, which reads what can be read
-        digests[printable(file.relative_to(path.parent).as_posix())] = digest
-    return digests
 
 
 def collect_snapshot(

@@ -14,6 +14,7 @@ import lzma
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import weakref
 import zlib
@@ -22,8 +23,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, cast
 
-import pyarrow as pa
-
+from trialese.artifacts import digest_of_file
 from trialese.collect.aact import aact_entries, aact_table, read_aact, read_aact_tables
 from trialese.collect.guarded import is_columnar, is_workbook
 from trialese.collect.json_files import read_json
@@ -55,6 +55,7 @@ from trialese.settings import ReadLimits
 
 __all__ = [
     "FilesSource",
+    "digests_by_name",
     "is_pipe",
     "is_zip",
     "read_raw",
@@ -66,7 +67,7 @@ __all__ = [
 ]
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, OSError, pa.ArrowException)
+_DAMAGE: tuple[type[Exception], ...] = (EOFError, zlib.error, lzma.LZMAError, OSError)
 _LAYERS = 3
 """So often a file may be compressed: a `.gz` of a `.gz` happens, more is made up."""
 _FREE_BYTES = 64 * 2**20
@@ -343,6 +344,19 @@ def _aact_table_of(path: Path) -> str | None:
         return aact_table(path.name, file.readline(2**16), unused=True)
 
 
+def digests_by_name(path: Path) -> dict[str, str]:
+    """sha256 of the file, or of every file below the folder, by its name."""
+    files = [path] if path.is_file() else regular_files(path)
+    digests = {}
+    for file in files:
+        try:
+            digest = digest_of_file(file)
+        except OSError:
+            continue  # a reject of the collection, which reads what can be read
+        digests[printable(file.relative_to(path.parent).as_posix())] = digest
+    return digests
+
+
 def regular_files(folder: Path) -> Iterator[Path]:
     """The regular files below a folder, hidden ones too, in order; links that loop are left."""
     for child in _walk(folder, ReadLimits(), hidden=True):
@@ -508,8 +522,14 @@ def read_stream(
         with unpack(buffered) as unpacked:
             counted = _Counted(unpacked, complaint)
             yield from read_stream(cast(IO[bytes], counted), origin, limits, layer=layer + 1)
-    except _DAMAGE as error:
+    except _damage() as error:
         raise _damaged(origin, error) from error
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """What a damaged stream raises; of zstd's, only where pyarrow was needed at all."""
+    arrow = sys.modules.get("pyarrow")
+    return (*_DAMAGE, arrow.ArrowException) if arrow else _DAMAGE
 
 
 def _unpacker(head: bytes) -> Callable[[Any], Any] | None:
@@ -517,6 +537,8 @@ def _unpacker(head: bytes) -> Callable[[Any], Any] | None:
     if head.startswith(b"\x1f\x8b"):
         return lambda packed: gzip.GzipFile(fileobj=packed)
     if head.startswith(b"\x28\xb5\x2f\xfd"):
+        import pyarrow as pa
+
         return lambda packed: pa.CompressedInputStream(packed, "zstd")
     if head.startswith(b"BZh") and head[4:8] == b"1AY&":
         return bz2.BZ2File

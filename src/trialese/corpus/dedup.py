@@ -5,10 +5,11 @@ near-duplicates; each pair is verified by the Jaccard similarity of its shingles
 union-find. Which pairs are proposed depends on the texts alone, so the clusters do not depend on
 the order in which they come.
 
-Shingles are runs of `shingle_words` words, hashed to 32 bits. MinHash comes from datasketch: the
-maintained library with tested permutations (2.x: bijections on 32 bits, without the bias of the
-older scheme on large sets). Its LSH index, a Python dict a band, is not used: at 600,000 texts it
-takes gigabytes where sorted arrays of band hashes take a hundred megabytes.
+Shingles are runs of `shingle_words` words, hashed to 32 bits. The MinHash values are those of
+datasketch's scheme "affine32", bit for bit (bijections on 32 bits, without the bias of older
+schemes on large sets); the library itself would bring scipy into every install, 113 MB. There is no
+LSH index either, a Python dict a band: at 600,000 texts it takes gigabytes where sorted arrays of
+band hashes take a hundred megabytes.
 """
 
 from __future__ import annotations
@@ -121,12 +122,11 @@ class Fingerprinter:
         self._width = settings.shingle_words
         self._count = settings.permutations
         self._shape = band_shape(settings.jaccard, settings.permutations)
-        # It loads scipy, which takes a second; who only judges or predicts needs neither.
-        from datasketch import MinHash
-
-        self._minhash = MinHash
-        model = MinHash(num_perm=self._count, seed=settings.seed, scheme="affine32")
-        self._permutations = model.permutations
+        random = np.random.RandomState(settings.seed)
+        count = self._count
+        halves = random.randint(0, 1 << 31, count, dtype=np.uint32)
+        self._factors = halves * np.uint32(2) + np.uint32(1)  # odd: multiplying is a bijection
+        self._shifts = random.randint(0, 1 << 32, count, dtype=np.uint32)
         self._words = _WordHashes()
 
     def __call__(self, text: str) -> Fingerprint:
@@ -149,19 +149,23 @@ class Fingerprinter:
 
     def _bands(self, shingles: NDArray[np.uint32]) -> NDArray[np.uint64]:
         bands, rows = self._shape
-        sketch = self._minhash(
-            num_perm=self._count,
-            permutations=self._permutations,
-            scheme="affine32",
-            hashfunc=int,
-        )
-        sketch.update_batch(shingles.tolist())
-        values = sketch.hashvalues[: bands * rows].reshape(bands, rows).astype(np.uint64)
+        values = self._min_hashes(shingles)[: bands * rows].reshape(bands, rows).astype(np.uint64)
         mixed = np.zeros(bands, np.uint64)
         for row in range(rows):
             mixed = (mixed ^ values[:, row]) * _ODD
             mixed ^= mixed >> np.uint64(29)
         return mixed
+
+    def _min_hashes(self, shingles: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """(permutations,): the least image of the shingles under each; 2^32 - 1 where none is."""
+        mixed = shingles ^ (shingles >> np.uint32(16))  # MurmurHash3's finaliser for 32 bits
+        mixed = mixed * np.uint32(0x85EBCA6B)
+        mixed ^= mixed >> np.uint32(13)
+        mixed *= np.uint32(0xC2B2AE35)
+        mixed ^= mixed >> np.uint32(16)
+        images = mixed[:, None] * self._factors + self._shifts
+        least: NDArray[np.uint32] = images.min(axis=0, initial=np.uint32(0xFFFFFFFF))
+        return least
 
 
 def _hash_ngrams(words: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:

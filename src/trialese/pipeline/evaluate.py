@@ -12,6 +12,7 @@ import numpy as np
 
 from trialese.artifacts import read_manifest
 from trialese.collect.snapshot import read_trials
+from trialese.corpus.dedup import normalise
 from trialese.errors import RecordError, TrialeseError
 from trialese.predictions import load_predictions
 from trialese.progress import Progress, silent
@@ -138,9 +139,6 @@ def examine_texts(
     length and by likeness to the nearest text of another cluster, which may be one that was trained
     on, and for trials of the snapshot the year of first posting and the phase.
     """
-    # Here, because datasketch brings scipy along, which `evaluate` can do without.
-    from trialese.corpus.dedup import normalise
-
     found = build_examples(task, settings, snapshot)
     texts = [(example.text, example.labels) for example in found.examples]
     audit = audit_giveaways(texts, found.task.labels, lambda text: normalise(text).split())

@@ -10,13 +10,14 @@ training too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import msgspec
-from scipy.stats import binomtest
 
 from trialese.collect.delimited import BadRow
 from trialese.collect.tables import read_table
@@ -168,9 +169,12 @@ def check_behaviour(
 
 
 def _result(group: str, passed: int, texts: int) -> GroupResult:
-    interval = binomtest(passed, texts).proportion_ci(method="wilson")
-    rate = Interval(passed / texts, float(interval.low), float(interval.high))
-    return GroupResult(group=group, passed=passed, texts=texts, rate=rate)
+    rate = passed / texts
+    z = NormalDist().inv_cdf(0.975)
+    middle = (rate + z**2 / (2 * texts)) / (1 + z**2 / texts)
+    reach = z / (1 + z**2 / texts) * math.sqrt(rate * (1 - rate) / texts + (z / (2 * texts)) ** 2)
+    low, high = max(0.0, middle - reach), min(1.0, middle + reach)
+    return GroupResult(group=group, passed=passed, texts=texts, rate=Interval(rate, low, high))
 
 
 def without_near(

@@ -105,11 +105,12 @@ def read_records(path: Path, columns: AskedColumns = KNOWN_COLUMNS) -> Iterator[
         ArtifactError: an artifact that is no snapshot.
     """
     from trialese.collect.files import read_raw
-    from trialese.collect.snapshot import open_snapshot, read_trials
 
     if any(columns):
         yield from _rows_of(path, columns)
     elif (path / MANIFEST_NAME).is_file():
+        from trialese.collect.snapshot import open_snapshot, read_trials
+
         yield from read_trials(open_snapshot(path))
     elif path.suffix.lower() in (".txt", STDIN_SUFFIX):
         try:

@@ -25,7 +25,7 @@ import msgspec
 from trialese.artifacts import digest_of, digest_of_file, locked, work_folder, write_bytes
 from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.progress import Progress, silent
-from trialese.settings import CollectSettings, Precision
+from trialese.settings import Precision
 from trialese.tasks.formats import (
     KNOWN_COLUMNS,
     About,
@@ -464,9 +464,10 @@ def _key_of(
     scorer: Scorer, source: Path, columns: AskedColumns, layout: Layout, window_records: int
 ) -> str:
     from trialese import __version__
-    from trialese.collect.collection import snapshot_inputs
+    from trialese.collect.files import FilesSource, digests_by_name
 
-    inputs = snapshot_inputs(CollectSettings(source="files", paths=(str(source),)))
+    (path,) = FilesSource((str(source),)).paths
+    inputs = {f"0:{name}": digest for name, digest in digests_by_name(path).items()}
     return digest_of(
         {
             "inputs": inputs,

@@ -467,7 +467,8 @@ class OnnxScorer(LabelsTexts):
             from tokenizers import Tokenizer
         except ImportError as error:
             raise ArtifactError(
-                f"{folder}: an exported classifier needs onnxruntime; pip install onnxruntime"
+                f"{folder}: an exported classifier needs onnxruntime and tokenizers; "
+                "run `pip install 'trialese[infer]'`"
             ) from error
         known = read_description(folder)
         options = onnxruntime.SessionOptions()
