@@ -116,6 +116,10 @@ finetune = {{ epochs = 1, max_tokens = 16 }}
 max_trials = 100
 run_folds = 1
 finetune = {{ epochs = 1, max_tokens = 32 }}
+[panel]
+trials = 100
+max_tokens = 32
+folds = 2
 [verdict]
 resamples = 100
 """

@@ -20,6 +20,7 @@ from trialese.errors import RecipeError, suggest
 from trialese.settings import (
     CollectSettings,
     CorpusSettings,
+    PanelSettings,
     PretrainSettings,
     Section,
     ServeSettings,
@@ -40,6 +41,7 @@ class Recipe(Section, frozen=True, kw_only=True):
     corpus: CorpusSettings = CorpusSettings()
     pretrain: PretrainSettings = PretrainSettings()
     tasks: TasksSettings = TasksSettings()
+    panel: PanelSettings = PanelSettings()
     verdict: VerdictSettings = VerdictSettings()
     serve: ServeSettings = ServeSettings()
 

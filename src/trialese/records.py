@@ -276,6 +276,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     interval: Interval
     p_value: float
+    raw_p_value: float | None = None
+    """Before any adjustment for the number of comparisons; None in older verdicts."""
     conclusion: str
     """One of better, worse, no significant difference, too few texts (earlier: cannot tell)."""
     primary: bool = False

@@ -26,6 +26,7 @@ __all__ = [
     "LoraSettings",
     "MaskingSettings",
     "OpenShare",
+    "PanelSettings",
     "PhaseSettings",
     "Precision",
     "PretrainSettings",
@@ -524,6 +525,16 @@ class VerdictSettings(Section, frozen=True, kw_only=True):
     seed_spread: Annotated[float, msgspec.Meta(ge=0)] = 0.02
     """Standard deviation over training runs that a difference of averages is taken to have where
     each system was trained once; one label's is larger by the root of the number of labels."""
+
+
+class PanelSettings(Section, frozen=True, kw_only=True):
+    """What base, control and adapted know of trials: linear probes of a run's encoders."""
+
+    trials: Annotated[int, msgspec.Meta(ge=0)] = 3000
+    """At most so many, chosen by hash; 0 leaves the panel out."""
+    max_tokens: Count = 128
+    """Of each text, special ones included."""
+    folds: Folds = 5
 
 
 class ServeSettings(Section, frozen=True, kw_only=True):

@@ -9,8 +9,8 @@ import pytest
 
 from trialese.collect.collection import collect_snapshot
 from trialese.errors import RecordError
-from trialese.pipeline.panel import format_panel, make_panel, read_panel
-from trialese.records import Snapshot
+from trialese.pipeline.panel import make_panel, read_panel
+from trialese.records import Difference, Interval, Snapshot
 from trialese.settings import CollectSettings, SampleSettings, VerdictSettings
 from trialese.tasks.probes import (
     PROBE_TARGETS,
@@ -19,6 +19,7 @@ from trialese.tasks.probes import (
     probe_predictions,
     probe_texts,
 )
+from trialese.verdict.encoders import conclude_pairs, format_panel
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,29 @@ def test_the_panel_is_a_table_a_picture_and_json(
     assert (tmp_path / "panel" / "panel.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_p_values_are_one_family_and_adjusted_once() -> None:
+    """Each pair and target counts once, from its p-value before the verdict adjusted it."""
+
+    def told(rival: str, raw: float) -> Difference:
+        return Difference(
+            system="adapted", rival=rival, metric="macro-f1", conclusion="better",
+            interval=Interval(0.05, 0.01, 0.09), p_value=min(1.0, 5 * raw), raw_p_value=raw,
+        )  # fmt: skip
+
+    compared = [("sex", told("base", 0.01)), ("sex", told("control", 0.02))]
+    compared += [("phase", told("base", 0.04)), ("phase", told("control", 0.5))]
+    found = conclude_pairs(compared)
+    assert [each.p_value for each in found] == pytest.approx([0.04, 0.06, 0.08, 0.5])
+    assert [each.conclusion for each in found] == ["better", *["no difference"] * 3]
+    widened = conclude_pairs(compared, seed_spread=0.03)  # another training run could undo it
+    assert {each.conclusion for each in widened} == {"no difference"}
+
+
+def test_a_model_cannot_have_the_name_of_a_rival(snapshot: Snapshot, tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="tfidf: the panel has a system of that name"):
+        make_panel(snapshot, {"tfidf": tmp_path}, tmp_path / "panel")
+
+
 def test_too_little_to_probe_is_said(tmp_path: Path, tiny_backbone: Path) -> None:
     few = collect_snapshot(
         CollectSettings(sample=SampleSettings(studies=20)), tmp_path / "snapshot"
@@ -96,3 +120,6 @@ def test_too_little_to_probe_is_said(tmp_path: Path, tiny_backbone: Path) -> Non
     with pytest.raises(RecordError, match="give the folder of a masked-LM"):
         make_panel(few, {}, tmp_path / "panel")
     assert not (tmp_path / "panel").exists()
+    make_panel(few, {"base": tiny_backbone}, tmp_path / "panel", allow_empty=True)
+    panel = read_panel(tmp_path / "panel")
+    assert not panel.rows and "20 trials with text" in format_panel(panel)

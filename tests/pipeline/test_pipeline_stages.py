@@ -12,6 +12,7 @@ import pytest
 
 from trialese.artifacts import read_manifest
 from trialese.errors import ArtifactError, RecipeError, RecordError
+from trialese.pipeline.panel import read_panel
 from trialese.pipeline.plan import format_plan, plan_recipe
 from trialese.pipeline.stages import (
     LEDGER_NAME,
@@ -120,10 +121,30 @@ def test_the_report_leads_with_what_the_new_text_brought_at_equal_compute(toy: R
 
 def test_a_run_without_a_control_says_so(copy: Recipe) -> None:
     recipe = changed(copy, "pretrain.control=false", f"folder={copy.folder}")
-    assert unfinished(recipe) == ["verdict"]  # adapter and base do not depend on it
+    # Adapter and base do not depend on it; the panel has one encoder less.
+    assert unfinished(recipe) == ["panel", "verdict"]
     text = (run_recipe(recipe) / "verdict.md").read_text(encoding="utf-8")
     assert "No control was trained" in text
     assert "adapted - control" not in text
+
+
+def test_every_encoder_of_a_run_stands_in_the_panel_of_its_report(
+    toy: Recipe, copy: Recipe
+) -> None:
+    home = Path(toy.folder) / "toy"
+    assert read_panel(home / "panel").encoders == ("adapted", "control", "base")
+    page = (home / "verdict" / "report.html").read_text(encoding="utf-8")
+    text = (home / "verdict" / "verdict.md").read_text(encoding="utf-8")
+    for shown in (page, text):
+        assert "What the encoders know of trials" in shown
+        assert "adapted against control" in shown
+    planned = {stage.name: stage for stage in plan_recipe(changed(toy, "panel.trials=90"))}
+    assert not planned["panel"].finished and planned["panel"].seconds
+    assert planned["verdict"].finished  # until the panel is made
+    recipe = changed(copy, "panel.trials=0", f"folder={copy.folder}")
+    assert unfinished(recipe) == ["verdict"]
+    text = (run_recipe(recipe) / "verdict.md").read_text(encoding="utf-8")
+    assert "What the encoders know" not in text
 
 
 def test_a_damaged_artifact_is_made_again(copy: Recipe) -> None:

@@ -412,7 +412,7 @@ def check_behaviour(
 def panel(
     snapshot: Path,
     models: Annotated[
-        list[str], typer.Argument(help="Masked-LM folders, each as FOLDER or NAME=FOLDER.")
+        list[str], typer.Argument(help="Masked-LM folders or backbones, as MODEL or NAME=MODEL.")
     ],
     out: OutOption,
     trials: Annotated[int, typer.Option(help="At most so many, chosen by hash.")] = 3000,
@@ -422,7 +422,9 @@ def panel(
 ) -> None:
     """Compare what encoders know of trials, by linear probes on their frozen states."""
     from trialese.collect.snapshot import open_snapshot
-    from trialese.pipeline.panel import format_panel, make_panel, read_panel
+    from trialese.pipeline.panel import make_panel, read_panel
+    from trialese.settings import VerdictSettings
+    from trialese.verdict.encoders import format_panel
 
     named = dict(_named_folder(model) for model in models)
     with writing(out, "panel", inputs=[snapshot, *named.values()], force=force) as progress:
@@ -432,6 +434,7 @@ def panel(
             out,
             most_trials=trials,
             max_tokens=max_tokens,
+            settings=VerdictSettings(seed_spread=0.0),  # given models are compared as they are
             progress=progress,
         )
     found = read_panel(out)
@@ -442,10 +445,18 @@ def panel(
 
 
 def _named_folder(given: str) -> tuple[str, Path]:
-    """Name and masked-LM folder of `NAME=FOLDER` or `FOLDER`; an artifact holds it in `model`."""
+    """Name and masked-LM folder of `NAME=FOLDER` or `FOLDER`; an artifact holds it in `model`.
+
+    Where no such folder stands, it is a backbone's name or a model on the hub.
+    """
+    from trialese.hub import locate_backbone
+    from trialese.settings import BackboneSettings
+
     name, _, folder = given.rpartition("=")
     path = Path(folder)
     whole = path / "model" if (path / "model" / "config.json").is_file() else path
+    if not path.exists():
+        whole = locate_backbone(BackboneSettings(name=folder)).folder
     return name or path.name, whole
 
 

@@ -11,62 +11,22 @@ import msgspec
 from trialese.artifacts import digest_of_folder, read_manifest, write_artifact
 from trialese.errors import ArtifactError, RecordError
 from trialese.progress import Progress, silent
-from trialese.records import Interval, Manifest, Snapshot
+from trialese.records import BASELINES, Difference, Manifest, Snapshot
 from trialese.settings import VerdictSettings
 from trialese.tasks.probes import (
     PROBE_TARGETS,
+    SUBWORDS,
     count_terms,
     encode_states,
     probe_predictions,
     probe_texts,
 )
+from trialese.verdict.encoders import EncoderPanel, PanelRow, conclude_pairs, format_panel
 from trialese.verdict.judge import judge
-from trialese.verdict.significance import holm
 
-__all__ = [
-    "EncoderPanel",
-    "PanelDifference",
-    "PanelRow",
-    "format_panel",
-    "make_panel",
-    "read_panel",
-]
+__all__ = ["make_panel", "read_panel"]
 
 _METRIC = "macro-f1"
-_ALPHA = 0.05
-
-
-class PanelRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One target: its labels, how many texts, and each system's macro-F1 with its interval."""
-
-    target: str
-    labels: tuple[str, ...]
-    texts: int
-    scores: dict[str, Interval]
-
-
-class PanelDifference(msgspec.Struct, frozen=True, kw_only=True):
-    """`system - rival` in macro-F1 on one target; the p-value is Holm's over all targets."""
-
-    target: str
-    system: str
-    rival: str
-    interval: Interval
-    p_value: float
-    conclusion: str
-    """better, worse or no difference."""
-
-
-class EncoderPanel(msgspec.Struct, frozen=True, kw_only=True):
-    """All targets and systems, and the paired differences between the encoders."""
-
-    systems: tuple[str, ...]
-    trials: int
-    max_tokens: int
-    rows: tuple[PanelRow, ...]
-    differences: tuple[PanelDifference, ...]
-    left_out: dict[str, str]
-    """Target -> why it could not be probed."""
 
 
 def make_panel(
@@ -78,20 +38,67 @@ def make_panel(
     max_tokens: int = 128,
     folds: int = 5,
     settings: VerdictSettings | None = None,
+    allow_empty: bool = False,
     progress: Progress = silent,
 ) -> Manifest:
     """The manifest of the panel written at `path`: panel.json, panel.md and panel.png.
 
     `models` maps a name, such as base, control or adapted, to a masked-LM folder. Every encoder,
     the words and the subwords are read by the same regression over the same clusters and folds.
+    Encoders are compared with one another and with the best system without one, target by target;
+    all p-values are one family (Holm). Where nothing can be probed, `allow_empty` asks for a panel
+    that says why, instead of an error.
 
     Raises:
-        RecordError: no model, or too few trials or labels to probe anything.
+        RecordError: no model, one with the name of a rival, or too few trials or labels.
         ArtifactError: no masked-LM in a folder, or the disk refused.
     """
     if not models:
         raise RecordError("no model to look at; give the folder of a masked-LM")
+    if taken := set(models) & {SUBWORDS, *BASELINES}:
+        raise RecordError(
+            f"{', '.join(taken)}: the panel has a system of that name; name the model NAME=FOLDER"
+        )
     settings = settings or VerdictSettings()
+    try:
+        panel = _probe(snapshot, models, most_trials, max_tokens, folds, settings, progress)
+    except RecordError as error:
+        if not allow_empty:
+            raise
+        panel = EncoderPanel(
+            systems=(),
+            encoders=tuple(models),
+            trials=0,
+            max_tokens=max_tokens,
+            rows=(),
+            differences=(),
+            left_out={"every target": str(error)},
+        )
+    chosen = {"most_trials": most_trials, "max_tokens": max_tokens, "folds": folds}
+    inputs = {"snapshot": snapshot.manifest.digest} | {
+        name: digest_of_folder(folder) for name, folder in models.items()
+    }
+    with write_artifact(path, kind="panel", settings=chosen, inputs=inputs) as draft:
+        (draft.folder / "panel.json").write_bytes(
+            msgspec.json.format(msgspec.json.encode(panel)) + b"\n"
+        )
+        (draft.folder / "panel.md").write_text(format_panel(panel) + "\n", encoding="utf-8")
+        if panel.rows:
+            (draft.folder / "panel.png").write_bytes(_picture(panel))
+        draft.counts.update(trials=panel.trials, targets=len(panel.rows))
+    assert draft.manifest is not None
+    return draft.manifest
+
+
+def _probe(
+    snapshot: Snapshot,
+    models: Mapping[str, Path],
+    most_trials: int,
+    max_tokens: int,
+    folds: int,
+    settings: VerdictSettings,
+    progress: Progress,
+) -> EncoderPanel:
     texts = probe_texts(snapshot, most_trials=most_trials)
     states, subwords = {}, None
     for name, folder in models.items():
@@ -101,7 +108,12 @@ def make_panel(
         subwords = subwords or counted
     assert subwords is not None
     terms = count_terms([text.text for text in texts], subwords)
-    rows, compared, left_out = [], [], {}
+    family = len(PROBE_TARGETS) * (len(models) * (len(models) - 1) // 2 + len(models))
+    # So many that the smallest p-value, adjusted for the whole family, can lie below 5 %.
+    settings = msgspec.structs.replace(settings, resamples=max(settings.resamples, 40 * family))
+    rows: list[PanelRow] = []
+    compared: list[tuple[str, Difference]] = []
+    left_out = {}
     for number, target in enumerate(PROBE_TARGETS, start=1):
         try:
             runs = probe_predictions(target, texts, states, terms, folds=folds)
@@ -113,56 +125,27 @@ def make_panel(
         rows.append(
             PanelRow(target=target.name, labels=verdict.labels, texts=verdict.rows, scores=scores)
         )
+        others = [name for name in scores if name not in models]
+        best = max(others, key=lambda name: scores[name].point)
         compared += [
-            (target.name, difference)
-            for difference in verdict.differences
-            if difference.metric == _METRIC
-            and difference.system in models
-            and (difference.rival in models or difference.rival == "tfidf")
+            (target.name, each)
+            for each in verdict.differences
+            if each.metric == _METRIC and each.system in models and each.rival in {*models, best}
         ]
         progress("panel: targets probed", number, len(PROBE_TARGETS))
     if not rows:
         raise RecordError(f"no target could be probed: {'; '.join(left_out.values())}")
-    differences = []
-    for pair in dict.fromkeys((each.system, each.rival) for _, each in compared):
-        of_pair = [(t, each) for t, each in compared if (each.system, each.rival) == pair]
-        for (name, each), p_value in zip(
-            of_pair, holm([each.p_value for _, each in of_pair]), strict=True
-        ):
-            sure = p_value < _ALPHA
-            low, high = each.interval.low, each.interval.high
-            word = "better" if low > 0 else "worse" if high < 0 else "no difference"
-            differences.append(
-                PanelDifference(
-                    target=name,
-                    system=each.system,
-                    rival=each.rival,
-                    interval=each.interval,
-                    p_value=round(p_value, 10),
-                    conclusion=word if sure else "no difference",
-                )
-            )
-    panel = EncoderPanel(
-        systems=tuple(rows[0].scores),
+    systems = tuple(rows[0].scores)
+    return EncoderPanel(
+        systems=systems,
+        encoders=tuple(name for name in systems if name in models),
         trials=len(texts),
         max_tokens=max_tokens,
         rows=tuple(rows),
-        differences=tuple(differences),
+        differences=conclude_pairs(compared, seed_spread=settings.seed_spread),
         left_out=left_out,
+        seed_spread=settings.seed_spread,
     )
-    chosen = {"most_trials": most_trials, "max_tokens": max_tokens, "folds": folds}
-    inputs = {"snapshot": snapshot.manifest.digest} | {
-        name: digest_of_folder(folder) for name, folder in models.items()
-    }
-    with write_artifact(path, kind="panel", settings=chosen, inputs=inputs) as draft:
-        (draft.folder / "panel.json").write_bytes(
-            msgspec.json.format(msgspec.json.encode(panel)) + b"\n"
-        )
-        (draft.folder / "panel.md").write_text(format_panel(panel) + "\n", encoding="utf-8")
-        (draft.folder / "panel.png").write_bytes(_picture(panel))
-        draft.counts.update(trials=panel.trials, targets=len(panel.rows))
-    assert draft.manifest is not None
-    return draft.manifest
 
 
 def read_panel(path: Path) -> EncoderPanel:
@@ -176,37 +159,6 @@ def read_panel(path: Path) -> EncoderPanel:
         return msgspec.json.decode((path / "panel.json").read_bytes(), type=EncoderPanel)
     except (OSError, msgspec.DecodeError) as error:
         raise ArtifactError(f"{path}: damaged panel ({error}); make it again") from error
-
-
-def format_panel(panel: EncoderPanel) -> str:
-    """The panel as Markdown: macro-F1 a target and system, then what differs and what was left."""
-    head = ["target", "labels", "texts", *panel.systems]
-    lines = [
-        f"Macro-F1 of linear probes on frozen states, {panel.trials:,} trials of at most "
-        f"{panel.max_tokens} tokens, 95 % intervals over clusters of duplicates.",
-        "",
-        f"| {' | '.join(head)} |",
-        f"|{'---|' * len(head)}",
-    ]
-    for row in panel.rows:
-        cells = [f"{f.point:.2f} [{f.low:.2f}, {f.high:.2f}]" for f in row.scores.values()]
-        lines.append(
-            f"| {' | '.join([row.target, str(len(row.labels)), f'{row.texts:,}', *cells])} |"
-        )
-    lines.append("")
-    pairs = dict.fromkeys((each.system, each.rival) for each in panel.differences)
-    for system, rival in pairs:
-        of_pair = [d for d in panel.differences if (d.system, d.rival) == (system, rival)]
-        told = [
-            f"{len(found)} {word}" + (f" ({', '.join(found)})" if word != "no difference" else "")
-            for word in ("better", "worse", "no difference")
-            if (found := [each.target for each in of_pair if each.conclusion == word])
-        ]
-        lines.append(
-            f"{system} against {rival}, {len(of_pair)} targets, Holm-adjusted: {'; '.join(told)}."
-        )
-    lines += [f"Left out: {reason}" for reason in panel.left_out.values()]
-    return "\n".join(lines)
 
 
 def _picture(panel: EncoderPanel) -> bytes:

@@ -175,6 +175,8 @@ _CHARACTERS_A_SECOND = 1e6
 _SAMPLED_BYTES = 2**18
 _RAW_BYTES_A_TRIAL = 16_500
 _STAGE_BYTES = 700_000_000
+_PROBE_SECONDS = 0.006
+"""Of all targets' probes, a trial and fold (one thread, three encoders of MiniLM's size)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +281,8 @@ def _cost(
         if plan.name != "snapshot":
             seconds = raw_bytes * _CHARACTERS_A_RAW_BYTE / _CHARACTERS_A_SECOND
         return replace(plan, seconds=seconds, peak_bytes=_STAGE_BYTES)
+    if plan.name == "panel":
+        return _panel_cost(plan, recipe, raw_bytes)
     if plan.name.endswith(("/base", "/adapted", "/control")):
         return _fitting_cost(plan, recipe, raw_bytes)
     return plan
@@ -317,6 +321,31 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
     )
 
 
+def _panel_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -> PlannedStage:
+    """Each text through each encoder once, in fp32; then the probes, which know no tokens."""
+    if raw_bytes is None:
+        trials = float(recipe.panel.trials)
+    else:
+        trials = min(recipe.panel.trials, _trials(recipe, raw_bytes))
+    shape, encoders = read_shape(recipe.pretrain), 2 + recipe.pretrain.control
+    hidden, tokens = shape.hidden_size, recipe.panel.max_tokens
+    a_token = 8 * hidden**2 + 4 * hidden * shape.intermediate_size + 4 * tokens * hidden
+    operations = encoders * trials * tokens * shape.num_hidden_layers * a_token
+    seconds = operations / (_probe() * _STEP_EFFICIENCY * 1e9)
+    return replace(
+        plan,
+        seconds=seconds + trials * recipe.panel.folds * _PROBE_SECONDS,
+        peak_bytes=_STAGE_BYTES,
+    )
+
+
+def _trials(recipe: Recipe, raw_bytes: float) -> float:
+    """About how many trials the records are."""
+    if recipe.collect.source == "sample":
+        return recipe.collect.sample.studies
+    return raw_bytes / _RAW_BYTES_A_TRIAL
+
+
 def _texts(
     recipe: Recipe, definition: TaskDefinition, raw_bytes: float | None
 ) -> tuple[float | None, int]:
@@ -330,10 +359,7 @@ def _texts(
         return rows, min(longest, tokens)
     if raw_bytes is None:
         return None, longest
-    trials = raw_bytes / _RAW_BYTES_A_TRIAL
-    if recipe.collect.source == "sample":
-        trials = recipe.collect.sample.studies
-    texts = trials * definition.labelled_share
+    texts = _trials(recipe, raw_bytes) * definition.labelled_share
     return min(texts, section.max_trials or texts), definition.tokens_a_text or longest
 
 

@@ -26,6 +26,7 @@ from trialese.errors import RecipeError, RecordError
 from trialese.pipeline.evaluate import examine_texts, judge_classifiers
 from trialese.progress import Progress, silent
 from trialese.recipe import Recipe
+from trialese.settings import VerdictSettings
 
 __all__ = [
     "LEDGER_NAME",
@@ -105,13 +106,15 @@ def chain_stages(recipe: Recipe) -> list[Stage]:
     home = Path(recipe.folder) / recipe.name
     if recipe.collect.source == "none":
         classifiers = _task_stages(recipe, home, None, {})
-        return [*classifiers, _verdict_stage(recipe, home, None, None, {}, classifiers)]
+        return [*classifiers, _verdict_stage(recipe, home, None, None, {}, classifiers, None)]
     snapshot = _collect_stage(recipe, home)
     corpus, blocks = _corpus_stages(recipe, home, snapshot)
     models = _pretrain_stages(recipe, home, blocks)
     classifiers = _task_stages(recipe, home, snapshot, models)
-    verdict = _verdict_stage(recipe, home, snapshot, corpus, models, classifiers)
-    return [snapshot, corpus, blocks, *models.values(), *classifiers, verdict]
+    panel = _panel_stage(recipe, home, snapshot, models) if recipe.panel.trials else None
+    verdict = _verdict_stage(recipe, home, snapshot, corpus, models, classifiers, panel)
+    probed = [panel] if panel else []
+    return [snapshot, corpus, blocks, *models.values(), *classifiers, *probed, verdict]
 
 
 def is_finished(stage: Stage) -> bool:
@@ -311,6 +314,30 @@ def _task_stage(
     )
 
 
+def _panel_stage(recipe: Recipe, home: Path, snapshot: Stage, models: Mapping[str, Stage]) -> Stage:
+    # Of the verdict's settings only the one that decides when a difference counts.
+    settings = VerdictSettings(seed_spread=recipe.verdict.seed_spread)
+
+    def make(progress: Progress) -> object:
+        from trialese.collect.snapshot import open_snapshot
+        from trialese.pipeline.panel import make_panel
+
+        return make_panel(
+            open_snapshot(snapshot.path),
+            {system: stage.path / "model" for system, stage in models.items()},
+            home / "panel",
+            most_trials=recipe.panel.trials,
+            max_tokens=recipe.panel.max_tokens,
+            folds=recipe.panel.folds,
+            settings=settings,
+            allow_empty=True,
+            progress=progress,
+        )
+
+    described = as_settings(recipe.panel) | {"seed_spread": settings.seed_spread}
+    return Stage(home, "panel", described, (snapshot, *models.values()), make)
+
+
 def _verdict_stage(
     recipe: Recipe,
     home: Path,
@@ -318,6 +345,7 @@ def _verdict_stage(
     corpus: Stage | None,
     models: Mapping[str, Stage],
     classifiers: list[Stage],
+    panel: Stage | None,
 ) -> Stage:
     def make(progress: Progress) -> object:
         from trialese.collect.snapshot import open_snapshot
@@ -329,14 +357,14 @@ def _verdict_stage(
             recipe.verdict,
             home / "verdict",
             curves=[row for stage in models.values() for row in _read_rows(stage)],
-            context=_context(recipe, snapshot, corpus, models, classifiers),
+            context=_context(recipe, snapshot, corpus, models, classifiers, panel),
             read_unlabelled=_read_unlabelled(recipe, corpus, models) if corpus else {},
             slices={name: slices for name, (_, slices) in examined.items()},
             audits={name: audits for name, (audits, _) in examined.items()},
             progress=progress,
         )
 
-    needs = tuple(filter(None, (snapshot, corpus, *models.values(), *classifiers)))
+    needs = tuple(filter(None, (snapshot, corpus, *models.values(), *classifiers, panel)))
     return Stage(home, "verdict", as_settings(recipe.verdict), needs, make)
 
 
@@ -346,6 +374,7 @@ def _context(
     corpus: Stage | None,
     models: Mapping[str, Stage],
     classifiers: list[Stage],
+    panel: Stage | None,
 ) -> dict[str, Any]:
     """What the report's data card tells: source, counts and notes of every stage."""
     about = {
@@ -362,6 +391,7 @@ def _context(
         "corpus": documents.counts,
         "models": {stage.name: _facts(stage) for stage in models.values()},
         "language_model": _compare_models(models),
+        **({"panel": _read_panel(panel)} if panel else {}),
     }
 
 
@@ -371,6 +401,13 @@ def _compare_models(models: Mapping[str, Stage]) -> dict[str, Any]:
 
     control = models["control"].path if "control" in models else None
     return compare_models(models["adapted"].path, control)
+
+
+def _read_panel(panel: Stage) -> dict[str, Any]:
+    from trialese.pipeline.panel import read_panel
+
+    found: dict[str, Any] = msgspec.to_builtins(read_panel(panel.path))
+    return found
 
 
 def _read_unlabelled(

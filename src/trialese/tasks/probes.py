@@ -226,6 +226,8 @@ def probe_predictions(
     Raises:
         RecordError: not two labels with ten texts each, or too few texts for the folds.
     """
+    from threadpoolctl import threadpool_limits
+
     counts = Counter(text.labels[target.name] for text in texts if target.name in text.labels)
     labels = tuple(sorted(label for label, times in counts.items() if times >= _FEWEST_TEXTS))
     if len(labels) < 2:
@@ -239,6 +241,21 @@ def probe_predictions(
         for t in (texts[place] for place in rows)
     ]
     truth = np.array([labels.index(example.labels[0]) for example in examples])
+    with threadpool_limits(1):  # products this small only wait for a second thread
+        return _probe_folds(task, examples, rows, truth, states, terms, folds=folds, seed=seed)
+
+
+def _probe_folds(
+    task: Task,
+    examples: Sequence[Example],
+    rows: Sequence[int],
+    truth: NDArray[np.intp],
+    states: Mapping[str, NDArray[np.float32]],
+    terms: Mapping[str, Any],
+    *,
+    folds: int,
+    seed: int,
+) -> dict[str, list[Predictions]]:
     found: dict[str, list[Predictions]] = {}
     for fold in range(folds):
         divided = split_fold(examples, folds=folds, fold=fold, tune_share=0.15, seed=seed)
@@ -252,7 +269,7 @@ def probe_predictions(
             "prior": None,
         }
         for system, matrix in features.items():
-            model = _fit(matrix, truth, places, len(labels))
+            model = _fit(matrix, truth, places, len(task.labels))
             for split in ("tune", "test"):
                 found.setdefault(system, []).append(
                     as_predictions(
@@ -277,10 +294,14 @@ def _scaled(states: NDArray[np.float32], train: Sequence[int]) -> NDArray[np.flo
 
 
 def _weighed(counts: Any, train: Sequence[int]) -> Any:
-    """TF-IDF of counts (texts, terms), sparse; how rare a term is, the training texts tell."""
+    """TF-IDF of counts (texts, terms), sparse; how rare a term is, the training texts tell.
+
+    Of the terms in training texts alone: the penalty leaves all others without a weight.
+    """
     from sklearn.feature_extraction.text import TfidfTransformer
 
-    return TfidfTransformer(sublinear_tf=True).fit(counts[train]).transform(counts)
+    known = counts[:, np.unique(counts[train].indices)]
+    return TfidfTransformer(sublinear_tf=True).fit(known[train]).transform(known)
 
 
 def count_terms(texts: Sequence[str], subwords: Sequence[Counter[int]]) -> dict[str, Any]:
@@ -302,7 +323,6 @@ def _fit(
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import f1_score
-    from threadpoolctl import threadpool_limits
 
     train, tune = places["train"], places["tune"]
     seen = np.unique(truth[train])
@@ -312,8 +332,7 @@ def _fit(
     best: tuple[float, Any] | None = None
     for strength in _STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
-        with threadpool_limits(1):  # products this small only wait for a second thread
-            model.fit(matrix[train], truth[train])
+        model.fit(matrix[train], truth[train])
         score = f1_score(truth[tune], model.predict(matrix[tune]), average="macro", zero_division=0)
         if best is None or score > best[0]:
             best = (float(score), model)

@@ -23,6 +23,7 @@ __all__ = [
     "difference_strips",
     "label_strips",
     "learning_panels",
+    "looks_of",
     "make_axis",
     "reliability_panel",
     "system_look",
@@ -141,14 +142,16 @@ def label_strips(verdict: Verdict) -> tuple[Axis, list[Strip]]:
 
 def system_look(system: str, shown: Sequence[Any]) -> str:
     """The look of a system: "adapted", "base" or "baseline" by name, or else a free one."""
-    if system in ("adapted", "base"):
-        return system
-    if system in BASELINES:
-        return "baseline"
-    names = [scores.system for scores in shown]
-    free = [look for look in _LOOKS if look not in names]
-    others = [name for name in names if name not in (*_LOOKS[:2], *BASELINES)]
-    return free[min(others.index(system), len(free) - 1)]
+    return looks_of([scores.system for scores in shown] + [system])[system]
+
+
+def looks_of(systems: Sequence[str]) -> dict[str, str]:
+    """System -> its look in a chart of them all; see `system_look`."""
+    free = [look for look in _LOOKS if look not in systems]
+    others = [name for name in systems if name not in (*_LOOKS[:2], *BASELINES)]
+    found = {name: "baseline" for name in systems if name in BASELINES}
+    found |= {name: name for name in systems if name in _LOOKS[:2]}
+    return found | {name: free[min(others.index(name), len(free) - 1)] for name in others}
 
 
 def difference_strips(differences: Sequence[Difference]) -> tuple[Axis, list[Strip]]:

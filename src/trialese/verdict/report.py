@@ -22,6 +22,7 @@ from trialese.verdict.charts import (
     learning_panels,
     reliability_panel,
 )
+from trialese.verdict.encoders import as_panel, format_panel, panel_sentences, panel_strips
 from trialese.verdict.text import (
     METRICS,
     NO_CONTROL,
@@ -70,6 +71,7 @@ def render_page(
             language_model=language_model_rows(context),
             no_control=NO_CONTROL,
             language_lead=summarise_language_model(context),
+            probed=_probed(context),
             facts=list(list_facts(context)),
             settings=msgspec.json.format(msgspec.json.encode(settings, order="sorted")).decode(),
             synthetic=bool(context.get("synthetic")),
@@ -78,6 +80,21 @@ def render_page(
             metrics=METRICS,
         )
     )
+
+
+def _probed(context: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The panel of encoders for the template; None where a run left it out."""
+    if "panel" not in context:
+        return None
+    panel = as_panel(context["panel"])
+    axis, strips, looks = panel_strips(panel)
+    return {
+        "panel": panel,
+        "axis": axis,
+        "strips": strips,
+        "looks": looks,
+        "sentences": panel_sentences(panel),
+    }
 
 
 def environment() -> Environment:
@@ -290,9 +307,11 @@ def write_report(
     settings = verdicts[0].notes["settings"]
     with write_artifact(path, kind="verdict", settings=settings, inputs=inputs) as draft:
         (draft.folder / "verdict.json").write_bytes(encode_verdicts(verdicts, curves, context))
-        (draft.folder / "verdict.md").write_text(
-            format_markdown(verdicts, context), encoding="utf-8"
-        )
+        text = format_markdown(verdicts, context)
+        if "panel" in context:
+            panel = format_panel(as_panel(context["panel"]))
+            text += f"\n# What the encoders know of trials\n\n{panel}\n"
+        (draft.folder / "verdict.md").write_text(text, encoding="utf-8")
         page = render_page(verdicts, curves=curves, context=context)
         (draft.folder / "report.html").write_text(page, encoding="utf-8")
         _write_cards(draft.folder / "cards", verdicts, context)

@@ -145,6 +145,7 @@ def compare(
                 table,
                 key,
                 p_value,
+                p_values(system, rival)[name],
                 spread=settings.seed_spread * (len(per_label) ** 0.5 if label else 1.0)
                 if trained_once
                 else 0.0,
@@ -240,6 +241,7 @@ def _difference(
     table: Table,
     key: tuple[str, str, str],
     p_value: float,
+    raw_p_value: float,
     *,
     spread: float,
     support: float | None,
@@ -262,6 +264,7 @@ def _difference(
         metric=name,
         interval=found,
         p_value=round(p_value, 10),
+        raw_p_value=round(raw_p_value, 10),
         conclusion=conclusion,
         primary=primary,
         detectable=round((level + _POWER) * math.hypot(deviation, spread), 10),
