@@ -8,6 +8,8 @@ fetched through huggingface_hub's own cache, which honours HF_HUB_OFFLINE.
 from __future__ import annotations
 
 import contextlib
+import difflib
+import fnmatch
 import os
 import re
 import shutil
@@ -19,11 +21,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from trialese.artifacts import digest_of_file, digest_of_folder
+from trialese.artifacts import MANIFEST_NAME, digest_of_file, digest_of_folder, read_manifest
 from trialese.errors import ArtifactError, RecordError
 from trialese.settings import BackboneSettings
 
-__all__ = ["BackboneFiles", "is_hub_id", "locate_backbone", "locate_labelled"]
+__all__ = [
+    "BackboneFiles",
+    "check_folder",
+    "is_hub_id",
+    "locate_backbone",
+    "locate_labelled",
+    "locate_model",
+    "named_model",
+]
 
 
 MINILM = "minilm"
@@ -38,7 +48,8 @@ _MPNET_FILES = (
 )  # fmt: skip
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_FILES = ("config.json", "tokenizer*", "vocab*", "special_tokens_map.json", "merges.txt")
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS = "model*.safetensors"
+_PICKLED = "pytorch_model*.bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,45 +72,130 @@ class BackboneFiles:
         """sha256 over config and weights: which backbone this is, wherever it stands."""
         files = [self.folder / "config.json", self.weights]
         if self.weights.suffix == ".json":
-            files += sorted(self.folder.glob("*.safetensors"))
+            files += sorted(self.folder.glob(_WEIGHTS))
         return digest_of_folder(self.folder, files)
 
 
 def locate_backbone(settings: BackboneSettings) -> BackboneFiles:
     """Local files of the backbone, fetched from the hub if its name is a hub id.
 
+    The name of a hub id may end in `@` and a revision.
+
     Raises:
-        ArtifactError: no such folder or package, altered weights, no hub connection, or a folder
-            without config or weights.
+        ArtifactError: no such folder or package, altered weights, no hub connection, two
+            revisions, a folder that is no checkpoint, or one of a fitted classifier.
     """
-    if settings.name in _INSTALLED:
-        folder, revision = _INSTALLED[settings.name]()
-    elif Path(settings.name).is_dir():
-        folder, revision = Path(settings.name), None
-    elif settings.name.startswith((".", "/", "~")) or settings.name.count("/") > 1:
-        raise ArtifactError(f"pretrain.backbone.name: no folder {settings.name}; check the path")
+    name, revision = settings.name, settings.revision
+    if name in _INSTALLED:
+        folder, revision = _INSTALLED[name]()
+    elif Path(name).exists():
+        folder, revision = Path(name), None
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+        raise ArtifactError(f"{name}: no folder of that name; {_guess(name)}check the path")
     else:
-        folder, revision = _from_hub(settings.name, settings.revision)
-    if not (folder / "config.json").is_file():
-        raise ArtifactError(f"{folder}: no config.json, so this is no checkpoint; check the path")
+        name, _, pinned = name.partition("@")
+        if pinned and revision not in (None, pinned):
+            raise ArtifactError(
+                f"pretrain.backbone: name says revision {pinned} and revision {revision}; "
+                "leave one of them out"
+            )
+        folder, revision = _from_hub(name, pinned or revision)
+    check_folder(folder)
+    if not _may_be_masked_lm(folder):
+        raise ArtifactError(
+            f"{folder}: a fitted classifier, which has seen labels, but a masked-LM is needed; "
+            "give the one that it was fitted from"
+        )
     _weights(folder)
-    return BackboneFiles(folder, _tokenizer_folder(settings, folder), settings.name, revision)
+    return BackboneFiles(folder, _tokenizer_folder(settings, folder), name, revision)
+
+
+def locate_model(given: str | Path) -> Path:
+    """The folder of the masked-LM that `given` names: `minilm`, `mpnet`, a folder, or a hub id
+    such as `owner/name@revision`.
+
+    Raises:
+        ArtifactError: see `locate_backbone`.
+    """
+    return locate_backbone(BackboneSettings(name=str(given))).folder
+
+
+def named_model(given: str | Path | None) -> str:
+    """What `locate_model` was given, if it is a name; "" for a folder, which may be moved."""
+    return "" if given is None or Path(given).exists() else str(given)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be a masked-LM or encoder to start from.
+
+    Raises:
+        ArtifactError: no configuration of a model there.
+    """
+    if (folder / "config.json").is_file():
+        return
+    # `adapter` for adapter/model, a run for one of its models, a file for its folder
+    near = [*folder.glob("model"), *folder.glob("*/model"), *folder.parent.glob("model")]
+    if not folder.is_dir():
+        near = [folder.parent, *near]
+    whole = [str(each) for each in near if _may_be_masked_lm(each)]
+    cure = f"give {' or '.join(sorted(whole))}" if whole else "give a masked-LM folder"
+    what = "no model here (no config.json)"
+    if (folder / MANIFEST_NAME).is_file():
+        what = f"this is a {read_manifest(folder).kind}, but a masked-LM is needed"
+    elif (folder / "adapter_config.json").is_file():
+        what = "these are the weights of an adapter alone"
+    elif not folder.exists():
+        what, cure = "no such folder", f"{_guess(str(folder))}{cure}"
+    elif not folder.is_dir():
+        what = "a file, but a masked-LM is a folder"
+    raise ArtifactError(f"{folder}: {what}; {cure}")
+
+
+def _may_be_masked_lm(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and not (folder / "preprocessing.json").is_file()
+
+
+def _guess(name: str) -> str:
+    """ "did you mean ...? " with the known name or the folder that is nearest; "" if none is."""
+    known = {
+        MINILM: MINILM, "all-minilm": MINILM, "all-minilm-l6-v2": MINILM,
+        MPNET: MPNET, "all-mpnet": MPNET, "all-mpnet-base-v2": MPNET,
+    }  # fmt: skip
+    near = difflib.get_close_matches(name.casefold(), known, n=1)
+    if near:
+        return f"did you mean {known[near[0]]}? "
+    stands = Path(name)
+    rest: list[str] = []
+    while not stands.exists() and stands.name:
+        rest.insert(0, stands.name)
+        stands = stands.parent
+    if rest and stands.is_dir():
+        folders = [each.name for each in stands.iterdir() if each.is_dir()]
+        for like in difflib.get_close_matches(rest[0], folders, n=3):
+            found = stands.joinpath(like, *rest[1:])
+            if found.is_dir():
+                return f"did you mean {found}? "
+    return ""
 
 
 def _tokenizer_folder(settings: BackboneSettings, folder: Path) -> Path:
-    if settings.tokenizer is None:
+    name = settings.tokenizer
+    if name is None:
         return folder
-    if settings.tokenizer in _INSTALLED:
-        return _INSTALLED[settings.tokenizer]()[0]
-    if Path(settings.tokenizer).is_dir():
-        return Path(settings.tokenizer)
-    return _from_hub(settings.tokenizer, None, weights=False)[0]
+    if name in _INSTALLED:
+        return _INSTALLED[name]()[0]
+    if Path(name).is_dir():
+        return Path(name)
+    name, _, revision = name.partition("@")
+    return _from_hub(name, revision or None, weights=False)[0]
 
 
 def _weights(folder: Path) -> Path:
-    for name in ("model.safetensors.index.json", *_WEIGHTS):
-        if (folder / name).is_file():
-            return folder / name
+    """The file of weights, the index of sharded ones, or a pickle, which who opens it refuses."""
+    for pattern in ("model.safetensors.index.json", "model.safetensors", _PICKLED):
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found[0]
     raise ArtifactError(f"{folder}: no model.safetensors; point to a folder that holds weights")
 
 
@@ -201,21 +297,21 @@ _INSTALLED = {MINILM: _installed_minilm, MPNET: _installed_mpnet}
 def _from_hub(name: str, revision: str | None, *, weights: bool = True) -> tuple[Path, str]:
     """Snapshot folder and commit of a model; a branch or tag is resolved to its commit."""
     shown = f"{name}@{revision}" if revision else name
-    patterns = [*_HUB_FILES, *(("*.safetensors", "*.index.json") if weights else ())]
+    patterns = [*_HUB_FILES, *((_WEIGHTS, "model.safetensors.index.json") if weights else ())]
     try:
-        folder = _fetch(name, revision, patterns, kind="model", needs_weights=weights)
+        folder = _fetch(name, revision, patterns, kind="model", weights=weights)
     except LookupError as error:
         raise ArtifactError(
-            f"pretrain.backbone: {shown} is neither a folder nor on the hub; "
-            "check the name and the revision"
+            f"{shown} is neither a folder nor on the hub; "
+            f"{_guess(name)}check the name and the revision"
         ) from error
     except ConnectionError as error:
         raise ArtifactError(
-            f"pretrain.backbone: cannot fetch {shown} (no hub connection and not in the cache); "
-            "connect, or set pretrain.backbone.name to a local folder or to minilm"
+            f"cannot fetch {shown} (no hub connection and not in the cache); {_guess(name)}"
+            "connect, or give a local folder, minilm or mpnet"
         ) from error
     if not _COMMIT.fullmatch(folder.name):
-        raise ArtifactError(f"pretrain.backbone: {shown} did not resolve to a commit; pin one")
+        raise ArtifactError(f"{shown} did not resolve to a commit; pin one")
     return folder, folder.name
 
 
@@ -225,13 +321,14 @@ def _fetch(
     patterns: Sequence[str],
     *,
     kind: Literal["model", "dataset"],
-    needs_weights: bool = False,
+    weights: bool = False,
 ) -> Path:
     """Snapshot folder of a model or data set; what the cache has is not asked for again offline.
 
     Raises:
         LookupError: the hub has no such repository or revision.
         ConnectionError: no connection, and not in the cache.
+        ArtifactError: `weights` are wanted, and the repository has none but a pickle, or none.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
@@ -241,7 +338,6 @@ def _fetch(
     )
 
     unknown = (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
-    wanted = list(patterns)
     try:
         try:
             info = HfApi().repo_info(name, revision=revision, repo_type=kind)
@@ -251,16 +347,31 @@ def _fetch(
             return Path(
                 snapshot_download(name, revision=revision, repo_type=kind, local_files_only=True)
             )
-        names = {file.rfilename for file in getattr(info, "siblings", None) or ()}
-        if needs_weights and not any(file.endswith(".safetensors") for file in names):
-            wanted.append("pytorch_model.bin")
+        if weights:
+            files = [file.rfilename for file in getattr(info, "siblings", None) or ()]
+            _refuse_pickled(name, str(info.sha), files)  # before anything of it is fetched
         return Path(
-            snapshot_download(name, revision=info.sha, repo_type=kind, allow_patterns=wanted)
+            snapshot_download(name, revision=info.sha, repo_type=kind, allow_patterns=[*patterns])
         )
+    except ArtifactError:
+        raise
     except unknown as error:
         raise LookupError(name) from error
     except Exception as error:  # the transport's errors share no parent with the hub's own
         raise ConnectionError(name) from error
+
+
+def _refuse_pickled(name: str, commit: str, files: Sequence[str]) -> None:
+    """Refuse a repository of these files without safetensors weights at its top."""
+    if fnmatch.filter(files, "model*.safetensors"):
+        return
+    if fnmatch.filter(files, _PICKLED):
+        raise ArtifactError(
+            f"{name}@{commit[:12]}: the weights are a pickle alone, which trialese never opens; "
+            f"give a revision with model.safetensors (often {name}@refs/pr/1 or the like), or "
+            "download and convert them"
+        )
+    raise ArtifactError(f"{name}@{commit[:12]}: no model.safetensors there; choose another model")
 
 
 _TABLES = ("*.tsv", "*.csv", "*.jsonl", "*.json", "*.parquet")

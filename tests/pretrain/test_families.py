@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch.nn import functional
-from transformers import AutoModelForMaskedLM
+from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 
 from tests.pretrain.conftest import (
     FAMILIES,
@@ -25,7 +26,7 @@ from trialese.pretrain.adapt import build_base, train_adapter
 from trialese.pretrain.backbone import load_backbone, load_masked_lm, longest_text
 from trialese.pretrain.encoder import MaskedEncoder, PlainMaskedEncoder, masked_encoder
 from trialese.pretrain.heldout import read_rows
-from trialese.pretrain.lora import attach_lora, merge_lora, save_lora, seeded_dropout
+from trialese.pretrain.lora import attach_lora, load_lora, merge_lora, save_lora, seeded_dropout
 from trialese.pretrain.masking import Vocabulary
 from trialese.settings import BackboneSettings, LoraSettings
 
@@ -251,6 +252,39 @@ def test_whole_words_are_the_tokenizers_own(family: str):
 def test_positions_are_counted_from_where_they_begin(folders: dict[str, Path]):
     lengths = {family: longest_text(load_masked_lm(folders[family])[0]) for family in FAMILIES}
     assert lengths["bert"] == 72 and lengths["roberta"] == lengths["mpnet"] == 70
+
+
+@pytest.mark.parametrize("family", ["data2vec-text", "ibert", "longformer", "roberta-prelayernorm"])
+def test_positions_of_families_without_description_begin_behind_the_padding_too(family: str):
+    sizes = {"vocab_size": 60, "pad_token_id": 1, **FAMILIES["bert"]}
+    model = AutoModelForMaskedLM.from_config(CONFIG_MAPPING[family](**sizes)).eval()
+    assert longest_text(model) == 70
+    ids = torch.full((1, 70), 7)
+    masked_encoder(model).logits(ids, None, torch.tensor([[69]]))
+
+
+def test_an_adapter_of_another_model_is_refused_in_one_line(
+    folders: dict[str, Path], tmp_path: Path
+):
+    made: dict[str, Path] = {**folders}
+    made["deep"] = save_family(tmp_path / "deep", "bert", num_hidden_layers=3)
+    made["wide"] = save_family(tmp_path / "wide", "bert", hidden_size=48)
+    for name in ("bert", "deep", "wide", "modernbert"):
+        save_lora(adapted(made[name]), tmp_path / "to" / name, backbone=name, revision=None)
+    for adapter, model, words in (
+        ("bert", "roberta", "it adapts layers that a roberta model has not.; give bert, for which"),
+        ("modernbert", "distilbert", "layers that a distilbert model has not.; give modernbert"),
+        ("bert", "modernbert", "layers that a modernbert model has not"),
+        ("bert", "deep", r"layer.2.attention.output.dense.lora_A.weight is none; .* needs 4x32"),
+        ("deep", "bert", r"layer.2.attention.output.dense.lora_A.weight is 4x32; .* needs none"),
+        ("wide", "bert", r"lora_A.weight is 4x48; the model needs 4x32.; give wide"),
+    ):
+        with pytest.raises(ArtifactError, match=words) as caught:
+            load_lora(load_masked_lm(made[model])[0], tmp_path / "to" / adapter)
+        assert "\n" not in str(caught.value)
+    shutil.copytree(tmp_path / "to" / "bert", tmp_path / "up" / "adapter")
+    with pytest.raises(ArtifactError, match=f"no adapter; give {tmp_path}/up/adapter"):
+        load_lora(load_masked_lm(made["bert"])[0], tmp_path / "up")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from trialese.cli.terminal import (
+    MASKED_LM,
     ForceOption,
     JsonOption,
     OutOption,
@@ -22,7 +23,7 @@ from trialese.cli.terminal import (
     watch,
     writing,
 )
-from trialese.errors import ArtifactError
+from trialese.errors import ArtifactError, RecordError
 
 if TYPE_CHECKING:
     from trialese.records import Manifest
@@ -114,7 +115,7 @@ def quality(
 
 def staleness(
     snapshot: Annotated[Path, typer.Argument(help="Folder that `collect` wrote.")],
-    backbone: Annotated[str, typer.Option(help="Masked-LM: a folder, such as OUT/base/model.")],
+    backbone: Annotated[str, typer.Option("--backbone", "--model", help=MASKED_LM)],
     adapter: Annotated[
         Path | None, typer.Option(help="Its adapter, such as OUT/adapter/adapter.")
     ] = None,
@@ -143,6 +144,7 @@ def staleness(
     from trialese.artifacts import refuse_file, refuse_other, replacing_anything
     from trialese.collect.snapshot import open_snapshot, read_trials
     from trialese.corpus.store import open_corpus
+    from trialese.hub import locate_model
     from trialese.pretrain.staleness import (
         find_reference,
         load_reader,
@@ -153,7 +155,7 @@ def staleness(
     from trialese.pretrain.staleness_page import as_dict, as_table, write_page
     from trialese.settings import BackboneSettings
 
-    sibling, era = find_reference(Path(backbone), has_adapter=adapter is not None)
+    sibling, era = find_reference(locate_model(backbone), has_adapter=adapter is not None)
     trained_on: frozenset[str] = frozenset()
     newest = ""
     if corpus:
@@ -281,7 +283,7 @@ def ablate(
     snapshot: Annotated[Path, typer.Argument(help="Folder that `collect` wrote.")],
     out: OutOption,
     model: Annotated[
-        Path | None, typer.Option(help="Masked-LM folder; without it, TF-IDF is fitted.")
+        str | None, typer.Option(help=f"{MASKED_LM} Without it, TF-IDF is fitted.")
     ] = None,
     variant: Annotated[
         list[str] | None,
@@ -298,7 +300,9 @@ def ablate(
     from trialese.tasks.ablate import VARIANTS, ablate_sex
 
     tree = read_recipe(recipe, settings)
-    with writing(out, None, inputs=[snapshot, model], force=force) as progress:
+    with writing(
+        out, None, inputs=[snapshot, Path(model) if model else None], force=force
+    ) as progress:
         made = ablate_sex(
             open_snapshot(snapshot),
             model,
@@ -411,9 +415,7 @@ def check_behaviour(
 
 def panel(
     snapshot: Path,
-    models: Annotated[
-        list[str], typer.Argument(help="Masked-LM folders or backbones, as MODEL or NAME=MODEL.")
-    ],
+    models: Annotated[list[str], typer.Argument(help=f"Each as MODEL or NAME=MODEL. {MASKED_LM}")],
     out: OutOption,
     trials: Annotated[int, typer.Option(help="At most so many, chosen by hash.")] = 3000,
     max_tokens: Annotated[int, typer.Option(help="Of each text, special ones included.")] = 128,
@@ -426,7 +428,11 @@ def panel(
     from trialese.settings import VerdictSettings
     from trialese.verdict.encoders import format_panel
 
-    named = dict(_named_folder(model) for model in models)
+    named: dict[str, Path] = {}
+    for name, folder in map(_named_folder, models):
+        if name in named:
+            raise RecordError(f"two models are called {name!r}; write NAME=MODEL for one of them")
+        named[name] = folder
     with writing(out, "panel", inputs=[snapshot, *named.values()], force=force) as progress:
         make_panel(
             open_snapshot(snapshot),
@@ -445,19 +451,14 @@ def panel(
 
 
 def _named_folder(given: str) -> tuple[str, Path]:
-    """Name and masked-LM folder of `NAME=FOLDER` or `FOLDER`; an artifact holds it in `model`.
+    """Name and masked-LM folder of `NAME=MODEL` or `MODEL`; an artifact holds it in `model`."""
+    from trialese.hub import locate_model
 
-    Where no such folder stands, it is a backbone's name or a model on the hub.
-    """
-    from trialese.hub import locate_backbone
-    from trialese.settings import BackboneSettings
-
-    name, _, folder = given.rpartition("=")
-    path = Path(folder)
-    whole = path / "model" if (path / "model" / "config.json").is_file() else path
-    if not path.exists():
-        whole = locate_backbone(BackboneSettings(name=folder)).folder
-    return name or path.name, whole
+    name, _, model = given.rpartition("=")
+    path = Path(model)
+    whole = path / "model" if (path / "model" / "config.json").is_file() else model
+    own = path.resolve().parent.name if path.name == "model" else path.name.partition("@")[0]
+    return name or own, locate_model(whole)
 
 
 VERBS = (

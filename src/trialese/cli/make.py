@@ -13,6 +13,7 @@ import typer
 
 from trialese.cli.look import print_artifact
 from trialese.cli.terminal import (
+    MASKED_LM,
     ForceOption,
     JsonOption,
     OutOption,
@@ -180,9 +181,7 @@ def pretrain(
 def finetune(
     task: Annotated[str, typer.Argument(help="stop-reasons, sex or one that the recipe declares.")],
     out: OutOption,
-    model: Annotated[
-        Path | None, typer.Option(help="Masked-LM folder, such as OUT/adapter/model.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help=MASKED_LM)] = None,
     system: Annotated[
         str,
         typer.Option(help="prior, keywords or tfidf; with --model any other name, such as base."),
@@ -235,7 +234,9 @@ def finetune(
     make = fit
     if protocol is not FitProtocol.honest:
         from trialese.tasks.published import finetune_published as make
-    with writing(out, "classifier", inputs=[model, snapshot], force=force) as progress:
+    with writing(
+        out, "classifier", inputs=[Path(model) if model else None, snapshot], force=force
+    ) as progress:
         make(
             task,
             system,

@@ -19,6 +19,7 @@ from trialese.progress import Progress, silent
 from trialese.recipe import Recipe, load_recipe, parse_recipe
 
 __all__ = [
+    "MASKED_LM",
     "ForceOption",
     "JsonOption",
     "OutOption",
@@ -33,6 +34,13 @@ __all__ = [
     "watch",
     "writing",
 ]
+
+
+MASKED_LM = (
+    "Masked-LM: a folder such as OUT/adapter/model, minilm, mpnet, or owner/name@revision of the "
+    "Hugging Face hub."
+)
+"""Help of every option and argument that takes one."""
 
 
 def tree_lines(tree: dict[str, Any], indent: str = "  ") -> Iterator[str]:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import logging
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ __all__ = [
     "FAMILIES",
     "Backbone",
     "Family",
+    "check_vocabulary",
     "family_of",
+    "first_line",
     "head_modules",
     "load_backbone",
     "load_masked_lm",
@@ -208,8 +211,16 @@ def head_modules(model: Any) -> list[str]:
 
 def longest_text(model: Any) -> int:
     """How many tokens the model has positions for."""
-    config, family = unwrapped(model).config, family_of(model)
-    return int(config.max_position_embeddings) - (family.first_place if family else 0)
+    base = unwrapped(model)
+    taken, family = 0, family_of(model)
+    if family is not None:
+        taken = family.first_place
+    else:  # RoBERTa's relatives count from behind the padding id as well
+        for name, module in base.named_modules():
+            if name.endswith("position_embeddings"):
+                padding = getattr(module, "padding_idx", None)
+                taken = 0 if padding is None else padding + 1
+    return int(base.config.max_position_embeddings) - taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,18 +260,31 @@ def load_backbone(settings: BackboneSettings, *, seed: int = 0) -> Backbone:
     files = locate_backbone(settings)
     tokenizer = read_tokenizer(files.tokenizer)
     model, missing = load_masked_lm(files.folder, seed=seed)
+    check_vocabulary(tokenizer, model, files.name)
     # a decoder's bias alone may be lacking, where the checkpoint has none
     new_head = any(not name.endswith("bias") for name in missing)
     if new_head:
         logger.warning("%s has no masked-LM head; a new one is trained", files.name)
-    if len(tokenizer) > model.config.vocab_size:
-        raise ArtifactError(
-            f"{files.name}: the tokenizer has {len(tokenizer)} ids but the model only "
-            f"{model.config.vocab_size}; set pretrain.backbone.tokenizer to the right one"
-        )
     return Backbone(
         model, tokenizer, files.name, files.revision, _digest(files, tokenizer), new_head
     )
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: Any, name: str | Path) -> None:
+    """Refuse a tokenizer that makes ids which the model has no embedding for.
+
+    A model with more embeddings than ids is fine: many round their number up.
+
+    Raises:
+        ArtifactError: such ids.
+    """
+    ids = max(tokenizer.get_vocab().values()) + 1
+    known = model.get_input_embeddings().weight.shape[0]
+    if ids > known:
+        raise ArtifactError(
+            f"{name}: the tokenizer has {ids} ids but the model only {known}; take the model's own "
+            "tokenizer (for pretrain: set pretrain.backbone.tokenizer to it)"
+        )
 
 
 def load_masked_lm(folder: Path, *, seed: int = 0) -> tuple[Any, frozenset[str]]:
@@ -275,10 +299,17 @@ def load_masked_lm(folder: Path, *, seed: int = 0) -> tuple[Any, frozenset[str]]
     config = read_config(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, missing, _ = load_weights(AutoModelForMaskedLM, folder, config=config)
+        model, missing, surplus = load_weights(AutoModelForMaskedLM, folder, config=config)
     torn = sorted(name for name in missing if name.startswith(f"{model.base_model_prefix}."))
     if torn:
         raise ArtifactError(f"{folder}: the encoder is incomplete ({torn[0]}); fetch it again")
+    heads = sorted(name for name in surplus if not _OTHER_HEAD.search(name))
+    if heads:
+        more = f" and {len(heads) - 1} more" if len(heads) > 1 else ""
+        logger.warning(
+            "%s: %s%s left aside, of no part of a %s masked-LM",
+            *(folder, heads[0], more, config.model_type),
+        )
     if model.get_output_embeddings() is None:
         raise ArtifactError(
             f"{folder}: transformers finds no masked-LM head in a {config.model_type} model; "
@@ -286,6 +317,9 @@ def load_masked_lm(folder: Path, *, seed: int = 0) -> tuple[Any, frozenset[str]]
         )
     return model.eval(), missing
 
+
+_OTHER_HEAD = re.compile(r"pooler|seq_relationship|position_ids|discriminator_predictions")
+"""Of weights that a checkpoint has beside its masked-LM: parts that many have, for other uses."""
 
 _CURE = "trialese adapts encoders with a masked-LM, such as BERT, RoBERTa, MPNet or ModernBERT"
 
@@ -348,19 +382,35 @@ def load_weights(
                 **options,
             )
         except Exception as error:  # safetensors and shape errors share no parent
-            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-            raise ArtifactError(f"{folder}: weights cannot be loaded ({reason})") from error
+            raise ArtifactError(
+                f"{folder}: weights cannot be loaded ({first_line(error)}); fetch them again"
+            ) from error
     for name, *shapes in sorted(report.get("mismatched_keys") or ()):
         held, needed = ("x".join(map(str, shape)) for shape in shapes)
         raise ArtifactError(
             f"{folder}: {name} is {held}, but config.json needs {needed}; fetch or fit it again"
+        )
+    surplus = frozenset(report["unexpected_keys"])
+    deeper = sorted(name for name in surplus if _A_LAYER.search(name))
+    if deeper:
+        raise ArtifactError(
+            f"{folder}: the weights have {deeper[0]}, which the model of config.json has not; "
+            "fetch both from one place"
         )
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ArtifactError(
                 f"{folder}: {name} holds numbers that are not finite; make it again"
             )
-    return model, frozenset(report["missing_keys"]), frozenset(report["unexpected_keys"])
+    return model, frozenset(report["missing_keys"]), surplus
+
+
+_A_LAYER = re.compile(r"(^|[._])(layers?|albert_layers|h|blocks?)\.\d+\.")
+
+
+def first_line(error: Exception) -> str:
+    """What the error says in its first line; the name of its kind if it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def refuse_pickle(folder: Path, *, stem: str = "model", pickled: str = "pytorch_model") -> None:
@@ -373,9 +423,9 @@ def refuse_pickle(folder: Path, *, stem: str = "model", pickled: str = "pytorch_
     if any(folder.glob(f"{stem}*.safetensors")) or not found:
         return  # a folder without any weights is told by whoever loads it
     program = (
-        "import torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() for k, v in "
-        f"torch.load('{found[0].name}', weights_only=True).items()}}, "
-        f"'{found[0].stem.replace(pickled, stem)}.safetensors', {{'format': 'pt'}})"
+        "import glob, torch, safetensors.torch as s; s.save_file({k: v.clone().contiguous() "
+        f"for f in glob.glob('{pickled}*.bin') for k, v in torch.load(f, weights_only=True)"
+        f".items()}}, '{stem}.safetensors', {{'format': 'pt'}})"
     )
     raise ArtifactError(
         f"{folder}: the weights are a pickle ({found[0].name}), which trialese never opens; "
@@ -383,26 +433,41 @@ def refuse_pickle(folder: Path, *, stem: str = "model", pickled: str = "pytorch_
     )
 
 
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The fast tokenizer in `folder`, untruncated and unpadded; see `load_tokenizer`."""
+def read_tokenizer(folder: Path, *, masks: bool = True) -> PreTrainedTokenizerFast:
+    """The fast tokenizer in `folder`, untruncated and unpadded; see `load_tokenizer`.
+
+    Without `masks` it need not know a mask token: a classifier never sees one.
+
+    Raises:
+        ArtifactError: none there, a slow one, or one without a token that is needed.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # transformers raises whatever its parsers do
         raise ArtifactError(
-            f"{folder}: no usable tokenizer; set pretrain.backbone.tokenizer to one that fits"
+            f"{folder}: no usable tokenizer ({first_line(error)}); put the model's own beside "
+            "the weights, or set pretrain.backbone.tokenizer to it"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ArtifactError(f"{folder}: no fast tokenizer (tokenizer.json or vocab.txt) here")
+        raise ArtifactError(
+            f"{folder}: a slow tokenizer ({type(tokenizer).__name__}), which is not used; put a "
+            "tokenizer.json beside the weights, or set pretrain.backbone.tokenizer to a fast one"
+        )
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         # without its files, transformers silently makes a tokenizer of special tokens only
         raise ArtifactError(
             f"{folder}: no vocabulary here (tokenizer.json or vocab.txt); "
             "set pretrain.backbone.tokenizer to where it is"
         )
-    if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
-        raise ArtifactError(f"{folder}: the tokenizer lacks [MASK] or [PAD]; choose another")
+    needed = {"mask": tokenizer.mask_token_id if masks else 0, "padding": tokenizer.pad_token_id}
+    lacking = [role for role, token in needed.items() if token is None]
+    if lacking:
+        raise ArtifactError(
+            f"{folder}: the tokenizer has no {' and no '.join(lacking)} token; name it in "
+            "tokenizer_config.json, or choose another model"
+        )
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer

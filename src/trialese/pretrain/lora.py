@@ -7,20 +7,23 @@ gradient is made for frozen weights. On CPU the frozen weight may be packed once
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from trialese.errors import ArtifactError, RecipeError
-from trialese.pretrain.backbone import family_of, head_modules, refuse_pickle
+from trialese.pretrain.backbone import family_of, first_line, head_modules, refuse_pickle, unwrapped
 from trialese.settings import LoraSettings
 
 if TYPE_CHECKING:  # a second to import, which who only predicts need not wait
@@ -39,6 +42,9 @@ __all__ = [
     "seeded_dropout",
     "target_pattern",
 ]
+
+
+logger = logging.getLogger(__name__)
 
 
 def attach_lora(
@@ -132,17 +138,57 @@ def load_lora(model: Any, folder: Path) -> PeftModel:
     Raises:
         ArtifactError: no adapter there, or one that does not fit the model.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     if not (folder / "adapter_config.json").is_file():
-        raise ArtifactError(f"{folder}: no adapter_config.json, so this is no adapter folder")
+        inside = folder / "adapter"
+        cure = "give the folder that holds it"
+        if (inside / "adapter_config.json").is_file():
+            cure = f"give {inside}"
+        raise ArtifactError(f"{folder}: no adapter_config.json, so this is no adapter; {cure}")
     refuse_pickle(folder, stem="adapter_model", pickled="adapter_model")
     try:
-        with _quiet_peft():
-            return PeftModel.from_pretrained(model, folder)
+        held = _shapes_in(folder / "adapter_model.safetensors")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is missing or misshapen is told below
+            fitted = PeftModel.from_pretrained(model, folder, ignore_mismatched_sizes=True)
+        own = get_peft_model_state_dict(fitted, save_embedding_layers=False)
+    except ValueError as error:
+        reason = first_line(error)
+        if "target" in reason.casefold():
+            reason = f"it adapts layers that a {unwrapped(model).config.model_type} model has not"
+        raise _unfit(folder, reason) from error
     except Exception as error:  # peft raises whatever its parsers and torch do
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArtifactError(f"{folder}: the adapter does not fit this model ({reason})") from error
+        raise _unfit(folder, first_line(error)) from error
+    needed = {name: tuple(value.shape) for name, value in own.items()}
+    heads = {name for name in held.keys() - needed.keys() if "lora_" not in name}
+    for name in sorted((held.keys() | needed.keys()) - heads):  # peft passes over what is unfit
+        if held.get(name) != needed.get(name):
+            found, wanted = (_size(shapes.get(name)) for shapes in (held, needed))
+            raise _unfit(folder, f"{name} is {found}; the model needs {wanted}")
+    if heads:  # such as the classifier of an adapter that was fitted for one
+        logger.info("%s: left aside, of no part of the model: %s", folder, ", ".join(sorted(heads)))
+    return fitted
+
+
+def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(file, "pt") as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+
+
+def _size(shape: tuple[int, ...] | None) -> str:
+    return "none" if shape is None else "x".join(map(str, shape))
+
+
+def _unfit(folder: Path, reason: str) -> ArtifactError:
+    """The error of an adapter that was made for another model."""
+    made_for = ""
+    with suppress(OSError, ValueError):
+        made_for = json.loads((folder / "adapter_config.json").read_bytes()).get(
+            "base_model_name_or_path", ""
+        )
+    cure = f"give {made_for}, for which it was made" if made_for else "give its own model"
+    return ArtifactError(f"{folder}: the adapter does not fit this model ({reason}); {cure}")
 
 
 @contextmanager

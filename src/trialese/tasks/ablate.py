@@ -12,6 +12,7 @@ import numpy as np
 
 from trialese.artifacts import digest_of, write_artifact
 from trialese.errors import RecipeError, suggest
+from trialese.hub import locate_model
 from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
 from trialese.records import Example, Predictions, Snapshot, Split
@@ -47,7 +48,7 @@ _Predict = Callable[[Sequence[str]], "NDArray[np.float64]"]
 
 def ablate_sex(
     snapshot: Snapshot,
-    model: Path | None,
+    model: str | Path | None,
     settings: TasksSettings,
     path: Path,
     *,
@@ -56,7 +57,7 @@ def ablate_sex(
 ) -> list[Path]:
     """Folders under `path`, one a variant and one a rival, each with predictions to be judged.
 
-    `model` is the folder of a masked-LM; None: TF-IDF with logistic regression. Trials that say
+    `model` is what `hub.locate_model` takes; None: TF-IDF with logistic regression. Trials that say
     nothing in a variant stay, with an empty text, so that all variants score the same rows.
 
     Raises:
@@ -71,6 +72,7 @@ def ablate_sex(
         )
     if settings.sex.labelled is not None:
         raise RecipeError("tasks.sex.labelled: an ablation renders trials anew; give a snapshot")
+    model = None if model is None else locate_model(model)
     full = build_examples("sex", settings, snapshot)
     section = describe_section(settings.sex, is_model=True)
     made = []

@@ -34,7 +34,7 @@ Baseline = Callable[[Sequence[str]], "NDArray[np.float64]"]
 """Texts in, probabilities (texts, labels) out."""
 
 
-def check_system(task: str, system: str, model: Path | None) -> None:
+def check_system(task: str, system: str, model: str | Path | None) -> None:
     """Refuse a baseline with a model, and any other system without one.
 
     Raises:

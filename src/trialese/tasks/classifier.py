@@ -22,10 +22,12 @@ from torch import Tensor
 
 from trialese.errors import ArtifactError
 from trialese.pretrain.backbone import (
+    check_vocabulary,
     family_of,
     load_weights,
     quiet_transformers,
     read_config,
+    read_tokenizer,
 )
 from trialese.pretrain.compute import choose_compute
 from trialese.pretrain.encoder import Encoder
@@ -55,6 +57,7 @@ __all__ = [
     "FirstTokenLogits",
     "Preprocessing",
     "fast_forward",
+    "labels_layer",
     "load_masked_lm",
     "reads_first_token",
 ]
@@ -280,6 +283,21 @@ class Classifier(LabelsTexts):
         )
 
 
+def labels_layer(model: Any) -> tuple[str, torch.nn.Linear]:
+    """Name and module of the linear layer of a sequence classifier that scores the labels."""
+    own = [
+        (name, module)
+        for name, module in model.named_modules()
+        if not name.startswith(f"{model.base_model_prefix}.")
+        and isinstance(module, torch.nn.Linear)
+    ]
+    return own[-1]
+
+
+def _of_encoder(name: str, prefix: str) -> bool:
+    return name.startswith(f"{prefix}.") and ".pooler." not in name
+
+
 _DROPPED = ("hidden_dropout_prob", "dropout", "mlp_dropout", "embedding_dropout")
 _DROPPED_HEAD = ("classifier_dropout", "seq_classif_dropout")
 _DROPPED_ATTENTION = ("attention_probs_dropout_prob", "attention_dropout")
@@ -312,11 +330,9 @@ def load_masked_lm(
         problem_type=_PROBLEM_TYPES[task.kind],
         **options,
     )
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # transformers and tokenizers raise whatever they do
-        first = str(error).strip().splitlines()[0]
-        raise ArtifactError(f"{folder}: cannot make a classifier of it ({first})") from error
+    torn = sorted(name for name in missing if _of_encoder(name, model.base_model_prefix))
+    if torn:  # they would be drawn at random
+        raise ArtifactError(f"{folder}: the encoder is incomplete ({torn[0]}); fetch it again")
+    tokenizer = read_tokenizer(folder, masks=False)
+    check_vocabulary(tokenizer, model, folder)
     return model, tokenizer, sorted(missing)

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from trialese.artifacts import Draft, digest_of, digest_of_folder, write_artifact
+from trialese.hub import locate_model, named_model
 from trialese.parallel import count_threads
 from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
@@ -94,19 +95,20 @@ def finetune(
     """The manifest of the classifier artifact at `path`: one system of the task called `name`.
 
     It holds `predictions.parquet`, tune and test of every seed and fold, and for a language
-    model (`model` is the folder of a masked-LM) `model/`: the classifier of the first seed and
-    fold; for `tfidf`, `model/` is fitted on all texts. Baselines know no seed; theirs are fitted
-    once a fold and stand under every seed. All systems get the same examples and folds from the
-    same settings.
+    model (`model` is what `hub.locate_model` takes) `model/`: the classifier of the first seed
+    and fold; for `tfidf`, `model/` is fitted on all texts. Baselines know no seed; theirs are
+    fitted once a fold and stand under every seed. All systems get the same examples and folds from
+    the same settings.
 
     Raises:
         RecipeError: no such task or baseline, a model missing or one too many.
         RecordError: examples that cannot be understood, or too few.
         ArtifactError: no usable model, or the disk refused.
     """
-    path, model = Path(path), None if model is None else Path(model)
+    path = Path(path)
     definition = define_task(name, settings)
     check_system(name, system, model)
+    given, model = model, None if model is None else locate_model(model)
     section = definition.section
     found = build_examples(name, settings, snapshot)
     silver = None
@@ -126,7 +128,7 @@ def finetune(
         draft.notes["synthetic"] = bool(trials and trials.manifest.notes.get("synthetic"))
         draft.notes["threads"] = count_threads()
         if model is not None:
-            draft.notes["masked_lm"] = origin_of(model)
+            draft.notes["masked_lm"] = origin_of(model) or named_model(given)
         if silver is not None:
             draft.notes["silver"] = {"texts": len(silver.examples), "left_out": silver.left_out}
         runs = _runs(definition, found, system, model, silver, settings, inputs, draft, progress)

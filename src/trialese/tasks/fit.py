@@ -28,6 +28,7 @@ from trialese.settings import FinetuneSettings
 from trialese.tasks.classifier import (
     Classifier,
     Preprocessing,
+    labels_layer,
     load_masked_lm,
     reads_first_token,
 )
@@ -316,12 +317,7 @@ def _start_from_label_words(classifier: Classifier) -> None:
     """Set each label's output weights to the direction in which the words of its name lie."""
     words = [label.replace("_", " ").lower() for label in classifier.task.labels]
     model = classifier.model.eval()
-    own = (
-        module
-        for name, module in model.named_modules()
-        if not name.startswith(f"{model.base_model_prefix}.")
-    )
-    last = [each for each in own if isinstance(each, torch.nn.Linear)][-1]
+    _, last = labels_layer(model)
     seen: list[Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():

@@ -188,11 +188,17 @@ def encode_states(
     """
     import torch
 
-    from trialese.pretrain.backbone import load_masked_lm, read_tokenizer
+    from trialese.pretrain.backbone import (
+        check_vocabulary,
+        load_masked_lm,
+        longest_text,
+        read_tokenizer,
+    )
 
-    model = load_masked_lm(folder)[0].base_model.eval()
+    whole = load_masked_lm(folder)[0]
     tokenizer = read_tokenizer(folder)
-    limit = min(max_tokens, getattr(model.config, "max_position_embeddings", max_tokens))
+    check_vocabulary(tokenizer, whole, folder)
+    limit, model = min(max_tokens, longest_text(whole)), whole.base_model.eval()
     encoded = [tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
     states: NDArray[np.float32] = np.zeros((len(texts), model.config.hidden_size), np.float32)
     done = 0

@@ -36,13 +36,14 @@ from numpy.typing import NDArray
 from trialese.artifacts import digest_of, write_artifact
 from trialese.corpus.dedup import normalise
 from trialese.errors import RecipeError
+from trialese.hub import locate_model
 from trialese.predictions import save_predictions
-from trialese.pretrain.backbone import quiet_transformers
+from trialese.pretrain.backbone import longest_text, quiet_transformers
 from trialese.progress import Progress, silent
 from trialese.records import Example, Manifest, Snapshot, Split, Task
 from trialese.settings import TasksSettings
 from trialese.tasks.baselines import check_system, fit_baseline
-from trialese.tasks.classifier import Classifier, Preprocessing, load_masked_lm
+from trialese.tasks.classifier import Classifier, Preprocessing, labels_layer, load_masked_lm
 from trialese.tasks.finetune import digest_of_model
 from trialese.tasks.folds import as_predictions, build_examples, define_task
 from trialese.tasks.task import encode_labels
@@ -171,8 +172,9 @@ def _arguments(folder: Path, how: PublishedFit, seed: int) -> transformers.Train
 
 def _new_classifier(task: Task, folder: Path, max_tokens: int) -> Classifier:
     model, tokenizer, _ = load_masked_lm(task, folder)
-    model.classifier = two_layer_head(model.config.hidden_size, len(task.labels))
-    limit = min(max_tokens, model.config.max_position_embeddings)
+    place, last = labels_layer(model)
+    model.set_submodule(place, two_layer_head(last.in_features, len(task.labels)))
+    limit = min(max_tokens, longest_text(model))
     return Classifier(task, model, tokenizer, Preprocessing(max_tokens=limit, cleaning="none"))
 
 
@@ -279,9 +281,10 @@ def finetune_published(
         RecordError: examples that cannot be understood, or too few.
         ArtifactError: no usable model, or the disk refused.
     """
-    path, model = Path(path), None if model is None else Path(model)
+    path = Path(path)
     define_task(name, settings)  # a wrong name is told first
     check_system(name, system, model)
+    model = None if model is None else locate_model(model)
     found = build_examples(name, settings, snapshot)
     fitted, held, scored = divide_published(found.task.name, found.examples)
     inputs = {"examples": found.digest}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from trialese.artifacts import MANIFEST_NAME, digest_of_folder, read_manifest, verify_owner
 from trialese.errors import ArtifactError, RecordError
+from trialese.hub import check_folder
 from trialese.parallel import count_cores
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
@@ -149,22 +150,9 @@ def check_masked_lm(folder: Path) -> None:
     """Refuse a folder that cannot be a masked-LM to start from.
 
     Raises:
-        ArtifactError: no configuration of a model there.
+        ArtifactError: no configuration of a model there, or altered files.
     """
-    if not (folder / "config.json").is_file():
-        cure = "give a masked-LM folder"
-        for inside in (folder / "model", folder.parent / "model"):
-            if (inside / "config.json").is_file():
-                cure = f"give {inside}"
-                break
-        what = "no model here (no config.json)"
-        if (folder / MANIFEST_NAME).is_file():
-            what = f"this is a {read_manifest(folder).kind}, but a masked-LM is needed"
-        elif (folder / "adapter_config.json").is_file():
-            what = "these are the weights of an adapter alone"
-        elif not folder.exists():
-            what = "no such folder"
-        raise ArtifactError(f"{folder}: {what}; {cure}")
+    check_folder(folder)
     verify_owner(folder)
 
 
