@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo models test test-slow lint types clean
 
 demo: $(STAMP)
 	$(BIN)/trialese run recipes/quickstart.toml
@@ -14,6 +14,11 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# One thread: a sum in another order has other last digits. Remove runs/models to begin anew.
+models: $(STAMP)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python \
+		-m trialese.pipeline.shipping recipes/models.toml runs/models src/trialese/shipped
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -351,6 +351,8 @@ class FinetuneSettings(Section, frozen=True, kw_only=True):
     average_last: int = 0
     """Average the weights of the last so many epochs and keep no best one; 0: keep the best."""
     precision: Precision = "auto"
+    final_fit: bool | None = None
+    """After the folds one fit on all texts, for use; None: where more than one fold is run."""
 
 
 class SilverSettings(Section, frozen=True, kw_only=True):
@@ -410,6 +412,8 @@ class TaskSettings(Section, frozen=True, kw_only=True):
     split_seed: int = 7
     """Which cluster is in which fold; the same for every system and every seed of the weights."""
     seeds: tuple[int, ...] = (1,)
+    calibration: Literal["labels", "temperature", "none"] = "labels"
+    """What makes scores chances, fitted on tune: a line a label, one for all (`temperature.py`)."""
     finetune: FinetuneSettings = FinetuneSettings()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -33,6 +34,7 @@ from trialese.tasks.classifier import (
 from trialese.tasks.fit import fit_classifier
 from trialese.tasks.scorer import encode_texts, length_sorted_batches
 from trialese.tasks.task import encode_labels
+from trialese.temperature import Calibration, calibrate
 
 IDS = [[2, 9, 10, 11, 3], [2, 12, 3], [2, 30, 31, 32, 33, 34, 3]]
 
@@ -157,6 +159,45 @@ def test_one_label_scores_sum_to_one(tiny_backbone: Path) -> None:
 
 def test_no_text_gives_no_row(fitted: Classifier) -> None:
     assert fitted.predict_proba([]).shape == (0, 3)
+
+
+CALIBRATION = Calibration(
+    slopes=(0.5, 2.0, 1.0), offsets=(0.2, -1.0, 0.0), temperature=1.0, pull=1.0, rows=60,
+    loss=(1.0, 0.5),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", [*FAMILIES])
+def test_a_calibration_is_in_the_weights_for_whoever_loads_them(
+    family: str, toy_task: Task, tmp_path: Path
+) -> None:
+    save_family(tmp_path / "backbone", family)
+    model, tokenizer, _ = load_masked_lm(toy_task, tmp_path / "backbone")
+    classifier = Classifier(toy_task, model.eval(), tokenizer, Preprocessing(max_tokens=32))
+    texts = ["slow accrual", "lack of funding from the sponsor"]
+    before = classifier.predict_proba(texts)
+    classifier.take_calibration(CALIBRATION)
+    wanted = calibrate(before, CALIBRATION, kind="multilabel")
+    np.testing.assert_allclose(classifier.predict_proba(texts), wanted, atol=1e-5)
+    classifier.save_pretrained(tmp_path / "out")
+    again = Classifier.from_pretrained(tmp_path / "out")
+    np.testing.assert_allclose(again.predict_proba(texts), wanted, atol=1e-5)
+    assert again.calibration == msgspec.structs.replace(CALIBRATION, in_weights=True)
+    stock = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    encoded = again.pad(again.encode(texts), torch.device("cpu"))
+    with torch.no_grad():
+        theirs = torch.sigmoid(stock.eval()(**encoded).logits).numpy()
+    np.testing.assert_allclose(theirs, wanted, atol=1e-5)
+
+
+def test_a_calibration_of_another_number_of_labels_is_refused(
+    toy_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(toy_folder, tmp_path / "odd")
+    odd = msgspec.structs.replace(CALIBRATION, slopes=(1.0,))
+    (tmp_path / "odd" / "calibration.json").write_bytes(msgspec.json.encode(odd))
+    with pytest.raises(ArtifactError, match=r"calibration.json is of another number of labels"):
+        Classifier.from_pretrained(tmp_path / "odd")
 
 
 def test_training_and_use_clean_alike(fitted: Classifier) -> None:

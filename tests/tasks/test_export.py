@@ -19,6 +19,7 @@ from trialese.tasks.classifier import Classifier, Preprocessing, load_masked_lm
 from trialese.tasks.explain import explain
 from trialese.tasks.export import export_classifier
 from trialese.tasks.predict import load_scorer
+from trialese.temperature import Calibration, calibrate
 
 from .conftest import toy_examples
 
@@ -60,6 +61,26 @@ def test_the_graph_scores_as_torch_does_padded_or_alone(
     assert notes["classifier"] == toy_classifier.digest
     with pytest.raises(RecordError, match="exported classifier cannot be explained"):
         explain(scorer, "x")
+
+
+def test_an_exported_classifier_gives_the_calibrated_chances(
+    toy_classifier: Classifier, toy_folder: Path, tmp_path: Path
+) -> None:
+    classifier = Classifier.from_pretrained(toy_folder)
+    line = Calibration(
+        slopes=(0.4, 0.5, 0.6), offsets=(-1.0, 0.0, 1.0), temperature=2.0, pull=None, rows=60,
+        loss=(1.0, 0.5),
+    )  # fmt: skip
+    classifier.take_calibration(line)
+    classifier.save_pretrained(tmp_path / "calibrated")
+    export_classifier(tmp_path / "calibrated", "onnx", tmp_path / "graph")
+    scorer = load_scorer(tmp_path / "graph")
+    wanted = calibrate(toy_classifier.predict_proba(TEXTS), line, kind="multilabel")
+    np.testing.assert_allclose(scorer.predict_proba(TEXTS), wanted, atol=1e-5)
+    assert scorer.calibration is not None and scorer.calibration.in_weights
+    np.testing.assert_allclose(
+        explain(classifier, TEXTS[0]).probability, wanted[0].max(), atol=1e-5
+    )
 
 
 def test_the_folder_runs_where_torch_cannot_be_imported(

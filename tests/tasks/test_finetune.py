@@ -26,7 +26,8 @@ from trialese.tasks.classifier import Classifier
 from trialese.tasks.finetune import average_weights, finetune, score_held
 from trialese.tasks.fit import fit_classifier
 from trialese.tasks.folds import build_examples, inner_rounds
-from trialese.thresholds import choose_thresholds
+from trialese.temperature import log_loss
+from trialese.thresholds import choose_thresholds, shrunk_cuts
 from trialese.verdict.judge import judge
 
 
@@ -160,15 +161,67 @@ def test_trained_on_holds_train_and_for_test_tune_too(
         assert tune.trained_on == test.trained_on - set(tune.clusters)
 
 
-def test_the_saved_classifier_is_that_of_the_first_round(artifacts: dict[str, Path]) -> None:
-    classifier = Classifier.from_pretrained(artifacts["base"])
-    run = by_round(artifacts["base"])[1, 0, "tune"]
-    assert classifier.thresholds is not None
-    assert classifier.thresholds.values == pytest.approx(
-        choose_thresholds(run, VerdictSettings()).values
+def test_the_saved_classifier_is_fitted_on_everything_and_says_so(
+    artifacts: dict[str, Path], recipe: TasksSettings, tiny_backbone: Path, tmp_path: Path
+) -> None:
+    manifest = read_manifest(artifacts["base"])
+    assert manifest.notes["model"] == (
+        "fitted on all 72 texts; the scores are of 2 other fits, which left some of them out"
     )
+    assert "the 72 texts of a.tsv" in manifest.notes["must_not_be_tested_on"]
+    fits = [(fit["fold"], fit["seed"]) for fit in manifest.notes["fits"]]
+    assert fits == [(0, 1), (0, 2), (1, 1), (1, 2), (-1, 1)]
+    final = Classifier.from_pretrained(artifacts["base"])
+    runs = by_round(artifacts["base"])
+    assert final.thresholds is not None
+    pooled = np.concatenate([runs[1, fold, "tune"].scores for fold in (0, 1)])
+    truth = np.concatenate([runs[1, fold, "tune"].truth for fold in (0, 1)])
+    assert final.thresholds.values == pytest.approx(shrunk_cuts(pooled, truth, shrinkage=10.0))
+    section = msgspec.structs.replace(
+        recipe.stop_reasons, finetune=msgspec.structs.replace(FITTING, final_fit=False)
+    )
+    changed = msgspec.structs.replace(recipe, stop_reasons=section)
+    one = finetune(
+        "stop-reasons", "base", model=tiny_backbone, settings=changed, path=tmp_path / "one"
+    )
+    assert one.notes["model"] == (
+        "of fold 0, seed 1, fitted without the test texts of fold 0; "
+        "the scores are of folds 0 to 1 together"
+    )
+    first = Classifier.from_pretrained(tmp_path / "one")
+    again = by_round(tmp_path / "one")
+    assert first.thresholds is not None
+    assert first.thresholds.values == pytest.approx(
+        choose_thresholds(again[1, 0, "tune"], VerdictSettings()).values
+    )
+    for key, run in runs.items():  # the folds do not know of the final fit
+        np.testing.assert_array_equal(run.scores, again[key].scores)
     with pytest.raises(ArtifactError, match=r"load it with trialese.LinearClassifier"):
         Classifier.from_pretrained(artifacts["tfidf"])
+
+
+def test_with_inner_folds_the_final_fit_is_made_as_the_judged_ones_are(
+    recipe: TasksSettings, tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trialese.temperature._FEWEST", 10)
+    section = msgspec.structs.replace(
+        recipe.stop_reasons,
+        inner_folds=2,
+        seeds=(1,),
+        finetune=msgspec.structs.replace(FITTING, average_last=1),
+    )
+    changed = msgspec.structs.replace(recipe, stop_reasons=section)
+    path = tmp_path / "base"
+    made = finetune("stop-reasons", "base", model=tiny_backbone, settings=changed, path=path)
+    assert [fit["fold"] for fit in made.notes["fits"]] == [0, 0, 1, 1, -1, -1]
+    final = Classifier.from_pretrained(path)
+    assert final.calibration is not None and final.calibration.in_weights
+    assert final.calibration.rows == 72, "every text by the member that had not seen it"
+    tune = by_round(path)[1, 0, "tune"]
+    assert log_loss(tune.scores, tune.truth, kind="multilabel") < 17 * np.log(2) / 2
+    judge_classifiers([path], VerdictSettings(resamples=100), tmp_path / "verdict")
+    card = (tmp_path / "verdict/cards/stop-reasons-base/README.md").read_text()
+    assert "fitted on all 72 texts" in card and "Must not be tested on" in card
 
 
 def test_a_verdict_can_be_judged_from_the_files(artifacts: dict[str, Path]) -> None:
@@ -188,7 +241,7 @@ def test_manifests_tell_what_went_in_and_what_lacks(artifacts: dict[str, Path]) 
     verify_files(artifacts["base"])
     assert manifest.counts["examples"] == 72
     assert set(manifest.inputs) == {"examples", "model"}
-    assert [fit["seed"] for fit in manifest.notes["fits"]] == [1, 2, 1, 2]
+    assert [fit["seed"] for fit in manifest.notes["fits"]] == [1, 2, 1, 2, 1]
     assert "Success" in manifest.notes["labels_without_examples"]["fold 0, test"]
     prior = read_manifest(artifacts["prior"], kind="classifier")
     assert prior.inputs["examples"] == manifest.inputs["examples"]

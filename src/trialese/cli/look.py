@@ -14,6 +14,7 @@ from trialese.cli.terminal import (
     MASKED_LM,
     ForceOption,
     JsonOption,
+    ModelSizeOption,
     OutOption,
     RecipeOption,
     SetOption,
@@ -194,7 +195,8 @@ def staleness(
 
 
 def check_dropin(
-    model: Annotated[Path, typer.Argument(help="Classifier folder.")], as_json: JsonOption = False
+    model: Annotated[Path, typer.Argument(help="Classifier folder, or a name that ships.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Check that Open Targets' pipeline could use a stop-reasons classifier as it is."""
     from trialese.tasks.opentargets import check_dropin as check
@@ -318,7 +320,7 @@ def ablate(
 
 
 def agree(
-    classifier: Annotated[Path, typer.Argument(help="Classifier folder.")],
+    classifier: Annotated[Path, typer.Argument(help="Classifier folder, or a name that ships.")],
     table: Annotated[Path, typer.Argument(help="Texts with somebody else's labels.")],
     column: Annotated[str, typer.Option(help="The column of those labels.")] = "prediction",
     text_column: Annotated[
@@ -334,6 +336,7 @@ def agree(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="TSV file for every disagreement.")
     ] = None,
+    model_size: ModelSizeOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -342,13 +345,14 @@ def agree(
     from trialese.tasks.agreement import compare_labels, write_disagreements
     from trialese.tasks.formats import beginning
     from trialese.tasks.predict import load_scorer
+    from trialese.tasks.scorer import find_classifier
 
     if out:
         with replacing_anything(force):
             refuse_file(out, ours=lambda begins: begins.startswith(b"id\trows\t"), inputs=[table])
     with watch() as progress:
         found = compare_labels(
-            load_scorer(classifier),
+            load_scorer(find_classifier(classifier, model_size)),
             table,
             column,
             text_column=text_column,
@@ -384,18 +388,22 @@ def agree(
 
 
 def check_behaviour(
-    classifier: Annotated[Path, typer.Argument(help="Classifier folder, or an exported one.")],
+    classifier: Annotated[
+        Path, typer.Argument(help="Classifier folder, an exported one, or a name that ships.")
+    ],
     tests: Annotated[
         Path | None,
         typer.Option(help="Table of group, text, must, must_not, beside the shipped tests."),
     ] = None,
+    model_size: ModelSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Test a classifier on short texts whose labels every reader would agree on."""
     from trialese.tasks.behaviour import check_behaviour, read_behaviour_tests, shipped_tests
     from trialese.tasks.predict import load_scorer
+    from trialese.tasks.scorer import find_classifier
 
-    scorer = load_scorer(classifier)
+    scorer = load_scorer(find_classifier(classifier, model_size))
     own = read_behaviour_tests(tests, scorer.task) if tests else ()
     with watch() as progress:
         report = check_behaviour(scorer, (*shipped_tests(scorer.task), *own), progress=progress)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated, Any, Literal, TextIO, cast
 
 import msgspec
 import typer
@@ -22,6 +22,7 @@ __all__ = [
     "MASKED_LM",
     "ForceOption",
     "JsonOption",
+    "ModelSizeOption",
     "OutOption",
     "RecipeOption",
     "SetOption",
@@ -176,6 +177,12 @@ SetOption = Annotated[
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace whatever stands at OUT, an input or a stranger's.")
+]
+ModelSizeOption = Annotated[
+    Literal["small", "large"] | None,
+    typer.Option(
+        help="Of a classifier that ships; without it, the large one where torch is installed."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable lines on stdout.")]
 

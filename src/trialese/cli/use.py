@@ -17,6 +17,7 @@ from trialese.cli.look import print_artifact
 from trialese.cli.terminal import (
     ForceOption,
     JsonOption,
+    ModelSizeOption,
     OutOption,
     RecipeOption,
     SetOption,
@@ -38,7 +39,10 @@ _Inputs = Annotated[
     list[str],
     typer.Argument(metavar="TEXT... | - | FILE", help="Texts, stdin, a file or a snapshot."),
 ]
-_Model = Annotated[Path, typer.Argument(help="Classifier folder, or an exported one.")]
+_Model = Annotated[
+    Path,
+    typer.Argument(help="Classifier folder, or stop-reasons or sex, which ship with trialese."),
+]
 _Precision = Annotated[
     Precision,
     typer.Option(
@@ -70,6 +74,7 @@ def predict(
         bool, typer.Option("--all-scores", help="Print every label with its probability.")
     ] = False,
     precision: _Precision = "fp32",
+    model_size: ModelSizeOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,7 +86,9 @@ def predict(
     from trialese.artifacts import replacing_anything
     from trialese.tasks.formats import AskedColumns, person_line
     from trialese.tasks.predict import exists, predict_inputs, stream_inputs
+    from trialese.tasks.scorer import find_classifier
 
+    model = find_classifier(model, model_size)
     columns = AskedColumns(column, id_column)
     if (top or all_scores) and (out is not None or format_name is not None):
         raise typer.BadParameter("--top and --all-scores go with lines; a file holds all scores")
@@ -194,18 +201,20 @@ def _predict_file(
 
 
 def explain(
-    model: Annotated[Path, typer.Argument(help="Classifier folder.")],
+    model: _Model,
     text: Annotated[str, typer.Argument(help="The text to be explained.")],
     label: Annotated[
         str | None, typer.Option(help="Without it, the label with the highest probability.")
     ] = None,
+    model_size: ModelSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """A text -> the words that carried a label, with weights in log-odds."""
     from trialese.tasks.explain import explain as explain_text
     from trialese.tasks.predict import load_scorer
+    from trialese.tasks.scorer import find_classifier
 
-    found = explain_text(load_scorer(model), text, label)
+    found = explain_text(load_scorer(find_classifier(model, model_size)), text, label)
     if as_json:
         print_json(found)
         return
@@ -215,7 +224,7 @@ def explain(
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="Classifier folder.")],
+    model: _Model,
     out: OutOption,
     to: Annotated[
         Literal["onnx", "onnx-int8"], typer.Option(help="Full precision, or 8-bit weights.")
@@ -230,14 +239,22 @@ def export(
     """A classifier -> a folder that runs on ONNX Runtime, without torch, parity checked."""
     from trialese.tasks.export import export_classifier
     from trialese.tasks.formats import read_texts
+    from trialese.tasks.scorer import find_classifier
+    from trialese.tasks.shipped import shipped_sizes
 
+    model = find_classifier(model, "large" if "large" in shipped_sizes(str(model)) else None)
     with writing(out, "export", inputs=[model, texts], force=force):
         export_classifier(model, to, out, texts=read_texts(texts, model) if texts else ())
     print_artifact(out, as_json=as_json)
 
 
 def serve(
-    models: Annotated[list[Path], typer.Argument(help="Classifier folders; the first is default.")],
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Classifier folders or names; the first is default. Without any: what ships."
+        ),
+    ] = None,
     snapshot: Annotated[Path | None, typer.Option(help="Trials to look up and search.")] = None,
     verdict: Annotated[Path | None, typer.Option(help="Verdict to show.")] = None,
     labels: Annotated[
@@ -255,10 +272,13 @@ def serve(
     live: Annotated[
         bool, typer.Option("--live", help="Ask ClinicalTrials.gov for trials not in the snapshot.")
     ] = False,
+    model_size: ModelSizeOption = None,
     recipe: RecipeOption = None,
     settings: SetOption = None,
 ) -> None:
     """Classifiers -> a web page and an API, until stopped."""
+    from trialese.tasks.scorer import find_classifier
+    from trialese.tasks.shipped import SHIPPED
     from trialese.web.app import serve as run
     from trialese.web.models import open_served
 
@@ -268,7 +288,8 @@ def serve(
         raise RecipeError("--token: printable ASCII only, and not empty")
     asked = {"serve.host": host, "serve.port": port, "serve.live": live or None}
     section = read_recipe(recipe, settings, asked).serve
-    served = open_served(models, snapshot=snapshot, verdict=verdict, labels=labels, jobs=jobs)
+    folders = [find_classifier(each, model_size) for each in models or map(Path, SHIPPED)]
+    served = open_served(folders, snapshot=snapshot, verdict=verdict, labels=labels, jobs=jobs)
     with watch():
         run(served, section, token=token)
 

@@ -46,6 +46,8 @@ class _Entry:
 
     runs: dict[str, list[Predictions]] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Of each system whose folder can be used, which weights it holds, and what they have seen."""
     silver: dict[str, int] = field(default_factory=dict)
     """Of each system that learnt from another model's labels, from how many texts."""
     groups: Mapping[str, str] = field(default_factory=dict)
@@ -230,10 +232,16 @@ def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
             about.append(f"learnt from {entry.silver[system]:,} texts that a model labelled")
         if any(about):
             entry.models[system] = "; ".join(filter(None, about))
+        entry.weights[system] = {
+            key: manifest.notes[key] for key in _ABOUT_WEIGHTS if key in manifest.notes
+        }
         if way == "published":
             entry.overlap |= _overlap(system, manifest)
         inputs[f"{task}/{system}" + ("/published" if way == "published" else "")] = manifest.digest
     return entries, inputs
+
+
+_ABOUT_WEIGHTS = ("model", "must_not_be_tested_on")
 
 
 def _overlap(system: str, manifest: Manifest) -> dict[str, Any]:
@@ -277,6 +285,7 @@ def _judge(
         about={
             "synthetic": entry.synthetic,
             "models": entry.models,
+            "weights": {name: told for name, told in entry.weights.items() if told},
             "protocol": way,
             **({"silver": entry.silver} if entry.silver else {}),
         },

@@ -289,7 +289,8 @@ def _cost(
 
 
 def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -> PlannedStage:
-    """All seeds and folds of one classifier, should none stop early."""
+    """All seeds and folds of one classifier, should none stop early, and the final fit for use."""
+    from trialese.tasks.finetune import fits_on_everything
     from trialese.tasks.folds import define_task, folds_of
 
     definition = define_task(plan.name.partition("/")[0], recipe.tasks)
@@ -309,6 +310,8 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
         )
 
     costs = [(fits, cost_of(texts * (1 - 1 / section.folds), section.finetune.epochs))]
+    if fits_on_everything(section, is_model=True):
+        costs.append((part_fits, cost_of(texts, section.finetune.epochs)))
     silver = section.silver
     if silver is not None and Path(silver.table).is_file():
         rows, _ = _rows_of(Path(silver.table))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 import transformers
@@ -50,6 +51,7 @@ from trialese.tasks.scorer import (
     score_ids,
     write_description,
 )
+from trialese.temperature import Calibration, calibrate
 from trialese.thresholds import probabilities
 
 __all__ = [
@@ -147,6 +149,8 @@ class Classifier(LabelsTexts):
     """sha256 over the files it was loaded from; "" before it is saved."""
     forward: FirstTokenLogits | None = None
     """The fast forward pass of a finished classifier; None: the model's own."""
+    calibration: Calibration | None = None
+    """What makes its scores chances; None: they are scores."""
 
     @property
     def engine(self) -> str:
@@ -175,7 +179,25 @@ class Classifier(LabelsTexts):
                 batch_tokens=CPU_TOKENS if self.model.device.type == "cpu" else 32 * CPU_TOKENS,
                 progress=progress,
             )
-        return probabilities(logits, self.task.kind)
+        kind = self.task.kind
+        return calibrate(probabilities(logits, kind), self.calibration, kind=kind)
+
+    def take_calibration(self, calibration: Calibration | None) -> None:
+        """Calibrate the scores from now on: in the last layer, so that any program that loads the
+        weights gives chances, or else after it. Once only."""
+        if calibration is None:
+            return
+        _, last = labels_layer(self.model)
+        if last.bias is not None:
+            slopes, offsets = (
+                torch.tensor(each, dtype=last.weight.dtype, device=last.weight.device)
+                for each in (calibration.slopes, calibration.offsets)
+            )
+            with torch.no_grad():
+                last.weight.mul_(slopes[:, None])
+                last.bias.mul_(slopes).add_(offsets)
+            calibration = msgspec.structs.replace(calibration, in_weights=True)
+        self.calibration = calibration
 
     def _logits(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         batch = self.pad(ids, self.model.device)
@@ -215,7 +237,9 @@ class Classifier(LabelsTexts):
             # stock code truncates where this says; training did at `max_tokens`
             self.tokenizer.model_max_length = self.preprocessing.max_tokens
             self.tokenizer.save_pretrained(aside)
-        write_description(aside, self.task, self.preprocessing, self.thresholds, self.preset)
+        write_description(
+            aside, self.task, self.preprocessing, self.thresholds, self.preset, self.calibration
+        )
         if path.exists():
             path.rmdir()
         aside.rename(path)
@@ -280,6 +304,7 @@ class Classifier(LabelsTexts):
             preset=known.preset,
             digest=known.digest,
             forward=fast_forward(model, precision),
+            calibration=known.calibration,
         )
 
 

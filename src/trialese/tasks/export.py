@@ -86,6 +86,7 @@ def export_classifier(
             classifier.preprocessing,
             classifier.thresholds,
             classifier.preset,
+            classifier.calibration,
         )
         graph = folder / ONNX_NAME
         write_graph(classifier, graph)

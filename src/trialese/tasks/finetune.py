@@ -13,6 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from trialese.parallel import count_threads
 from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
 from trialese.records import Example, Manifest, Predictions, Snapshot, Split, Task, Thresholds
-from trialese.settings import FinetuneSettings, TasksSettings
+from trialese.settings import FinetuneSettings, TaskSettings, TasksSettings
 from trialese.tasks.baselines import Baseline, check_system, fit_baseline
 from trialese.tasks.folds import (
     ExampleSet,
@@ -37,11 +38,13 @@ from trialese.tasks.folds import (
     describe_section,
     divide,
     folds_of,
+    inner_rounds,
 )
 from trialese.tasks.labelled import Silver, silver_examples
 from trialese.tasks.linear import LinearClassifier, Regularisation, fit_linear
 from trialese.tasks.scorer import check_masked_lm, origin_of
-from trialese.tasks.task import TaskDefinition, sentence_examples
+from trialese.tasks.task import TaskDefinition, encode_labels, sentence_examples
+from trialese.temperature import Calibration, calibrate, fit_calibration
 from trialese.thresholds import shrunk_cuts
 
 if TYPE_CHECKING:
@@ -49,9 +52,19 @@ if TYPE_CHECKING:
 
     from trialese.tasks.classifier import Classifier
 
-__all__ = ["SilverStart", "average_weights", "digest_of_model", "finetune", "score_held"]
+__all__ = [
+    "SilverStart",
+    "average_weights",
+    "digest_of_model",
+    "finetune",
+    "fits_on_everything",
+    "score_held",
+]
 
 logger = logging.getLogger(__name__)
+
+FINAL = -1
+"""In the log of fits, the fold of those on everything."""
 
 
 def score_held(
@@ -94,11 +107,12 @@ def finetune(
 ) -> Manifest:
     """The manifest of the classifier artifact at `path`: one system of the task called `name`.
 
-    It holds `predictions.parquet`, tune and test of every seed and fold, and for a language
-    model (`model` is what `hub.locate_model` takes) `model/`: the classifier of the first seed
-    and fold; for `tfidf`, `model/` is fitted on all texts. Baselines know no seed; theirs are
-    fitted once a fold and stand under every seed. All systems get the same examples and folds from
-    the same settings.
+    It holds `predictions.parquet`, tune and test of every seed and fold, and for `tfidf` and for a
+    language model (`model` is what `hub.locate_model` takes) `model/`: the classifier to use,
+    fitted on all texts but given test ones, its calibration and cut-offs from scores of texts by
+    fits that had not seen them; or the first fold's (see `FinetuneSettings.final_fit`). Baselines
+    know no seed; theirs are fitted once a fold and stand under every seed. All systems get the same
+    examples and folds from the same settings.
 
     Raises:
         RecipeError: no such task or baseline, a model missing or one too many.
@@ -159,8 +173,12 @@ def _runs(
         extra += silver.examples
     fit = _Fitting(definition, system, model, silver, draft.folder / ".silver", progress)
     runs: list[Predictions] = []
+    raw: list[Predictions] = []
+    # of the first seed, tune before calibration
     gaps: dict[str, list[str]] = {}
     scores: dict[Split, NDArray[np.float64]] = {}
+    calibration: Calibration | None = None
+    finally_all = fits_on_everything(section, is_model=model is not None)
     for fold in folds:
         parts, rounds = divide(found, section, fold)
         rounds = [(train + extra, held) for train, held in rounds]
@@ -168,35 +186,95 @@ def _runs(
         tests = _texts(parts["test"])
         for seed in section.seeds:
             progress(what, len(runs) // 2, len(folds) * len(section.seeds))
+            digest = digest_of([inputs, system, fold, seed if model else None])
+            name = partial(_predictions, task, system, seed=seed, fold=fold, digest=digest)
             if model is not None or seed == first_seed:
                 members = fit.rounds(rounds, fold, seed)
                 parts["tune"], scores["tune"] = score_held(rounds, members)
                 scores["test"] = fit.scores_of(members, tests)
-            digest = digest_of([inputs, system, fold, seed if model else None])
-            runs += [
-                _predictions(task, system, part, seed, fold, parts, scores[part], digest)
-                for part in ("tune", "test")
-            ]
-            if fit.classifier is not None and len(runs) == 2:
-                fit.classifier.thresholds = _thresholds(runs[0], settings.threshold_shrinkage)
-                fit.classifier.preset = definition.preset
+                tune = name("tune", parts, scores["tune"])
+                raw += [tune] if seed == first_seed else []
+                calibration = fit.calibration_of(tune)
+                scores = {
+                    part: calibrate(given, calibration, kind=task.kind)
+                    for part, given in scores.items()
+                }
+            runs += [name(part, parts, scores[part]) for part in ("tune", "test")]
+            if fit.classifier is not None and len(runs) == 2 and not finally_all:
+                _finish(fit.classifier, definition, raw[0], calibration, settings)
                 fit.classifier.save_pretrained(draft.folder / "model")
+    if fit.is_classifier:
+        about = _about_fold(found, folds[0], first_seed, parts=folds)
+        if finally_all:
+            final, tune = fit.everything(found, extra, _pooled(raw))
+            _finish(final, definition, tune, fit.calibration_of(tune), settings)
+            final.save_pretrained(draft.folder / "model")
+            about = _about_final(found, section, extra, folds)
+            draft.notes["scored_by"] = final.engine
+        elif fit.classifier is not None:
+            draft.notes["scored_by"] = fit.classifier.engine
+        draft.notes |= about
     fit.discard()
-    if fit.regularisations:
-        final = _fit_on_everything(definition, found, extra, fit.regularisations)
-        tuned = [run for run in runs if run.split == "tune" and run.seed == first_seed]
-        final.thresholds = _thresholds(_pooled(tuned), settings.threshold_shrinkage)
-        final.save_pretrained(draft.folder / "model")
-        draft.notes["model"] = "fitted on all texts; the scores are of fits that left them out"
-        draft.notes["scored_by"] = final.engine
     progress(what, len(runs) // 2, len(runs) // 2)
     if fit.logs:
         draft.notes["fits"] = fit.logs
-    if fit.classifier is not None:
-        draft.notes["scored_by"] = fit.classifier.engine
     if gaps:
         draft.notes["labels_without_examples"] = gaps
     return runs
+
+
+def fits_on_everything(section: TaskSettings, *, is_model: bool) -> bool:
+    """Whether a classifier for use is fitted on all texts after the folds."""
+    wanted = section.finetune.final_fit if is_model else True
+    return len(folds_of(section)) > 1 if wanted is None else wanted
+
+
+def _finish(
+    classifier: Classifier | LinearClassifier,
+    definition: TaskDefinition,
+    tune: Predictions,
+    calibration: Calibration | None,
+    settings: TasksSettings,
+) -> None:
+    """Give the classifier its calibration, and the cut-offs for what is then calibrated."""
+    scores = calibrate(tune.scores, calibration, kind=tune.kind)
+    classifier.take_calibration(calibration)
+    classifier.thresholds = _thresholds(replace(tune, scores=scores), settings.threshold_shrinkage)
+    classifier.preset = definition.preset
+
+
+def _about_fold(found: ExampleSet, fold: int, seed: int, *, parts: Sequence[int]) -> dict[str, Any]:
+    """Which weights the folder holds, where they are the first fold's."""
+    given = any(example.split == "test" for example in found.examples)
+    tested = "the given test texts" if given else f"the test texts of fold {fold}"
+    more = (
+        "" if len(parts) == 1 else f"; the scores are of folds {parts[0]} to {parts[-1]} together"
+    )
+    return {
+        "model": f"of fold {fold}, seed {seed}, fitted without {tested}{more}",
+        "must_not_be_tested_on": f"any labelled text but {tested}",
+    }
+
+
+def _about_final(
+    found: ExampleSet, section: TaskSettings, extra: Sequence[Example], folds: Sequence[int]
+) -> dict[str, Any]:
+    """Which weights the folder holds, where they are fitted on everything."""
+    texts = sum(example.split != "test" for example in found.examples)
+    source = Path(section.labelled).name if section.labelled else "the snapshot"
+    spared = len(found.examples) - texts
+    whose = "left them out" if len(folds) == section.folds else "left some of them out"
+    return {
+        "model": (
+            f"fitted on all {texts:,} texts{' but the given test texts' if spared else ''}; "
+            f"the scores are of {len(folds)} other fits, which {whose}"
+        ),
+        "must_not_be_tested_on": (
+            f"the {texts:,} texts of {source} whose ids stand in predictions.parquet"
+            f"{' as tune' if spared else ''}"
+            + (f", and {len(extra):,} sentences of the labels" if extra else "")
+        ),
+    }
 
 
 class _Fitting:
@@ -249,6 +327,53 @@ class _Fitting:
             self.classifier = average_weights(self._members)
             return self.classifier.predict_proba(texts)
         return np.asarray(np.mean([predict(texts) for predict in members], axis=0))
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it can be used after the scores are known."""
+        return self._model is not None or self._system == "tfidf"
+
+    def calibration_of(self, tune: Predictions) -> Calibration | None:
+        """What turns these scores into chances; None for rules of thumb."""
+        if not self.is_classifier:
+            return None
+        how = self._definition.section.calibration
+        return fit_calibration(tune.scores, tune.truth, tune.clusters, kind=tune.kind, how=how)
+
+    def everything(
+        self, found: ExampleSet, extra: Sequence[Example], pooled: Predictions
+    ) -> tuple[Classifier | LinearClassifier, Predictions]:
+        """(the classifier fitted on all texts that are not given as test, scores of texts by fits
+        that had not seen them): `pooled` of the folds, or with inner folds its own members'."""
+        section = self._definition.section
+        texts = [example for example in found.examples if example.split != "test"]
+        if self._model is None:
+            return _fit_on_everything(self._definition, found, extra, self.regularisations), pooled
+        seed = section.seeds[0]
+        if section.inner_folds:
+            inner = inner_rounds(
+                texts, [], section.inner_folds, fold=section.folds, seed=section.split_seed
+            )
+            rounds = [([*train, *extra], held) for train, held in inner]
+            members = self.rounds(rounds, FINAL, seed)
+            held, scores = score_held(rounds, members)
+            pooled = replace(
+                pooled,
+                ids=tuple(example.example_id for example in held),
+                clusters=tuple(example.cluster for example in held),
+                scores=scores,
+                truth=encode_labels(found.task, held),
+            )
+        else:
+            how = self._how
+            if not how.average_last:  # no text is left to choose an epoch by
+                best = sorted(log["best_epoch"] for log in self.logs)
+                epochs = best[len(best) // 2]
+                how = msgspec.structs.replace(how, epochs=epochs, average_last=1)
+            self._how, chosen = how, self._how
+            self.rounds([([*texts, *extra], texts[:1])], FINAL, seed)
+            self._how = chosen
+        return average_weights(self._members), pooled
 
     def discard(self) -> None:
         """Remove what was kept on disk to start from."""
@@ -391,10 +516,11 @@ def _predictions(
     task: Task,
     system: str,
     split: Split,
-    seed: int,
-    fold: int,
     parts: Parts,
     scores: NDArray[np.float64],
+    *,
+    seed: int,
+    fold: int,
     digest: str,
 ) -> Predictions:
     """The scores of one split. For test, `trained_on` holds train and tune: weights were fitted

@@ -31,6 +31,7 @@ from trialese.tasks.scorer import (
     write_description,
 )
 from trialese.tasks.task import encode_labels
+from trialese.temperature import Calibration, calibrate
 from trialese.thresholds import best_cut, decide, f1_averages, sigmoid
 
 if TYPE_CHECKING:
@@ -107,6 +108,9 @@ class LinearClassifier(LabelsTexts):
     thresholds: Thresholds | None = None
     preset: Preset | None = None
     digest: str = ""
+    calibration: Calibration | None = None
+    """What makes its scores chances; None: they are scores."""
+    _columns: list[dict[str, int]] | None = None
 
     @property
     def engine(self) -> str:
@@ -130,7 +134,18 @@ class LinearClassifier(LabelsTexts):
         for row, text in enumerate(texts):
             columns, values, _ = self._features(text, index)
             odds[row] = values @ self.weights[columns].astype(np.float64) + self.bias
-        return linear_scores(self.task, odds)
+        scores = linear_scores(self.task, odds)
+        return calibrate(scores, self.calibration, kind=self.task.kind)
+
+    def take_calibration(self, calibration: Calibration | None) -> None:
+        """Calibrate the scores from now on, those of several labels in the weights. Once only."""
+        if calibration is not None and self.task.kind == "multilabel":
+            slopes, offsets = (
+                np.array(each, np.float32) for each in (calibration.slopes, calibration.offsets)
+            )
+            self.weights, self.bias = self.weights * slopes, self.bias * slopes + offsets
+            calibration = msgspec.structs.replace(calibration, in_weights=True)
+        self.calibration = calibration
 
     def word_weights(self, text: str, column: int) -> dict[int, float]:
         """Place of each blank-separated word of a clean text -> what it adds to the log-odds."""
@@ -143,8 +158,10 @@ class LinearClassifier(LabelsTexts):
                 weights[place] += float(gain[feature]) / times[feature] / len(places)
         return weights
 
-    def save_pretrained(self, path: str | Path) -> None:
+    def save_pretrained(self, path: str | Path, *, compact: bool = False) -> None:
         """Write the classifier as a folder at `path`: JSON and plain arrays, nothing pickled.
+
+        `compact` rounds each label's weights to 255 steps, at a sixth of the size.
 
         Raises:
             ArtifactError: something stands at `path` already.
@@ -157,8 +174,17 @@ class LinearClassifier(LabelsTexts):
         aside.mkdir(parents=True)
         saved = _Saved(self.vocabularies, self.regularisation)
         (aside / LINEAR_NAME).write_bytes(msgspec.json.encode(saved))
-        np.savez(aside / _ARRAYS, idf=self.idf, weights=self.weights, bias=self.bias)
-        write_description(aside, self.task, self.preprocessing, self.thresholds, self.preset)
+        arrays: dict[str, Any] = {"idf": self.idf, "weights": self.weights, "bias": self.bias}
+        if compact:
+            arrays["scale"] = np.abs(self.weights).max(axis=0) / np.float32(127)
+            steps = np.rint(self.weights / np.maximum(arrays["scale"], np.float32(1e-12)))
+            arrays["weights"] = steps.astype(np.int8)
+            np.savez_compressed(aside / _ARRAYS, **arrays)
+        else:
+            np.savez(aside / _ARRAYS, **arrays)
+        write_description(
+            aside, self.task, self.preprocessing, self.thresholds, self.preset, self.calibration
+        )
         if path.exists():
             path.rmdir()
         aside.rename(path)
@@ -178,6 +204,8 @@ class LinearClassifier(LabelsTexts):
             saved = msgspec.json.decode((folder / LINEAR_NAME).read_bytes(), type=_Saved)
             with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
                 idf, weights, bias = (arrays[name] for name in ("idf", "weights", "bias"))
+                if "scale" in arrays:
+                    weights = weights * arrays["scale"]
         except (OSError, ValueError, KeyError, EOFError, msgspec.DecodeError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ArtifactError(f"{folder}: damaged classifier ({first}); fit it again") from error
@@ -201,14 +229,19 @@ class LinearClassifier(LabelsTexts):
             thresholds=known.thresholds,
             preset=known.preset,
             digest=known.digest,
+            calibration=known.calibration,
         )
 
     def _index(self) -> list[dict[str, int]]:
         """Of each vocabulary, n-gram -> feature."""
-        found, start = [], 0
+        if self._columns is not None:
+            return self._columns
+        found: list[dict[str, int]] = []
+        start = 0
         for vocabulary in self.vocabularies:
             found.append({term: start + place for place, term in enumerate(vocabulary.terms)})
             start += len(vocabulary.terms)
+        self._columns = found
         return found
 
     def _features(

@@ -6,6 +6,7 @@ here needs torch."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +23,14 @@ from trialese.hub import check_folder
 from trialese.parallel import count_cores
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
+from trialese.tasks.shipped import (
+    SHIPPED,
+    ModelSize,
+    shipped_folder,
+    shipped_sizes,
+    why_not_large,
+)
+from trialese.temperature import Calibration, calibrate
 from trialese.thresholds import PUBLISHED_CUT, decide, probabilities
 
 if TYPE_CHECKING:
@@ -43,6 +52,7 @@ __all__ = [
     "as_texts",
     "check_masked_lm",
     "encode_texts",
+    "find_classifier",
     "given_labels",
     "length_sorted_batches",
     "model_folder",
@@ -55,8 +65,11 @@ __all__ = [
 ]
 
 
+logger = logging.getLogger(__name__)
+
 _PREPROCESSING = "preprocessing.json"
 _THRESHOLDS = "thresholds.json"
+_CALIBRATION = "calibration.json"
 
 
 class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +109,7 @@ class Description:
     preprocessing: Preprocessing
     thresholds: Thresholds | None = None
     preset: Preset | None = None
+    calibration: Calibration | None = None
     digest: str = ""
     """sha256 over the names and bytes of the folder's files; "" before it is one."""
 
@@ -120,20 +134,59 @@ class _SavedThresholds(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     """What Open Targets' own pipeline uses instead of `values`, for their 17 labels."""
 
 
+def find_classifier(path: Path, size: ModelSize | None = None) -> Path:
+    """The folder that is meant: `path`, or what ships with trialese under that name.
+
+    A classifier that stands at `path` goes first, unless a `size` is asked for, which only those
+    that ship have. Which one answers is logged where it is one that ships, or could be.
+
+    Raises:
+        ArtifactError: a size of something that does not ship, or that does not ship in that size.
+    """
+    name = str(path)
+    if size is None and _weights_at(path):
+        if shipped_sizes(name):
+            logger.warning(
+                "%s: the classifier in this folder answers, not the one that ships with trialese, "
+                "which --model-size small or large would take",
+                name,
+            )
+        return path
+    if size is None and not shipped_sizes(name):
+        return path
+    folder = shipped_folder(name, size)
+    logger.info("%s, %s: ships with trialese%s", name, folder.name, why_not_large(name, size))
+    return folder
+
+
 def model_folder(path: Path) -> Path:
-    """The folder with the weights: `path`, or `path/model` in what `finetune` wrote.
+    """The folder with the weights: `path`, or `path/model` in what `finetune` wrote; of a name
+    that ships with trialese and is no folder here, that classifier's.
 
     Raises:
         ArtifactError: no classifier there.
     """
-    for folder in (path / "model", path):
-        if (folder / _PREPROCESSING).is_file():
-            return folder
-    raise ArtifactError(f"{path}: no classifier here (no {_PREPROCESSING}): {_what_instead(path)}")
+    found = _weights_at(path)
+    if found is None and shipped_sizes(str(path)):
+        found = _weights_at(shipped_folder(str(path)))
+    if found is None:
+        raise ArtifactError(
+            f"{path}: no classifier here (no {_PREPROCESSING}): {_what_instead(path)}"
+        )
+    return found
+
+
+def _weights_at(path: Path) -> Path | None:
+    """The folder of a classifier's description at `path` or in its `model`; None: no classifier."""
+    folders = (path / "model", path)
+    return next((each for each in folders if (each / _PREPROCESSING).is_file()), None)
 
 
 def _what_instead(path: Path) -> str:
+    names = " or ".join(name for name in SHIPPED if shipped_sizes(name))
     cure = "give a folder that `trialese finetune` or `export` wrote"
+    if names:
+        cure += f", or the name of a classifier that ships with trialese ({names})"
     try:
         manifest = read_manifest(path)
     except ArtifactError as error:
@@ -178,13 +231,19 @@ def read_description(folder: Path) -> Description:
     Raises:
         ArtifactError: missing or damaged.
     """
-    thresholds = preset = None
+    thresholds = preset = calibration = None
     try:
         saved = msgspec.json.decode((folder / _PREPROCESSING).read_bytes(), type=_Saved)
         if (folder / _THRESHOLDS).is_file():
             cut = msgspec.json.decode((folder / _THRESHOLDS).read_bytes(), type=_SavedThresholds)
             thresholds = Thresholds(labels=cut.labels, values=cut.values, chosen_on=cut.chosen_on)
             preset = cut.preset
+        if (folder / _CALIBRATION).is_file():
+            calibration = msgspec.json.decode(
+                (folder / _CALIBRATION).read_bytes(), type=Calibration
+            )
+            if not len(saved.labels) == len(calibration.slopes) == len(calibration.offsets):
+                raise ValueError(f"{_CALIBRATION} is of another number of labels")
         if thresholds is not None and thresholds.labels != saved.labels:
             raise ValueError(f"{_THRESHOLDS} is of other labels")
         verify_owner(folder)
@@ -198,7 +257,7 @@ def read_description(folder: Path) -> Description:
     except (msgspec.DecodeError, OSError, ValueError) as error:
         raise ArtifactError(f"{folder}: damaged classifier ({error}); fit it again") from error
     task = Task(saved.task, saved.labels, saved.kind, saved.description)
-    return Description(task, saved.preprocessing, thresholds, preset, digest)
+    return Description(task, saved.preprocessing, thresholds, preset, calibration, digest)
 
 
 def write_description(
@@ -207,8 +266,9 @@ def write_description(
     preprocessing: Preprocessing,
     thresholds: Thresholds | None,
     preset: Preset | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
-    """Write the two files into the folder of the weights."""
+    """Write the files that describe it into the folder of the weights."""
     saved = _Saved(
         task=task.name,
         kind=task.kind,
@@ -225,6 +285,8 @@ def write_description(
             preset=preset,
         )
         _write_json(folder / _THRESHOLDS, cut)
+    if calibration is not None:
+        _write_json(folder / _CALIBRATION, calibration)
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -253,6 +315,11 @@ class Scorer(Protocol):
     @property
     def thresholds(self) -> Thresholds | None:
         """Cut-offs chosen on tune; None: 0.5, or the largest of a multiclass task."""
+        ...
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What makes its scores chances; None: they are scores."""
         ...
 
     @property
@@ -435,6 +502,7 @@ class OnnxScorer(LabelsTexts):
     """`onnxruntime.InferenceSession`: input_ids, attention_mask -> logits."""
     tokenizer: Any
     """`tokenizers.Tokenizer`."""
+    calibration: Calibration | None = None
 
     @property
     def engine(self) -> str:
@@ -484,6 +552,7 @@ class OnnxScorer(LabelsTexts):
             precision=_precision_of_export(folder),
             session=session,
             tokenizer=tokenizer,
+            calibration=known.calibration,
         )
 
     def predict_proba(
@@ -498,7 +567,8 @@ class OnnxScorer(LabelsTexts):
             batch_texts=batch_texts,
             progress=progress,
         )
-        return probabilities(logits, self.task.kind)
+        kind = self.task.kind
+        return calibrate(probabilities(logits, kind), self.calibration, kind=kind)
 
     def _logits(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         block, mask = padded(ids, 0)

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trialese.thresholds import log_odds, probabilities
+from trialese.temperature import apply_temperature, fit_temperature
 
 __all__ = [
     "Reliability",
@@ -42,9 +42,6 @@ BINS = 15
 FLOOR = 0.05
 """Forecasts below it play no part in the calibration error."""
 _EDGES = np.array([FLOOR, 0.2, 0.4, 0.6, 0.8, 1.0])
-_EDGE = 1e-7
-_COLDEST, _HOTTEST = 0.05, 20.0
-_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,47 +51,6 @@ class Reliability:
     count: NDArray[np.int64]  # (bins,)
     forecast: Floats  # (bins,), mean score; 0 in an empty bin
     share: Floats  # (bins,), share that came true; 0 in an empty bin
-
-
-def fit_temperature(scores: Floats, truth: Bools, *, kind: Kind) -> float:
-    """The temperature that gives the scores the lowest log loss; 1 leaves them as they are.
-
-    Above 1 the system was too sure of itself. For tune rows only. Without any row, 1. The search
-    is a golden section over the logarithm of the temperature, from 0.05 to 20.
-    """
-    if not len(scores):
-        return 1.0
-
-    def loss(log_temperature: float) -> float:
-        cooled = apply_temperature(scores, float(np.exp(log_temperature)), kind=kind)
-        if kind == "multiclass":
-            return float(-np.log(np.clip(cooled[truth], _EDGE, None)).mean())
-        right = np.clip(np.where(truth, cooled, 1 - cooled), _EDGE, None)
-        return float(-np.log(right).mean())
-
-    low, high = float(np.log(_COLDEST)), float(np.log(_HOTTEST))
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    loss_left, loss_right = loss(left), loss(right)
-    while high - low > 1e-4:
-        if loss_left <= loss_right:
-            high, right, loss_right = right, left, loss_left
-            left = high - _GOLDEN * (high - low)
-            loss_left = loss(left)
-        else:
-            low, left, loss_left = left, right, loss_right
-            right = low + _GOLDEN * (high - low)
-            loss_right = loss(right)
-    return float(np.exp((low + high) / 2))
-
-
-def apply_temperature(scores: Floats, temperature: float, *, kind: Kind) -> Floats:
-    """The scores with their log-odds (multilabel) or log-probabilities divided by `temperature`.
-
-    The order of scores, and so every decision by rank, stays.
-    """
-    if kind == "multilabel":
-        return probabilities(log_odds(scores, edge=_EDGE) / temperature, kind)
-    return probabilities(np.log(np.clip(scores, _EDGE, 1 - _EDGE)) / temperature, kind)
 
 
 def calibration_figures(scores: Floats, truth: Bools) -> Floats:

@@ -144,6 +144,11 @@ def _body(verdict: Verdict, scores: Scores, context: Mapping[str, Any]) -> Itera
         'tokenizer = AutoTokenizer.from_pretrained("PATH")\n```\n'
     )
     yield f"{_LIMITS}\n"
+    about = verdict.notes.get("weights", {}).get(scores.system, {})
+    if about:
+        yield "## Which weights these are\n"
+        yield f"The weights beside this card: {about['model']}.\n"
+        yield f"Must not be tested on: {about['must_not_be_tested_on']}.\n"
     yield "## Scores\n"
     yield (
         f"{verdict.rows:,} test texts in {verdict.clusters:,} clusters of duplicates, none of them "

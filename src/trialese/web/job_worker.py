@@ -29,6 +29,7 @@ from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
 from trialese.tasks.predict import Share, predict_file
 from trialese.tasks.scorer import Preprocessing
+from trialese.temperature import Calibration
 
 __all__ = ["Done", "JobOrder", "JobWorker", "WorkerDiedError", "main"]
 
@@ -47,6 +48,7 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     task: Task
     preprocessing: Preprocessing
     thresholds: Thresholds | None
+    calibration: Calibration | None
     digest: str
     engine: str
     memory_bytes: int
@@ -190,6 +192,7 @@ class _RemoteScorer:
     def __init__(self, order: JobOrder, send: Callable[[object], None], inbox: _Inbox) -> None:
         self.task, self.preprocessing = order.task, order.preprocessing
         self.thresholds, self.digest, self.engine = order.thresholds, order.digest, order.engine
+        self.calibration = order.calibration
         self._send, self._inbox = send, inbox
 
     def predict_proba(

@@ -391,6 +391,7 @@ class JobRunner:
             task=scorer.task,
             preprocessing=scorer.preprocessing,
             thresholds=scorer.thresholds and replace(scorer.thresholds, chosen_from=frozenset()),
+            calibration=scorer.calibration,
             digest=scorer.digest,
             engine=scorer.engine,
             memory_bytes=limits.job_memory_bytes,

@@ -1,0 +1,69 @@
+"""Classifiers that ship with the package: found by name, in two strengths, whichever can run here.
+
+The small one is linear and needs numpy alone; the large one is an adapter on the embedded MiniLM
+and needs the training extra. Each is an artifact, so its files are compared with their digests
+before it is loaded. `pipeline/shipping.py` makes them.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from trialese.errors import ArtifactError
+from trialese.hub import MINILM_PACKAGE
+
+__all__ = ["SHIPPED", "ModelSize", "shipped_folder", "shipped_sizes", "why_not_large"]
+
+ModelSize = Literal["small", "large"]
+
+SHIPPED = ("stop-reasons", "sex")
+"""The names, those of their tasks."""
+
+_HOME = Path(__file__).parents[1] / "shipped"
+_NEEDED = ("torch", "transformers", "safetensors")
+
+
+def shipped_sizes(name: str) -> tuple[ModelSize, ...]:
+    """The strengths that ship under the name, the weaker first; () for any other name."""
+    sizes: tuple[ModelSize, ...] = ("small", "large")
+    return tuple(size for size in sizes if (_HOME / name / size).is_dir() and name in SHIPPED)
+
+
+def shipped_folder(name: str, size: ModelSize | None = None) -> Path:
+    """The folder of the classifier of that name; without a size the strongest that can run here.
+
+    Raises:
+        ArtifactError: no such name or size.
+    """
+    sizes = shipped_sizes(name)
+    if not sizes:
+        raise ArtifactError(
+            f"{name}: no such classifier ships with trialese; there are {', '.join(SHIPPED)}, or "
+            "give a folder that `trialese finetune` wrote"
+        )
+    if size is not None and size not in sizes:
+        raise ArtifactError(f"{name}: ships as {' and '.join(sizes)} only; leave the size out")
+    if size is None:
+        size = "small" if _lacking() else sizes[-1]
+    return _HOME / name / size
+
+
+def why_not_large(name: str, size: ModelSize | None) -> str:
+    """What the stronger one would need, to be said where the weaker answers for want of it."""
+    lacking = "" if size or "large" not in shipped_sizes(name) else _lacking()
+    return lacking and f" (the large one needs {lacking}: pip install 'trialese[train]')"
+
+
+def _lacking() -> str:
+    """What the large classifiers need and is not installed; "" if nothing lacks."""
+    for module in _NEEDED:
+        if find_spec(module) is None:
+            return module
+    try:
+        metadata.distribution(MINILM_PACKAGE)
+    except metadata.PackageNotFoundError:
+        return MINILM_PACKAGE
+    return ""

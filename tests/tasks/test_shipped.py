@@ -1,0 +1,102 @@
+"""The classifiers that ship with the package: found by name, checked, used without torch."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trialese.artifacts import verify_files
+from trialese.errors import ArtifactError
+from trialese.tasks import shipped
+from trialese.tasks.linear import LinearClassifier
+from trialese.tasks.predict import load_scorer
+from trialese.tasks.scorer import find_classifier, model_folder, read_description
+from trialese.tasks.shipped import SHIPPED, shipped_folder, shipped_sizes
+
+HEPATOTOXICITY = "Slow accrual, and two patients had severe hepatotoxicity"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_each_is_whole_small_and_without_pickle(name: str) -> None:
+    for size in shipped_sizes(name):
+        folder = shipped_folder(name, size)
+        verify_files(folder)
+        found = read_description(model_folder(folder))
+        assert found.task.name == name and found.calibration is not None
+        card = (folder / "README.md").read_text("utf-8")
+        assert "Must not be tested on" in card and "Learnt from" in card and "|seed=" in card
+    files = [file for file in shipped._HOME.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 6 * 2**20
+    assert {file.suffix for file in files} <= {".json", ".npz", ".md", ".safetensors"}
+
+
+def test_a_name_is_enough_and_torch_is_not_needed() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'sklearn', 'scipy', 'pyarrow'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.argv = ['trialese', 'predict', 'stop-reasons', {HEPATOTOXICITY!r}]\n"
+        "from trialese.cli.main import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    labels = done.stdout.split("\t")[0]
+    assert "Insufficient_Enrollment 0." in labels and "Safety_Sideeffects 0." in labels
+    assert done.stderr.startswith("stop-reasons, small: ships with trialese")
+
+
+def test_a_classifier_in_the_working_directory_goes_first_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = Path("stop-reasons")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()  # a folder of something else
+    assert find_classifier(name).is_relative_to(shipped._HOME)
+    (tmp_path / name).rmdir()
+    (tmp_path / name).write_text("a file")
+    assert model_folder(name).is_relative_to(shipped._HOME)
+    (tmp_path / name).unlink()
+    shutil.copytree(shipped_folder("stop-reasons", "small"), name)
+    assert find_classifier(name) == name and model_folder(name) == name / "model"
+    assert "the classifier in this folder answers" in caplog.text
+    with caplog.at_level(logging.INFO, logger="trialese"):
+        assert find_classifier(name, "small").is_relative_to(shipped._HOME)
+    assert "stop-reasons, small: ships with trialese" in caplog.text
+
+
+def test_other_names_and_sizes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"or the name of a classifier that ships .*stop-reas"):
+        load_scorer(tmp_path / "none")
+    with pytest.raises(ArtifactError, match="no such classifier ships with trialese; there are"):
+        find_classifier(Path("reasons"), "small")
+    assert find_classifier(tmp_path) == tmp_path
+
+
+def test_altered_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(shipped._HOME, tmp_path / "shipped")
+    monkeypatch.setattr(shipped, "_HOME", tmp_path / "shipped")
+    target = shipped_folder("stop-reasons", "small") / "model" / "thresholds.json"
+    target.write_text(target.read_text("utf-8").replace("0.", "0.1", 1))
+    with pytest.raises(ArtifactError, match=r"thresholds\.json"):
+        load_scorer(Path("stop-reasons"))
+
+
+def test_compact_weights_score_nearly_as_whole_ones(tmp_path: Path) -> None:
+    whole = LinearClassifier.from_pretrained(shipped_folder("stop-reasons", "small"))
+    random = np.random.default_rng(0)
+    whole.weights = whole.weights + random.normal(0, 0.01, whole.weights.shape).astype(np.float32)
+    whole.save_pretrained(tmp_path / "plain")
+    whole.save_pretrained(tmp_path / "compact", compact=True)
+    plain, compact = (
+        LinearClassifier.from_pretrained(tmp_path / each).predict_proba([HEPATOTOXICITY, "Funding"])
+        for each in ("plain", "compact")
+    )
+    np.testing.assert_allclose(compact, plain, atol=0.05)
+    sizes = [(tmp_path / each / "linear.npz").stat().st_size for each in ("plain", "compact")]
+    assert sizes[1] < sizes[0] / 4
