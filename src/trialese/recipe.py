@@ -28,7 +28,7 @@ from trialese.settings import (
     VerdictSettings,
 )
 
-__all__ = ["Recipe", "load_recipe", "parse_recipe", "shipped_recipes"]
+__all__ = ["Recipe", "load_recipe", "parse_recipe", "schema_file", "shipped_recipes"]
 
 
 class Recipe(Section, frozen=True, kw_only=True):
@@ -48,9 +48,18 @@ class Recipe(Section, frozen=True, kw_only=True):
 
 def shipped_recipes() -> dict[str, Path]:
     """The ready recipes by name, such as "quickstart": those in the package, or in a checkout."""
-    here = Path(__file__).parent
-    folders = (here / "recipes", here.parents[1] / "recipes")
-    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
+    return {file.stem: file for folder in _FOLDERS for file in sorted(folder.glob("*.toml"))}
+
+
+def schema_file() -> Path:
+    """The JSON schema of recipes, which editors of TOML complete and check settings with.
+
+    A recipe names it in a comment, `#:schema` and a path or URL; `docs/reference.py` makes it.
+    """
+    return next(f for folder in _FOLDERS if (f := folder / "recipe.schema.json").is_file())
+
+
+_FOLDERS = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
 
 
 def load_recipe(path: Path | str, *, overrides: Sequence[str] = ()) -> Recipe:

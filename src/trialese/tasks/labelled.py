@@ -37,6 +37,7 @@ from trialese.collect.tables import read_table, unnested
 from trialese.corpus.clean import clean_text
 from trialese.errors import RecordError
 from trialese.hub import locate_labelled
+from trialese.recipe import schema_file
 from trialese.records import Example, Task
 from trialese.settings import DedupSettings, SilverSettings
 from trialese.tasks.label_tools import (
@@ -142,6 +143,7 @@ _MANY_ROWS = 3000
 
 _DRAFT = """\
 {begins} from {path}.
+#:schema {schema}
 # `trialese run {name}.toml` fits and judges what it says; `--dry-run` tells beforehand how long.
 
 name = "{name}"  # results go to runs/{name}
@@ -200,6 +202,7 @@ def draft_recipe(path: str | Path, *, label_column: str | None = None) -> str:
     name = re.sub(r"[^a-z0-9]+", "-", path.stem.casefold()).strip("-") or "mine"
     return _DRAFT.format(
         begins=DRAFT_BEGINS.decode(),
+        schema=schema_file().as_uri(),
         path=path.name,
         name=name,
         table=json.dumps(str(path)),
