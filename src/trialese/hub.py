@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,10 +29,12 @@ __all__ = [
     "BackboneFiles",
     "check_folder",
     "is_hub_id",
+    "is_repository",
     "locate_backbone",
     "locate_labelled",
     "locate_model",
     "named_model",
+    "upload_files",
 ]
 
 
@@ -413,3 +415,58 @@ def locate_labelled(labelled: str) -> Path:
             f"{labelled}: cannot be fetched (no hub connection and not in the cache); connect, or "
             "give a local file"
         ) from error
+
+
+def is_repository(name: str) -> bool:
+    """Whether the hub could have a repository of this name: `owner/name`."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+
+
+def upload_files(
+    repository: str,
+    kind: Literal["model", "dataset"],
+    files: Mapping[str, Path | bytes],
+    *,
+    private: bool,
+) -> str:
+    """Send the files, path in the repository -> file or contents, as one commit; its page.
+
+    The repository is made where there is none. A public one does not become private by this, and
+    is refused where `private` is asked for.
+
+    Raises:
+        ArtifactError: no connection, no token, no right to write there, or a public repository.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        made = api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
+        if private and not api.repo_info(repository, repo_type=kind).private:
+            raise ArtifactError(
+                f"{repository}: is public; make it private on the hub first, or choose another name"
+            )
+        api.create_commit(
+            repository,
+            [CommitOperationAdd(name, held) for name, held in sorted(files.items())],
+            repo_type=kind,
+            commit_message="Publish with trialese",
+        )
+    except ArtifactError:
+        raise
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        cure = (
+            "log in with `hf auth login`, with a token that may write there"
+            if status in (401, 403)
+            else "try again"
+        )
+        raise ArtifactError(f"{repository}: the hub answered {status}; {cure}") from error
+    except Exception as error:  # the transport's errors share no parent with the hub's own
+        cause = error.__cause__ or error
+        first = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise ArtifactError(
+            f"{repository}: cannot reach the hub ({first}); connect, and unset HF_HUB_OFFLINE"
+        ) from error
+    return str(made)

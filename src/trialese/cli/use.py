@@ -1,4 +1,4 @@
-"""The verbs that use a finished classifier: `predict`, `explain`, `export` and `serve`."""
+"""The verbs that use a finished classifier, and `publish`, which sends any artifact to the hub."""
 
 from __future__ import annotations
 
@@ -248,6 +248,44 @@ def export(
     print_artifact(out, as_json=as_json)
 
 
+def publish(
+    folder: Annotated[
+        Path, typer.Argument(help="Classifier, export, adapter, model, corpus or snapshot.")
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="OWNER/NAME", help="Repository of the hub.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="Make it private; a public one is refused.")
+    ] = False,
+    verdict: Annotated[
+        Path | None, typer.Option(help="Verdict that judged the classifier; else its run's own.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Of an adapter, its base model on the hub."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the files and sizes; sends nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """An artifact and its card -> the Hugging Face hub, as one commit.
+
+    The token is the one that `hf auth login` stored. Nothing is sent without a card.
+    """
+    from trialese.pipeline.publish import prepare_publication
+    from trialese.pipeline.publish import publish as send
+
+    made = prepare_publication(folder, to, verdict=verdict, base=base)
+    sizes = made.sizes()
+    page = "" if dry_run else send(made, private=private)
+    if as_json:
+        print_json({"repository": to, "kind": made.kind, "files": sizes, "sent": page or None})
+        return
+    for name, size in sizes.items():
+        print(f"{size:>14,}  {name}")
+    print(f"{sum(sizes.values()):>14,}  bytes, {'not sent' if dry_run else page}")
+
+
 def serve(
     models: Annotated[
         list[Path] | None,
@@ -301,4 +339,4 @@ def _read_token(path: Path) -> str:
         raise RecipeError(f"--token-file {path}: cannot be read ({error})") from error
 
 
-VERBS = (predict, explain, export, serve)
+VERBS = (predict, explain, export, publish, serve)

@@ -36,8 +36,10 @@ from trialese.corpus.dedup import (
 from trialese.corpus.render import check_fields, render_document
 from trialese.corpus.split import assign_split, check_split
 from trialese.corpus.store import (
+    CARD_NAME,
     Era,
     StoredDocument,
+    corpus_card,
     write_boilerplate,
     write_documents,
     write_drops,
@@ -425,5 +427,7 @@ def assemble_corpus(
             boilerplate_cut=intake.cut_paragraphs,
             **written,
         )
+        card = corpus_card(draft.counts, draft.notes)
+        (draft.folder / CARD_NAME).write_text(card, encoding="utf-8")
     assert draft.manifest is not None
     return Corpus(path, draft.manifest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +16,14 @@ import pyarrow.parquet as pq
 from trialese.artifacts import read_manifest
 from trialese.corpus.boilerplate import Boilerplate
 from trialese.errors import ArtifactError
-from trialese.records import Corpus, Document, Drop, Split
+from trialese.records import ATTRIBUTION, Corpus, Document, Drop, Split
 
 __all__ = [
+    "CARD_NAME",
     "Era",
     "StoredDocument",
+    "corpus_card",
+    "data_set_card",
     "open_corpus",
     "read_boilerplate",
     "read_documents",
@@ -33,6 +36,7 @@ __all__ = [
 
 Era = Literal["old", "new"]
 
+CARD_NAME = "README.md"
 _DOCUMENTS = "documents.parquet"
 _DROPS = "drops.parquet"
 _BOILERPLATE = "boilerplate.parquet"
@@ -129,6 +133,61 @@ def write_boilerplate(folder: Path, paragraphs: Sequence[Boilerplate]) -> None:
         "text": pa.array([paragraph.text for paragraph in paragraphs], pa.string()),
     }
     pq.write_table(pa.table(columns), folder / _BOILERPLATE, compression="zstd")
+
+
+def corpus_card(counts: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
+    """The card of a corpus in the hub's form, by which `datasets.load_dataset(folder)` opens it."""
+    body = [
+        f"{counts['documents']:,} documents of {counts['trials']:,} clinical trials, made by "
+        "trialese: clean, deduplicated, and split by clusters of near-copies.\n",
+        "**Each row says its split** (`split`: train, tune or test). All rows stand in one part: "
+        "take those of your split before anything learns.\n",
+        "| era and split | documents |",
+        "|---|--:|",
+        *(f"| {name} | {count:,} |" for name, count in counts["documents_by_split"].items()),
+        "",
+        "`drops` tells what was left out, and why; `boilerplate` which paragraphs stand in many.",
+    ]
+    tables = {"documents": _DOCUMENTS, "drops": _DROPS, "boilerplate": _BOILERPLATE}
+    return data_set_card("Clinical-trial text", tables, notes, body, tasks=("fill-mask",))
+
+
+def data_set_card(
+    title: str,
+    tables: Mapping[str, str],
+    notes: Mapping[str, Any],
+    body: Sequence[str],
+    *,
+    tasks: Sequence[str] = (),
+) -> str:
+    """A README.md in the hub's form: YAML that names each table's file, then Markdown.
+
+    The first of `tables`, name -> file, is what opens by default. `notes` are those of a manifest.
+    """
+    front = [
+        "language:",
+        "- en",
+        f"pretty_name: {title}",
+        "tags:",
+        "- trialese",
+        "- clinical-trials",
+    ]
+    if tasks:
+        front += ["task_categories:", *(f"- {task}" for task in tasks)]
+    front.append("configs:")
+    for place, (name, file) in enumerate(tables.items()):
+        front += [f"- config_name: {name}", *(["  default: true"] if place == 0 else [])]
+        front += ["  data_files:", f"  - split: {name}", f"    path: {file}"]
+    facts = [
+        f"- {name.replace('_', ' ')}: {notes[name]}"
+        for name in ("source", "data_timestamp")
+        if notes.get(name)
+    ]
+    if notes.get("synthetic"):
+        facts.append("- **synthetic: made up by a generator; it describes no real trial**")
+    thanks = notes.get("attribution") or ("" if notes.get("synthetic") else ATTRIBUTION)
+    lines = ["---", *front, "---", "", f"# {title}\n", *body, "", *facts, "", thanks]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

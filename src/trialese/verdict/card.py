@@ -58,13 +58,28 @@ of other years, fields or registries may fare worse. Its cut-offs were chosen on
 data may want new ones."""
 
 
+_USE = """\
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+```
+"""
+
+
 def format_model_card(
-    verdict: Verdict, system: str, *, context: Mapping[str, Any] | None = None
+    verdict: Verdict,
+    system: str,
+    *,
+    context: Mapping[str, Any] | None = None,
+    use: str | None = None,
 ) -> str:
     """A `README.md` for the model's folder: YAML with a `model-index`, then Markdown.
 
     The index holds what the hub can show: averaged F1 with its interval in the metric's
-    `config`. `context` is that of `write_report`.
+    `config`. `context` is that of `write_report`; `use` tells how the model is loaded, by default
+    with transformers.
 
     Raises:
         RecordError: the verdict has no such system.
@@ -75,7 +90,7 @@ def format_model_card(
         raise RecordError(f"{verdict.task}: no scores of {system}; the verdict has {known}")
     context = context or {}
     front = "\n".join(_yaml(_metadata(verdict, found[0], context)))
-    body = "\n".join(_body(verdict, found[0], context))
+    body = "\n".join(_body(verdict, found[0], context, use or _USE))
     return f"---\n{front}\n---\n\n{body}\n"
 
 
@@ -132,17 +147,13 @@ def _metadata(verdict: Verdict, scores: Scores, context: Mapping[str, Any]) -> d
     }
 
 
-def _body(verdict: Verdict, scores: Scores, context: Mapping[str, Any]) -> Iterator[str]:
+def _body(verdict: Verdict, scores: Scores, context: Mapping[str, Any], use: str) -> Iterator[str]:
     yield f"# {verdict.task}, {scores.system}\n"
     if context.get("synthetic"):
         yield "**Trained on synthetic trials, for trying out only.**\n"
     yield f"{_kind(verdict)}: {', '.join(verdict.labels)}.\n"
     yield "## Use\n"
-    yield (
-        "```python\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
-        'model = AutoModelForSequenceClassification.from_pretrained("PATH")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("PATH")\n```\n'
-    )
+    yield use
     yield f"{_LIMITS}\n"
     about = verdict.notes.get("weights", {}).get(scores.system, {})
     if about:
