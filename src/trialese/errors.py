@@ -30,8 +30,8 @@ EXTRAS = {
         "accelerate", "matplotlib", "peft", "safetensors", "tensorboard", "torch", "transformers",
     ),
     "serve": (
-        "fastapi", "h11", "multipart", "prometheus_client", "pydantic", "python_multipart",
-        "starlette", "uvicorn",
+        "fastapi", "h11", "markdown_it", "multipart", "prometheus_client", "pydantic",
+        "python_multipart", "starlette", "uvicorn",
     ),
     "export": ("onnx", "onnxscript"),
     "xlsx": ("python_calamine",),

@@ -19,7 +19,10 @@ from trialese.web.annotations import (
     AnswerLog,
     Member,
     as_tsv,
+    disagreements,
+    disagreements_tsv,
     key_of,
+    settle,
 )
 
 TASK = Task("toy", ("Enrollment", "Money"), "multilabel")
@@ -150,3 +153,61 @@ def test_a_killed_process_loses_no_acknowledged_answer(tmp_path: Path) -> None:
     assert [e.members[0].id for e in held][: last + 1] == [f"e{n}" for n in range(last + 1)]
     assert len(held) <= last + 2  # at most the one that was committed but not yet told
     log.close()
+
+
+def test_a_decision_settles_what_annotators_dispute_and_says_who_decided(log: AnswerLog) -> None:
+    log.record("toy", "ann", SLOW, ["Money"])
+    key = log.record("toy", "bob", SLOW, ["Enrollment"]).key
+    log.record("toy", "bob", POOR, ["Money"])
+    found = disagreements(log.standing("toy"), log.decisions("toy"))
+    assert [(each.key, each.answers, each.decision) for each in found] == [
+        (key, {"ann": ("Money",), "bob": ("Enrollment",)}, None)
+    ]
+    log.decide("toy", "eve", key, ["Money"])
+    log.decide("toy", "eve", key, ["Enrollment"])
+    text, rows, disputed = as_tsv(log.standing("toy"), decisions=log.decisions("toy"))
+    assert (rows, disputed) == (3, 0)
+    assert text.splitlines()[0] == "id\ttext\tlabels\tdecided_by"
+    assert "NCT00000002\tSlow accrual\tEnrollment\teve" in text
+    assert as_tsv(log.standing("toy"), "ann", log.decisions("toy"))[0].endswith("\tMoney\n")
+    found = disagreements(log.standing("toy"), log.decisions("toy"))
+    table = disagreements_tsv(found).splitlines()
+    assert table[0] == "id\ttext\tann\tbob\tdecision\tdecided_by\tdecided_at"
+    assert table[1].startswith("NCT00000002\tSlow accrual\tMoney\tEnrollment\tEnrollment\teve\t20")
+    log.decide("toy", "bob", key, None)
+    assert as_tsv(log.standing("toy"), decisions=log.decisions("toy"))[1:] == (1, 1)
+    assert log.decisions("other") == {}
+
+
+def test_a_decision_counts_only_while_annotators_disagree(log: AnswerLog) -> None:
+    log.record("toy", "ann", SLOW, ["Money"])
+    key = log.record("toy", "bob", SLOW, ["Enrollment"]).key
+    log.decide("toy", "eve", key, ["Enrollment"])
+    log.record("toy", "bob", SLOW, ["Money"])
+    assert disagreements(log.standing("toy"), log.decisions("toy")) == []
+    assert settle(log.standing("toy"), log.decisions("toy"))[0][0].labels == ("Money",)
+
+
+def test_decisions_are_never_changed_and_old_files_take_them(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite"
+    old = AnswerLog(path)
+    old.record("toy", "ann", SLOW, ["Money"])
+    old.close()
+    with sqlite3.connect(path) as base:  # as a file of before decisions
+        base.execute("DROP TABLE decisions")
+    base.close()
+    log = AnswerLog(path)
+    log.decide("toy", "eve", key_of("Slow accrual"), [])
+    with sqlite3.connect(path) as base:
+        for statement in ("UPDATE decisions SET labels = '[]'", "DELETE FROM decisions"):
+            with pytest.raises(sqlite3.IntegrityError, match="never"):
+                base.execute(statement)
+    base.close()
+    log.close()
+
+
+def test_an_id_of_two_files_keeps_both_texts(log: AnswerLog) -> None:
+    log.record("toy", "ann", [Member("row 1", "Slow accrual")], ["Enrollment"])
+    log.record("toy", "ann", [Member("row 1", "No funds")], ["Money"])
+    text, rows, _ = as_tsv(log.standing("toy"))
+    assert rows == 2 and "Slow accrual\tEnrollment" in text and "No funds\tMoney" in text

@@ -117,15 +117,17 @@ def made(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {name: home / name for name in ("adapted", "snapshot", "verdict", "gold.tsv")}
 
 
-def run_site(made: dict[str, Path], home: Path, token: str | None = None) -> Iterator[Site]:
-    """A server over all that, until it is told to stop."""
-    served = open_served(
-        [made["adapted"]],
-        snapshot=made["snapshot"],
-        verdict=made["verdict"],
-        labels=home / "answers.sqlite",
-        jobs=home / "jobs",
-    )
+def run_site(
+    made: dict[str, Path], home: Path, token: str | None = None, **more: Path | None
+) -> Iterator[Site]:
+    """A server over all that, until it is told to stop; `more` changes what it is given."""
+    given: dict[str, Any] = {
+        "snapshot": made["snapshot"],
+        "verdict": made["verdict"],
+        "labels": home / "answers.sqlite",
+        "jobs": home / "jobs",
+    }
+    served = open_served([made["adapted"]], **{**given, **more})
     app = create_app(served, ServeSettings(port=0), token=token)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
     thread = threading.Thread(target=server.run)
@@ -133,9 +135,11 @@ def run_site(made: dict[str, Path], home: Path, token: str | None = None) -> Ite
     while not server.started and thread.is_alive():
         time.sleep(0.02)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield Site(f"http://127.0.0.1:{port}", made["gold.tsv"])
-    server.should_exit = True
-    thread.join()
+    try:
+        yield Site(f"http://127.0.0.1:{port}", made["gold.tsv"])
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -519,6 +523,114 @@ def test_the_api_is_described_without_asking_anyone_else(page: Page) -> None:
     text = page.text("#operations")
     assert "POST /v1/predict" in text and "curl -s" in text and "queue_texts" not in text
     assert page.script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+GUIDE = """# When in doubt
+
+Give **Money** only where funds *ended*. <script>window.hacked = 3</script>
+
+| text | label |
+|:--|--:|
+| no funds | Money |
+
+[More](https://example.org/guide), [less](javascript:alert(1)), ![x](https://example.org/x.png)
+"""
+
+
+@pytest.fixture(scope="module")
+def own_site(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server whose queue is a table of the user's own, with guidelines; no snapshot."""
+    home = tmp_path_factory.mktemp("own")
+    rows = ["id;text", "a;Slow accrual", "a;Lack of funding", "b;", "c;Toxicity"]
+    (home / "mine.csv").write_text("\n".join(rows), encoding="utf-8")
+    (home / "guide.md").write_text(GUIDE, encoding="utf-8")
+    own = {"queue": home / "mine.csv", "guidelines": home / "guide.md"}
+    yield from run_site(made, home, snapshot=None, **own)
+
+
+@pytest.fixture
+def own_page(chrome: Any, own_site: Site, page: Page) -> Page:
+    """The page of that server."""
+    page.site = own_site
+    return page
+
+
+def test_texts_of_the_users_own_are_labelled_with_guidelines_beside(
+    own_page: Page, downloads: Path
+) -> None:
+    page = own_page
+    page.open("label")
+    page.until(lambda: page.all("#guidelines summary") and page.text("#guidelines h3"))
+    assert "3 texts of mine.csv (left out: 1 no text)" in page.text("#queue-source")
+    page.all("#guidelines summary")[0].click()
+    assert page.all("#guidelines strong") and page.all("#guidelines td")
+    assert "<script>" in page.text("#guidelines") and not page.all("#guidelines script, img")
+    links = [link.get_attribute("href") for link in page.all("#guidelines a")]
+    assert links == ["https://example.org/guide", "https://example.org/x.png"]
+    assert page.script("return window.hacked ?? null") is None
+    page.driver.find_element(By.ID, "annotator").clear()
+    page.driver.find_element(By.ID, "annotator").send_keys("ann", Keys.ENTER)
+    page.until(lambda: page.text("#card-text"))
+    seen = {answer(page, "1", Keys.ENTER) for _ in range(2)}
+    page.until(lambda: "60 labelled texts that a learning curve needs" in page.text("#curve"))
+    page.press("n")
+    page.until(lambda: "Nothing left to label" in page.text("#card"))
+    assert len(seen) == 2
+    (downloads / "labelled.tsv").unlink(missing_ok=True)
+    page.until(lambda: "3 answers" in page.text("#mine"))
+    page.all("#progress button")[0].click()
+    page.until((downloads / "labelled.tsv").is_file)
+    examples = read_labelled(downloads / "labelled.tsv", TASK)
+    assert {e.example_id for e in examples} == {"a row 1", "a row 2", "c"}
+
+
+@pytest.fixture
+def fresh_page(made: dict[str, Path], page: Page, tmp_path: Path) -> Iterator[Page]:
+    """The page of a server that nobody has given an answer yet."""
+    for site in run_site(made, tmp_path):
+        page.site = site
+        yield page
+        page.driver.get("about:blank")
+
+
+def test_disagreements_are_reviewed_decided_on_and_kept(fresh_page: Page, downloads: Path) -> None:
+    page = fresh_page
+    label_as(page, "ann")
+    disputed = answer(page, "1", Keys.ENTER)
+    label_as(page, "bob")
+    while page.text("#card-text") != disputed:
+        answer(page, "n")
+    answer(page, "2", Keys.ENTER)
+    page.until(lambda: page.all("#to-review"))
+    page.all("#to-review")[0].click()
+    page.until(lambda: page.all(".answers > li"))
+    assert "view=review" in page.driver.current_url
+    told = [line.text.split("\n")[:2] for line in page.all(".answers > li")]
+    assert told == [["ann", "Enrollment"], ["bob", "Money"]]
+    page.all(".answers button")[1].click()
+    page.until(lambda: "by bob" in page.text(".decided"))
+    assert "0 without a decision" in page.text("#review-line")
+    page.all(".disputes summary")[0].click()
+    page.all(".disputes .keys button")[0].click()
+    page.all(".disputes .main")[0].click()
+    page.until(lambda: "EnrollmentMoney" in page.text(".decided"))
+    page.all("#review .row button")[1].click()
+    page.until((downloads / "disagreements.tsv").is_file)
+    table = (downloads / "disagreements.tsv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(table.splitlines(), delimiter="\t"))
+    assert [(r["ann"], r["bob"], r["decision"], r["decided_by"]) for r in rows] == [
+        ("Enrollment", "Money", "Enrollment|Money", "bob")
+    ]
+    page.driver.get("about:blank")
+    page.driver.get(f"{fresh_page.site.url}/#/label?view=review")
+    page.driver.refresh()
+    page.until(lambda: page.all("#who") and page.script("return document.body.dataset.ready"))
+    page.driver.find_element(By.ID, "annotator").send_keys(Keys.ENTER)
+    page.until(lambda: "by bob" in page.text(".decided"))
+    page.all(".decided button")[0].click()
+    page.until(lambda: "1 without a decision" in page.text("#review-line"))
+    page.all("#review .row button")[0].click()
+    page.until(lambda: page.text("#card-text"))
 
 
 AXE = os.environ.get("AXE_CORE", "")

@@ -298,6 +298,12 @@ def serve(
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE.sqlite", help="Where answers of annotators go.")
     ] = None,
+    queue: Annotated[
+        Path | None, typer.Option(help="Texts of your own to label: CSV, TSV, xlsx, text, ...")
+    ] = None,
+    guidelines: Annotated[
+        Path | None, typer.Option(metavar="FILE.md", help="What annotators are told.")
+    ] = None,
     jobs: Annotated[Path, typer.Option(help="Folder of uploaded files and their labels.")] = Path(
         "runs/serve"
     ),
@@ -327,7 +333,17 @@ def serve(
     asked = {"serve.host": host, "serve.port": port, "serve.live": live or None}
     section = read_recipe(recipe, settings, asked).serve
     folders = [find_classifier(each, model_size) for each in models or map(Path, SHIPPED)]
-    served = open_served(folders, snapshot=snapshot, verdict=verdict, labels=labels, jobs=jobs)
+    if queue is not None and labels is None:
+        raise typer.BadParameter("--queue needs --labels FILE.sqlite, where the answers go")
+    served = open_served(
+        folders,
+        snapshot=snapshot,
+        verdict=verdict,
+        labels=labels,
+        jobs=jobs,
+        queue=queue,
+        guidelines=guidelines,
+    )
     with watch():
         run(served, section, token=token)
 

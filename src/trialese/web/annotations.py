@@ -2,7 +2,8 @@
 
 Events are only ever added. Each answer is a transaction of its own, on disk before it is
 acknowledged (write-ahead log, synchronous FULL). An undo is an event too: nothing is ever changed
-or deleted, and triggers refuse it to everybody else.
+or deleted, and triggers refuse it to everybody else. So it is with decisions: where annotators
+disagree, somebody decides (adjudication), and may decide again.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import hashlib
 import io
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -23,7 +26,19 @@ import msgspec
 from trialese.corpus.dedup import normalise
 from trialese.errors import ArtifactError
 
-__all__ = ["AnswerLog", "Event", "Member", "as_tsv", "key_of"]
+__all__ = [
+    "AnswerLog",
+    "Decision",
+    "Disagreement",
+    "Event",
+    "Member",
+    "Settled",
+    "as_tsv",
+    "disagreements",
+    "disagreements_tsv",
+    "key_of",
+    "settle",
+]
 
 
 _VERSION = 1
@@ -45,6 +60,18 @@ CREATE TRIGGER IF NOT EXISTS never_changed BEFORE UPDATE ON events
 BEGIN SELECT RAISE (ABORT, 'events are never changed'); END;
 CREATE TRIGGER IF NOT EXISTS never_deleted BEFORE DELETE ON events
 BEGIN SELECT RAISE (ABORT, 'events are never deleted'); END;
+CREATE TABLE IF NOT EXISTS decisions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at TEXT NOT NULL,
+    task TEXT NOT NULL,
+    decided_by TEXT NOT NULL,
+    key TEXT NOT NULL,
+    labels TEXT
+) STRICT;
+CREATE TRIGGER IF NOT EXISTS decisions_never_changed BEFORE UPDATE ON decisions
+BEGIN SELECT RAISE (ABORT, 'decisions are never changed'); END;
+CREATE TRIGGER IF NOT EXISTS decisions_never_deleted BEFORE DELETE ON decisions
+BEGIN SELECT RAISE (ABORT, 'decisions are never deleted'); END;
 """
 _STANDING = """
 SELECT * FROM events AS e WHERE task = ? AND kind <> 'undo'
@@ -73,6 +100,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[Member, ...]
     """Every text that the answer serves, the one shown first."""
     undoes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What somebody decided on a text on which annotators disagree."""
+
+    id: int
+    at: str
+    task: str
+    decided_by: str
+    key: str
+    labels: tuple[str, ...] | None
+    """None: an earlier decision is withdrawn."""
 
 
 def key_of(text: str) -> str:
@@ -160,6 +200,32 @@ class AnswerLog:
                 held.setdefault(event.annotator, {})[event.key] = event
         return held
 
+    def decide(
+        self, task: str, decided_by: str, key: str, labels: Sequence[str] | None
+    ) -> Decision:
+        """Keep a decision on the cluster of that key, on disk when this returns.
+
+        It takes the place of an earlier one; `labels` None withdraws that.
+        """
+        row = {
+            "task": task,
+            "decided_by": decided_by,
+            "key": key,
+            "labels": None if labels is None else _encode(labels),
+        }
+        with self._written() as base:
+            return _decision(_insert_into(base, "decisions", row))
+
+    def decisions(self, task: str) -> dict[str, Decision]:
+        """Key -> the decision that holds: the latest, unless it was a withdrawal."""
+        latest = {}
+        with self._lock:
+            rows = self._base.execute("SELECT * FROM decisions WHERE task = ? ORDER BY id", (task,))
+            for row in rows:
+                decision = _decision(row)
+                latest[decision.key] = decision
+        return {key: held for key, held in latest.items() if held.labels is not None}
+
     def events(self) -> list[Event]:
         """Everything that ever happened, in order."""
         with self._lock:
@@ -183,13 +249,39 @@ class AnswerLog:
                 raise
 
 
-def as_tsv(
-    standing: dict[str, dict[str, Event]], annotator: str | None = None
-) -> tuple[str, int, int]:
-    """(labelled TSV for `trialese finetune`, its rows, clusters left out for disagreement).
+Standing = Mapping[str, Mapping[str, Event]]
+"""Annotator -> key -> what holds, as `AnswerLog.standing` gives it."""
 
-    One row a text: every duplicate of an answered text has its labels. Of one annotator all
-    answers; else those that nobody contradicts.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """The labels of a cluster on which annotators agree, or on which somebody has decided."""
+
+    key: str
+    labels: tuple[str, ...]
+    members: tuple[Member, ...]
+    decided_by: str = ""
+    """Who decided, where annotators disagreed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disagreement:
+    """A text on which annotators disagree."""
+
+    key: str
+    members: tuple[Member, ...]
+    """Every text of the cluster, the one shown first."""
+    answers: dict[str, tuple[str, ...]]
+    """Annotator -> labels."""
+    decision: Decision | None
+
+
+def settle(
+    standing: Standing, decisions: Mapping[str, Decision], annotator: str | None = None
+) -> tuple[list[Settled], int]:
+    """(clusters with labels in the order of their first answers, clusters left out as disputed).
+
+    Of one annotator all answers; else those that nobody contradicts, and those decided on.
     """
     chosen: dict[str, Event] = {}
     disputed: set[str] = set()
@@ -201,35 +293,115 @@ def as_tsv(
                 first = chosen.setdefault(key, event)
                 if set(first.labels) != set(event.labels):
                     disputed.add(key)
-    rows = {
-        member.id: (member.text, event.labels)
-        for key, event in sorted(chosen.items(), key=lambda item: item[1].id)
-        if key not in disputed
-        for member in event.members
-    }
+    settled = []
+    for key, event in sorted(chosen.items(), key=lambda item: item[1].id):
+        decision = decisions.get(key) if key in disputed else None
+        if key in disputed and decision is None:
+            continue
+        labels = event.labels if decision is None else decision.labels or ()
+        decided_by = "" if decision is None else decision.decided_by
+        settled.append(
+            Settled(key=key, labels=labels, members=event.members, decided_by=decided_by)
+        )
+    return settled, sum(key not in decisions for key in disputed)
+
+
+def disagreements(standing: Standing, decisions: Mapping[str, Decision]) -> list[Disagreement]:
+    """Every text on which annotators disagree, those without a decision first."""
+    answers: dict[str, dict[str, Event]] = {}
+    for name, held in sorted(standing.items()):
+        for key, event in held.items():
+            if event.kind == "answer":
+                answers.setdefault(key, {})[name] = event
+    found = [
+        Disagreement(
+            key=key,
+            members=next(iter(given.values())).members,
+            answers={name: event.labels for name, event in given.items()},
+            decision=decisions.get(key),
+        )
+        for key, given in answers.items()
+        if len({frozenset(event.labels) for event in given.values()}) > 1
+    ]
+    return sorted(found, key=lambda each: (each.decision is not None, each.members[0].id))
+
+
+def as_tsv(
+    standing: Standing,
+    annotator: str | None = None,
+    decisions: Mapping[str, Decision] = MappingProxyType({}),
+) -> tuple[str, int, int]:
+    """(labelled TSV for `trialese finetune`, its rows, clusters left out for disagreement).
+
+    One row a text: every duplicate of an answered text has its labels. Of one annotator all
+    answers; else those that nobody contradicts, and those decided on: a column `decided_by` tells
+    by whom.
+    """
+    settled, disputed = settle(standing, {} if annotator is not None else decisions, annotator)
+    rows: dict[str, tuple[str, tuple[str, ...], str]] = {}
+    for each in settled:
+        for member in each.members:
+            name = member.id
+            if name in rows and rows[name][0] != member.text:  # of another file of texts
+                name = f"{name} {key_of(member.text)[:8]}"
+            rows[name] = (member.text, each.labels, each.decided_by)
+    decided = any(name for _, _, name in rows.values())
+    lines: list[Sequence[str]] = [("id", "text", "labels", *(["decided_by"] * decided))]
+    for name, (text, labels, decided_by) in sorted(rows.items()):
+        lines.append((name, text, _cell(labels), *([decided_by] * decided)))
+    return _tsv(lines), len(rows), disputed
+
+
+def disagreements_tsv(found: Sequence[Disagreement]) -> str:
+    """A row a text on which annotators disagree: a column of each annotator, and the decision."""
+    names = sorted({name for each in found for name in each.answers})
+    lines: list[Sequence[str]] = [("id", "text", *names, "decision", "decided_by", "decided_at")]
+    for each in found:
+        given = [_cell(each.answers[name]) if name in each.answers else "" for name in names]
+        decision = ("", "", "")
+        if each.decision is not None:
+            held = each.decision
+            decision = (_cell(held.labels or ()), held.decided_by, held.at)
+        lines.append((each.members[0].id, each.members[0].text, *given, *decision))
+    return _tsv(lines)
+
+
+def _cell(labels: Sequence[str]) -> str:
+    return "|".join(labels) or "none"  # a blank would be unlabelled
+
+
+def _tsv(lines: Iterable[Sequence[str]]) -> str:
     out = io.StringIO(newline="")
-    table = csv.writer(out, delimiter="\t", lineterminator="\n")
-    table.writerow(["id", "text", "labels"])
-    for name in sorted(rows):
-        text, labels = rows[name]
-        table.writerow([name, text, "|".join(labels) or "none"])  # a blank would be unlabelled
-    return out.getvalue(), len(rows), len(disputed)
+    csv.writer(out, delimiter="\t", lineterminator="\n").writerows(lines)
+    return out.getvalue()
 
 
 def _insert(base: sqlite3.Connection, row: dict[str, Any]) -> Event:
+    return _event(_insert_into(base, "events", row))
+
+
+def _insert_into(base: sqlite3.Connection, table: str, row: dict[str, Any]) -> dict[str, Any]:
+    """The row as it stands now, with its time and number."""
     row = row | {"at": datetime.now(UTC).isoformat(timespec="milliseconds")}
     row.pop("id", None)
     names = ", ".join(row)
     marks = ", ".join(f":{name}" for name in row)
-    done = base.execute(f"INSERT INTO events ({names}) VALUES ({marks})", row)
-    return _event({"id": done.lastrowid, **row})
+    done = base.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", row)
+    return {"id": done.lastrowid, **row}
+
+
+def _decision(row: Any) -> Decision:
+    held = {each.name: row[each.name] for each in fields(Decision)}
+    if held["labels"] is not None:
+        held["labels"] = tuple(msgspec.json.decode(held["labels"]))
+    return Decision(**held)
 
 
 def _event(row: Any) -> Event:
-    fields = {name: row[name] for name in Event.__struct_fields__}
-    fields["labels"] = msgspec.json.decode(row["labels"])
-    fields["members"] = msgspec.json.decode(row["members"])
-    return msgspec.convert(fields, Event)
+    held = {name: row[name] for name in Event.__struct_fields__}
+    held["labels"] = msgspec.json.decode(row["labels"])
+    held["members"] = msgspec.json.decode(row["members"])
+    return msgspec.convert(held, Event)
 
 
 def _encode(value: Any) -> str:

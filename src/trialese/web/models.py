@@ -16,6 +16,9 @@ from trialese.tasks.folds import defined_in
 from trialese.tasks.predict import load_scorer
 from trialese.tasks.scorer import model_folder, named_results, read_description
 from trialese.verdict.report import load_verdicts
+from trialese.web.active_learning import MOST_TEXTS
+from trialese.web.guidelines import read_guidelines
+from trialese.web.own_texts import OwnTexts, read_own_texts
 from trialese.web.schemas import LabelDefinition, ModelCard, ModelDescription, Prediction, Refusal
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ class ServedModel:
     name: str
     scorer: Scorer
     definitions: dict[str, LabelDefinition] = field(default_factory=dict)
+    folder: Path = Path()
 
     def description(self) -> ModelDescription:
         """The model with the definitions of its labels."""
@@ -80,6 +84,10 @@ class Served:
     """SQLite file of the labelling queue."""
     jobs: Path | None = None
     """Folder of uploaded files and their labels; None: no jobs are taken."""
+    queue: dict[Path, OwnTexts] = field(default_factory=dict)
+    """Folder of a classifier -> texts of the user's own for its labelling queue."""
+    guidelines: str = ""
+    """What annotators are told, as harmless HTML."""
     models: dict[str, ServedModel] = field(default_factory=dict)
 
     @property
@@ -129,7 +137,7 @@ class Served:
                 name = f"{name}/{folder.resolve().name}"
             if name in models:
                 raise ArtifactError(f"{folder}: {name!r} is served already; rename one folder")
-            models[name] = ServedModel(name, scorer, _definitions(folder, scorer.task))
+            models[name] = ServedModel(name, scorer, _definitions(folder, scorer.task), folder)
         self.models = models
 
 
@@ -162,15 +170,23 @@ def open_served(
     verdict: Path | None = None,
     labels: Path | None = None,
     jobs: Path | None = None,
+    queue: Path | None = None,
+    guidelines: Path | None = None,
 ) -> Served:
     """The contents of these folders, checked but not yet loaded.
 
+    `queue` is a file of texts to be labelled, `guidelines` a Markdown file for those who do it.
+
     Raises:
         ArtifactError: a folder does not hold what it should.
+        RecordError: a file cannot be read or understood.
     """
-    for folder in folders:
-        read_description(model_folder(folder))
+    hows = {folder: read_description(model_folder(folder)).preprocessing for folder in folders}
+    told = "" if guidelines is None else read_guidelines(guidelines)
+    own: dict[Path, OwnTexts] = {}
+    if queue is not None:
+        own = {folder: read_own_texts(queue, how, most=MOST_TEXTS) for folder, how in hows.items()}
     if verdict is not None:
         load_verdicts(verdict)
     opened = open_snapshot(snapshot) if snapshot is not None else None
-    return Served(tuple(folders), opened, verdict, labels, jobs)
+    return Served(tuple(folders), opened, verdict, labels, jobs, own, told)

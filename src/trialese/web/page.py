@@ -25,16 +25,29 @@ from trialese.tasks.agreement import AnnotatorAgreement, annotator_agreement
 from trialese.tasks.formats import safe_cell, text_of_trial
 from trialese.tasks.task import check_example
 from trialese.web.active_learning import Item, Queue
-from trialese.web.annotations import AnswerLog, as_tsv
+from trialese.web.annotations import (
+    AnswerLog,
+    Decision,
+    Disagreement,
+    as_tsv,
+    disagreements,
+    disagreements_tsv,
+)
+from trialese.web.learning_curve import LearningCurve
 from trialese.web.models import Served, ServedModel
 from trialese.web.schemas import (
     Annotator,
     Answer,
+    DecisionRequest,
+    Disagreements,
+    DisputedText,
+    Guidelines,
     NctNumber,
     NearestAnswer,
     NearestRequest,
     PageFacts,
     QueueAnswer,
+    QueueFacts,
     QueueItem,
     Refusal,
     SnapshotFacts,
@@ -109,8 +122,15 @@ def page_routes(served: Served, settings: ServeSettings, score: Score) -> APIRou
             snapshot=_snapshot_facts(state),
             verdict=report if served.verdict is not None else None,
             labelling=state.log is not None,
+            queue=_queue_facts(served),
+            guidelines=bool(served.guidelines),
             live=state.live,
         )
+
+    @routes.get("/v1/guidelines", tags=["page"])
+    def guidelines() -> Guidelines:
+        """What annotators are told: the Markdown file given to `--guidelines`, as HTML."""
+        return Guidelines(html=served.guidelines)
 
     routes.include_router(trials_routes(state))
     routes.include_router(labelling_routes(state))
@@ -135,6 +155,13 @@ def _snapshot_facts(state: PageState) -> SnapshotFacts | None:
         read=read,
         failure=state.scoring.failure,
     )
+
+
+def _queue_facts(served: Served) -> QueueFacts | None:
+    own = next(iter(served.queue.values()), None)
+    if own is None:
+        return None
+    return QueueFacts(name=own.name, texts=len(own.texts), left_out=own.left_out)
 
 
 def _assets() -> dict[str, tuple[bytes, str]]:
@@ -288,9 +315,8 @@ def labelling_routes(state: PageState) -> APIRouter:
     ) -> QueueAnswer:
         """The texts that the annotator should label next, the one worth most first."""
         asked, log, texts = _opened(state, model)
-        if texts is None:  # soon
-            return QueueAnswer(items=[], clusters=0, texts=0, answered={}, served=0)
-        standing = log.standing(asked.scorer.task.name)
+        task = asked.scorer.task.name
+        standing = log.standing(task)
         answers = [
             event for held in standing.values() for event in held.values() if event.kind == "answer"
         ]
@@ -298,11 +324,15 @@ def labelling_routes(state: PageState) -> APIRouter:
         for event in answers:
             counts[event.annotator] += 1
         return QueueAnswer(
-            items=[_shown(item, asked) for item in texts.next(standing, annotator, most)],
-            clusters=len(texts),
-            texts=texts.texts,
+            items=[_shown(item, asked) for item in texts.next(standing, annotator, most)]
+            if texts is not None
+            else [],
+            clusters=0 if texts is None else len(texts),
+            texts=0 if texts is None else texts.texts,
             answered=counts,
             served=len({member.id for event in answers for member in event.members}),
+            reading=state.read_share(asked) < 1,
+            disputed=as_tsv(standing, decisions=log.decisions(task))[2],
         )
 
     @routes.post("/answers")
@@ -354,17 +384,67 @@ def labelling_routes(state: PageState) -> APIRouter:
     ) -> Response:
         """A table that `trialese finetune` takes: `tasks.stop_reasons.labelled = "labelled.tsv"`.
 
-        Of one annotator all answers; else those that nobody contradicts (X-Disputed tells how
-        many clusters were left out).
+        Of one annotator all answers; else those that nobody contradicts, and decisions
+        (X-Disputed tells how many clusters were left out).
         """
         asked, log, _ = _opened(state, model)
-        text, rows, disputed = as_tsv(log.standing(asked.scorer.task.name), annotator)
+        task = asked.scorer.task.name
+        text, rows, disputed = as_tsv(log.standing(task), annotator, log.decisions(task))
         headers = {
             "Content-Disposition": 'attachment; filename="labelled.tsv"',
             "X-Rows": str(rows),
             "X-Disputed": str(disputed),
         }
         return Response(text, media_type="text/tab-separated-values", headers=headers)
+
+    routes.include_router(_review_routes(state))
+    return routes
+
+
+def _review_routes(state: PageState) -> APIRouter:
+    """Routes over all labels so far: the learning curve, and what annotators disagree on."""
+    routes = APIRouter()
+
+    def found(task: str, log: AnswerLog) -> list[Disagreement]:
+        return disagreements(log.standing(task), log.decisions(task))
+
+    @routes.get("/curve")
+    def curve(model: str = "") -> LearningCurve:
+        """What the labels so far have brought, and what another hour of labelling would."""
+        asked, log, _ = _opened(state, model)
+        return state.learning_curve(asked, log)
+
+    @routes.get("/disagreements")
+    def disputed(model: str = "") -> Disagreements:
+        """The texts on which annotators disagree, with everybody's labels and the decision."""
+        asked, log, _ = _opened(state, model)
+        return Disagreements(texts=[_disputed(each) for each in found(asked.scorer.task.name, log)])
+
+    @routes.get(
+        "/disagreements.tsv",
+        response_class=Response,
+        responses={200: {"content": {"text/tab-separated-values": {}}}},
+    )
+    def disputed_table(model: str = "") -> Response:
+        """The same as a table: a column of each annotator, the decision, by whom and when."""
+        asked, log, _ = _opened(state, model)
+        text = disagreements_tsv(found(asked.scorer.task.name, log))
+        headers = {"Content-Disposition": 'attachment; filename="disagreements.tsv"'}
+        return Response(text, media_type="text/tab-separated-values", headers=headers)
+
+    @routes.post("/decisions")
+    def decide(given: DecisionRequest) -> Decision:
+        """Decide on a text on which annotators disagree; it is on disk when this returns."""
+        asked, log, _ = _opened(state, given.model)
+        task = asked.scorer.task
+        if given.key not in {each.key for each in found(task.name, log)}:
+            raise Refusal(404, "annotators do not disagree on this text; ask for the list again")
+        labels = None
+        if given.labels is not None:
+            labels = [label for label in task.labels if label in given.labels]
+            check_example(task, given.labels, "the decision")
+        with _kept():
+            return log.decide(task.name, given.annotator, given.key, labels)
 
     return routes
 
@@ -383,9 +463,9 @@ def _opened(state: PageState, name: str) -> tuple[ServedModel, AnswerLog, Queue 
     model = state.served.model_named(name)
     if state.log is None:
         raise Refusal(404, "no file to keep answers in; start with --labels FILE.sqlite")
-    if state.served.snapshot is None:
-        raise Refusal(404, "no snapshot was given to take texts from (--snapshot)")
-    if state.scoring.index is None and state.scoring.failure:
+    if state.served.snapshot is None and not state.served.queue:
+        raise Refusal(404, "no texts to label; start with --snapshot FOLDER or --queue FILE")
+    if state.read_share(model) == 0 and state.scoring.failure:
         raise Refusal(503, state.scoring.failure)
     return model, state.log, state.queue(model)
 
@@ -405,4 +485,15 @@ def _shown(item: Item, model: ServedModel) -> QueueItem:
         uncertainty=round(item.uncertainty, 4),
         novelty=round(item.novelty, 4),
         worth=round(item.worth, 4),
+    )
+
+
+def _disputed(found: Disagreement) -> DisputedText:
+    return DisputedText(
+        key=found.key,
+        id=found.members[0].id,
+        text=found.members[0].text,
+        texts=len(found.members),
+        answers={name: list(labels) for name, labels in found.answers.items()},
+        decision=found.decision,
     )

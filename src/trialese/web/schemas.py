@@ -16,15 +16,20 @@ from starlette.exceptions import HTTPException
 
 from trialese.errors import RecordError
 from trialese.web.active_learning import Neighbour
+from trialese.web.annotations import Decision
 from trialese.web.search_index import Counts, SearchHit
 
 __all__ = [
     "Annotator",
     "Answer",
+    "DecisionRequest",
+    "Disagreements",
+    "DisputedText",
     "ExplainAnswer",
     "ExplainRequest",
     "ExplainedSpan",
     "Failure",
+    "Guidelines",
     "LabelDefinition",
     "ModelCard",
     "ModelDescription",
@@ -38,6 +43,7 @@ __all__ = [
     "PredictRequest",
     "Prediction",
     "QueueAnswer",
+    "QueueFacts",
     "QueueItem",
     "Refusal",
     "ServerState",
@@ -353,6 +359,20 @@ class SnapshotFacts(BaseModel):
     failure: str = ""
 
 
+class QueueFacts(BaseModel):
+    """The file of texts that are labelled instead of the snapshot's."""
+
+    name: str
+    texts: int
+    left_out: dict[str, int] = Field(description="Records without a text, by reason.")
+
+
+class Guidelines(BaseModel):
+    """What annotators are told."""
+
+    html: str = Field(description="Headings, lists, tables and links alone; empty: none given.")
+
+
 class PageFacts(BaseModel):
     """What is served beside the models: read by the page before anything else."""
 
@@ -361,6 +381,10 @@ class PageFacts(BaseModel):
     snapshot: SnapshotFacts | None
     verdict: str | None = Field(description="Path of the report.")
     labelling: bool = Field(description="Whether answers of annotators are kept.")
+    queue: QueueFacts | None = Field(
+        description="The user's own texts to label; null: those of the snapshot are."
+    )
+    guidelines: bool = Field(description="Whether there are guidelines for annotators.")
     live: bool = Field(description="Whether the registry is asked for unknown trials.")
 
 
@@ -402,10 +426,10 @@ class QueueItem(BaseModel):
     """A text to be labelled, and why now."""
 
     key: str
-    nct_id: str
+    nct_id: str = Field(description="What names the text: an NCT number, or its name in the file.")
     text: str
     texts: int = Field(description="Duplicates that the answer serves, this one included.")
-    duplicates: list[str] = Field(description="NCT ids of some of them.")
+    duplicates: list[str] = Field(description="What names some of them.")
     scores: dict[str, float] = Field(description="What the model predicts: look after answering.")
     second: bool = Field(
         description="Somebody else has labelled it: this answer measures agreement."
@@ -423,6 +447,8 @@ class QueueAnswer(BaseModel):
     texts: int
     answered: dict[str, int] = Field(description="Annotator -> answers that stand.")
     served: int = Field(description="Texts that have labels by these answers.")
+    reading: bool = Field(description="The model is still reading texts for the queue.")
+    disputed: int = Field(description="Texts on which annotators disagree and nobody has decided.")
 
 
 class Answer(BaseModel):
@@ -454,3 +480,35 @@ class Undone(BaseModel):
     undone: bool = Field(description="False: there was none.")
     item: QueueItem | None = Field(description="Its text, unless that has left the queue.")
     labels: list[str] = []
+
+
+class DisputedText(BaseModel):
+    """A text on which annotators disagree."""
+
+    key: str
+    id: str = Field(description="What names it: an NCT number, or its name in the file.")
+    text: str
+    texts: int = Field(description="Duplicates that the answers serve, this one included.")
+    answers: dict[str, list[str]] = Field(description="Annotator -> labels.")
+    decision: Decision | None
+
+
+class Disagreements(BaseModel):
+    """Texts on which annotators disagree, those without a decision first."""
+
+    texts: list[DisputedText]
+
+
+class DecisionRequest(BaseModel):
+    """The labels that hold for a text on which annotators disagree; null: no decision any more."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"annotator": "eve", "key": "0" * 32, "labels": ["Enrollment"]}]
+        },
+    )
+    model: ModelName = ""
+    annotator: Annotator
+    key: str = Field(pattern=r"^[0-9a-f]{32}$")
+    labels: list[str] | None

@@ -1,6 +1,6 @@
-"""State behind the page: scores of the snapshot in the background, answers, queues, examples.
+"""State behind the page: scores in the background, answers, queues, examples, learning curves.
 
-Each model scores a few trials and rests as long as that took, so that requests find a processor.
+Each model scores a few texts and rests as long as that took, so that requests find a processor.
 Scores are kept in the search index; the next start goes on where this one ended.
 """
 
@@ -22,13 +22,13 @@ from trialese.collect.api import fetch_trial
 from trialese.collect.snapshot import find_trials, read_trials
 from trialese.errors import TrialeseError
 from trialese.records import Snapshot, Trial
-from trialese.settings import (
-    CollectSettings,
-)
+from trialese.settings import CollectSettings
 from trialese.tasks.folds import build_examples, settings_of
 from trialese.tasks.formats import text_of_trial
 from trialese.web.active_learning import MOST_TEXTS, Labelled, Neighbour, Neighbours, Queue
-from trialese.web.annotations import AnswerLog
+from trialese.web.annotations import AnswerLog, settle
+from trialese.web.learning_curve import CurveWatcher, LearningCurve, answers_per_hour
+from trialese.web.own_texts import OwnTexts
 from trialese.web.search_index import SearchIndex
 
 if TYPE_CHECKING:
@@ -47,7 +47,10 @@ Score = Callable[["ServedModel", Sequence[str]], "NDArray[np.float64]"]
 
 
 class SnapshotScoring:
-    """Indexes the snapshot and scores it with every model, in a thread between start and stop."""
+    """Indexes the snapshot and scores it with every model, in a thread between start and stop.
+
+    Texts of the user's own come first: somebody waits to label them.
+    """
 
     def __init__(self, served: Served, score: Score) -> None:
         self.index: SearchIndex | None = None
@@ -59,8 +62,8 @@ class SnapshotScoring:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin, if there is a snapshot."""
-        if self._served.snapshot is not None:
+        """Begin, if there is a snapshot or a file of texts."""
+        if self._served.snapshot is not None or self._served.queue:
             self._stopping.clear()
             self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
             self._thread.start()
@@ -74,18 +77,35 @@ class SnapshotScoring:
             self.index.close()
 
     def _run(self) -> None:
-        assert self._served.snapshot is not None
+        snapshot = self._served.snapshot
+        what = "scoring the texts of the queue"
         try:
-            self.index = SearchIndex(self._served.snapshot)
+            if snapshot is not None:
+                what = f"{snapshot.path}: indexing it for search"
+                self.index = SearchIndex(snapshot)
             while not self._served.ready:
                 if self._stopping.wait(0.05):
                     return
             for model in list(self._served.models.values()):
-                self._score_snapshot(self.index, model)
+                if model.folder in self._served.queue:
+                    self._score_texts(self._served.queue[model.folder], model)
+            for model in list(self._served.models.values()):
+                if self.index is not None:
+                    self._score_snapshot(self.index, model)
         except Exception as error:  # whatever it is, clients must learn why there is no search
-            self.failure = f"{self._served.snapshot.path}: indexing it for search ended: {error}"
+            self.failure = f"{what} ended: {error}"
             known = isinstance(error, TrialeseError | OSError)
             logger.error("%s", self.failure, exc_info=None if known else error)
+
+    def _score_texts(self, own: OwnTexts, model: ServedModel) -> None:
+        texts = [text for _, text in own.texts]
+        for start in range(own.count_scored(model.scorer.digest), len(texts), _TEXTS):
+            if self._stopping.is_set():
+                return
+            begun = time.perf_counter()
+            scores = self._score(model, texts[start : start + _TEXTS])
+            own.add_scores(model.scorer.digest, scores)
+            self._stopping.wait(time.perf_counter() - begun)
 
     def _score_snapshot(self, index: SearchIndex, model: ServedModel) -> None:
         """Score the trials that the model has not scored yet, and keep labels and scores."""
@@ -136,10 +156,12 @@ class PageState:
         self._lock = threading.Lock()
         self._neighbours: dict[str, tuple[Neighbours, str]] = {}
         self._queues: dict[str, tuple[int, Queue]] = {}
+        self._curves = CurveWatcher()
 
     def close(self) -> None:
         """Stop scoring and close every file."""
         self.scoring.stop()
+        self._curves.close()
         if self.log is not None:
             self.log.close()
 
@@ -182,44 +204,66 @@ class PageState:
 
         Made anew when the model has scored a quarter more.
         """
-        index, log = self.scoring.index, self.log
-        if index is None or log is None:
+        source, log = self.served.queue.get(model.folder, self.scoring.index), self.log
+        if source is None or log is None:
             return None
         digest = model.scorer.digest
         with self._lock:
-            scored = index.count_scored(digest)
+            done = self.read_share(model) >= 1
+            scored = source.count_scored(digest)
             made_of, queue = self._queues.get(digest, (0, None))
-            done = index.scored_until(digest) >= index.trials
             if scored > made_of * 1.25 or (done and scored > made_of):
                 cuts = model.scorer.thresholds
                 queue = Queue(
                     model.scorer.task,
-                    index.scored_texts(digest, most=MOST_TEXTS),
+                    source.scored_texts(digest, most=MOST_TEXTS),
                     None if cuts is None else cuts.values,
                     log.events(),
                 )
                 self._queues[digest] = (scored, queue)
         return queue
 
+    def read_share(self, model: ServedModel) -> float:
+        """Share of the texts of its queue, or of the snapshot's trials, that the model has read."""
+        own, index, digest = (
+            self.served.queue.get(model.folder), self.scoring.index, model.scorer.digest
+        )  # fmt: skip
+        if own is not None:
+            return own.count_scored(digest) / len(own.texts)
+        return 0.0 if index is None else index.scored_until(digest) / max(1, index.trials)
+
+    def learning_curve(self, model: ServedModel, log: AnswerLog) -> LearningCurve:
+        """What more labels would bring, by those so far; computed in the background."""
+        task = model.scorer.task
+        standing = log.standing(task.name)
+        settled, _ = settle(standing, log.decisions(task.name))
+        return self._curves.curve(model.name, task, settled, answers_per_hour(standing))
+
     def _answered(self, model: ServedModel) -> list[Labelled]:
         if self.log is None:
             return []
+        name = model.scorer.task.name
+        standing = self.log.standing(name)
+        settled, _ = settle(standing, self.log.decisions(name))
+        decided = {each.key: each for each in settled if each.decided_by}
+        answers = [
+            (event.members[0], event.labels, f"labelled here by {annotator}")
+            for annotator, held in standing.items()
+            for event in held.values()
+            if event.kind == "answer" and event.key not in decided
+        ]
+        answers += [
+            (each.members[0], each.labels, f"decided here by {each.decided_by}")
+            for each in decided.values()
+        ]
         return [
-            Labelled(
-                id=event.members[0].id,
-                text=event.members[0].text,
-                labels=event.labels,
-                source=f"labelled here by {name}",
-            )
-            for name, answers in self.log.standing(model.scorer.task.name).items()
-            for event in answers.values()
-            if event.kind == "answer"
+            Labelled(id=member.id, text=member.text, labels=labels, source=source)
+            for member, labels, source in answers
         ]
 
     def _examples(self, model: ServedModel) -> tuple[list[Labelled], str]:
-        folder = self.served.folders[list(self.served.models).index(model.name)]
         try:
-            return labelled_examples(folder, self.served.snapshot), ""
+            return labelled_examples(model.folder, self.served.snapshot), ""
         except TrialeseError as error:
             return [], str(error)
 

@@ -75,3 +75,25 @@ export function tally(counts, chosen, name, onchoose) {
   rove(list, "button");
   return list;
 }
+
+/** A learning curve: points `{texts, f1, low, high}` with their intervals; the last one is a forecast. */
+export function curveChart(points) {
+  const width = 300, height = 150, left = 30, right = 8, top = 8, floor = 122;
+  const low = Math.min(...points.map((point) => point.low)), high = Math.max(...points.map((point) => point.high));
+  const least = Math.floor(low * 10) / 10, most = Math.max(least + 0.1, Math.ceil(high * 10) / 10);
+  const last = points.at(-1).texts;
+  const x = (texts) => left + ((width - left - right) * texts) / last;
+  const y = (score) => floor - ((floor - top) * (score - least)) / (most - least);
+  const path = (part) => part.map(({ texts, f1 }, place) => `${place ? "L" : "M"}${x(texts).toFixed(1)} ${y(f1).toFixed(1)}`).join("");
+  const told = points.map(({ texts, f1, low: from, high: to }) => `${number(texts)} texts: ${f1.toFixed(2)}, interval ${from.toFixed(2)} to ${to.toFixed(2)}`).join("; ");
+  return svg("svg.curve", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Micro-F1 by labelled texts. ${told} (forecast).` },
+    [least, most].map((score) => [svg("line.grid", { x1: left, x2: width - right, y1: y(score), y2: y(score) }), svg("text", { x: left - 5, y: y(score) + 4, "text-anchor": "end" }, score.toFixed(1))]).flat(),
+    svg("path.line", { d: path(points.slice(0, -1)) }), svg("path.line.ahead", { d: path(points.slice(-2)) }),
+    points.map(({ texts, f1, low: from, high: to }, place) => {
+      const kind = place === points.length - 1 ? ".ahead" : "";
+      return [svg(`line.span${kind}`, { x1: x(texts), x2: x(texts), y1: y(from), y2: y(to) }),
+        svg(`circle.dot${kind}`, { cx: x(texts), cy: y(f1), r: 3 }, svg("title", {}, `${number(texts)} texts: ${f1.toFixed(3)} [${from.toFixed(3)}, ${to.toFixed(3)}]`))];
+    }).flat(),
+    svg("text", { x: left, y: height - 14 }, 0), svg("text", { x: width - right, y: height - 14, "text-anchor": "end" }, number(last)),
+    svg("text", { x: (left + width) / 2, y: height - 1, "text-anchor": "middle" }, "labelled texts"), svg("text", { x: left + 4, y: top + 8 }, "micro-F1"));
+}

@@ -1,6 +1,8 @@
 // The labelling queue: one key a label, one answer for all duplicates, undo.
 
 import { ask, download } from "./api.js";
+import { curveChart } from "./charts.js";
+import { closeReview, openReview } from "./review.js";
 import { $, el, fail, labelName, meaning, number, reading, rove, say } from "./dom.js";
 
 const KEYS = [..."123456789qwertyuiopasdfghjkcvbm"];
@@ -11,6 +13,8 @@ let item = null;
 let given = new Set();
 let hints = false;
 let busy = false;
+let reviewing = false;
+let curveSoon = 0;
 
 export function startLabel(state_) {
   state = state_;
@@ -20,6 +24,7 @@ export function startLabel(state_) {
     annotator = $("annotator").value.trim();
     if (!annotator) return $("annotator").focus();
     localStorage.setItem("annotator", annotator);
+    item = null;
     begin();
   });
   rove($("keys"), "button");
@@ -27,21 +32,50 @@ export function startLabel(state_) {
 
 /** Called whenever the tab is opened or the model changes. */
 export function openLabel() {
-  if ($("labelling").hidden) $("annotator").focus({ preventScroll: true });
-  else begin();
+  const { labelling, queue, snapshot } = state.facts;
+  const possible = labelling && Boolean(queue || snapshot);
+  $("no-labelling").hidden = possible;
+  define();
+  guide();
+  if (!possible) { $("who").hidden = true; return; }
+  $("queue-source").textContent = queue ? `${number(queue.texts)} texts of ${queue.name}${leftOut(queue)}.` : `Texts of the snapshot, ${number(snapshot.trials)} trials.`;
+  if ($("who").hidden) begin();
+  else $("annotator").focus({ preventScroll: true });
+}
+
+const leftOut = ({ left_out: reasons }) => {
+  const told = Object.entries(reasons).map(([reason, count]) => `${number(count)} ${reason.replaceAll("_", " ")}`);
+  return told.length ? ` (left out: ${told.join(", ")})` : "";
+};
+
+/** What the address asks for: the queue, or the review of disagreements. */
+export function restoreLabel(parameters) {
+  reviewing = parameters.get("view") === "review";
 }
 
 async function begin() {
   try {
     fail("label-error");
-    await next();
     $("who").hidden = true;
-    $("labelling").hidden = false;
-    define();
+    $("labelling").hidden = reviewing;
+    if (reviewing) {
+      await openReview(state, annotator, () => turnTo(false));
+      return;
+    }
+    closeReview();
+    await next();
     $("card").focus();
   } catch (error) {
     fail("label-error", error);
+    if (!item && !reviewing) { $("who").hidden = false; $("labelling").hidden = true; }
   }
+}
+
+/** Go to the review, or back to the queue. */
+function turnTo(review) {
+  reviewing = review;
+  state.note("label", review ? { view: "review" } : {});
+  begin();
 }
 
 /** The list of what the labels mean, where the task says it. */
@@ -54,10 +88,19 @@ function define() {
   }));
 }
 
+/** The guidelines, which the server has made harmless; the page's policy forbids scripts anyway. */
+async function guide() {
+  if (!state.facts.guidelines || !$("guidelines").hidden) return;
+  const { html } = await ask("/v1/guidelines");
+  const parsed = new DOMParser().parseFromString(html, "text/html");
+  $("guidelines").querySelector(".prose").replaceChildren(...parsed.body.childNodes);
+  $("guidelines").hidden = false;
+}
+
 async function next() {
   const query = { annotator, model: state.model.model, most: 1 };
   let told = await ask("/v1/queue", { query });
-  while (!told.texts && !(state.facts.snapshot.read[state.model.model] >= 1)) {
+  while (!told.texts && told.reading) {
     fail("label-error", new Error("The model is reading the first texts."));
     await new Promise((resolve) => setTimeout(resolve, 500));
     told = await ask("/v1/queue", { query });
@@ -71,7 +114,7 @@ function show(item_, labels) {
   item = item_;
   given = new Set(labels);
   if (!item) {
-    $("card").replaceChildren(el("h2", {}, "Nothing left to label"), el("p", {}, "Every text of this snapshot has your answer or your skip."));
+    $("card").replaceChildren(el("h2", {}, "Nothing left to label"), el("p", {}, "Every text has your answer or your skip."));
   } else {
     const serves = item.texts === 1 ? "no duplicates" : `the answer serves ${number(item.texts)} texts`;
     const why = item.second ? "labelled by somebody else: a second opinion" : `uncertainty ${item.uncertainty.toFixed(1)} bits, novelty ${item.novelty.toFixed(2)}`;
@@ -168,19 +211,36 @@ async function progress(told) {
     el("p.soft", {}, "Off by default: they pull answers towards the model."),
     el("div.row", {}, el("button", { type: "button", disabled: !told.served, onclick: save }, "Save labels as TSV")),
   ];
-  $("progress").replaceChildren(...parts, ...(others.length ? agreement(await ask("/v1/queue/agreement", { query: { model: state.model.model } })) : []));
+  const query = { model: state.model.model };
+  const [alike, curve] = await Promise.all([others.length ? ask("/v1/queue/agreement", { query }) : null, ask("/v1/queue/curve", { query })]);
+  $("progress").replaceChildren(...parts, ...(alike ? agreement(alike, told.disputed) : []), el("div", { id: "curve" }));
+  drawCurve(curve);
 }
 
-function agreement(told) {
+/** What more labels would bring; looked at again while it is being computed. */
+function drawCurve(curve) {
+  if (!$("curve")) return;
+  $("curve").replaceChildren(
+    el("h3", {}, "What more labels would bring"),
+    curve.points.length ? curveChart(curve.points) : "",
+    el("p", { id: "curve-line" }, curve.message),
+    curve.state === "ready" ? el("p.soft", {}, `TF-IDF fitted on parts of the ${number(curve.texts)} labelled texts and scored on others, with 95 % intervals; the last point is a forecast. The classifier itself may gain more or less, and texts of the queue are harder than most.`) : "");
+  if (curve.state !== "computing") return;
+  clearTimeout(curveSoon);
+  curveSoon = setTimeout(() => ask("/v1/queue/curve", { query: { model: state.model.model } }).then(drawCurve).catch(() => {}), 1500);
+}
+
+function agreement(told, disputed) {
   if (!told.texts) return [el("h3", {}, "Agreement"), el("p.soft", {}, "No text has two opinions yet.")];
   const figure = (value) => (value === null ? "–" : value.toFixed(2));
   const used = told.labels.filter((row) => row.given);
   return [
     el("h3", {}, "Agreement"),
     el("p", { id: "agreement" }, `${told.same} of ${told.texts} texts alike; Krippendorff’s α ${figure(told.alpha)}`),
+    told.same < told.texts && el("div.row", {}, el("button", { type: "button", id: "to-review", onclick: () => turnTo(true) }, `Review disagreements${disputed ? ` (${number(disputed)} open)` : ""}`)),
     el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "label"), el("th", { scope: "col", title: "Cohen’s kappa, of two annotators" }, "κ"), el("th", { scope: "col", title: "Krippendorff’s alpha" }, "α"))),
       el("tbody", {}, used.map((row) => el("tr", {}, el("th", { scope: "row" }, labelName(row.label)), el("td", {}, figure(row.kappa)), el("td", {}, figure(row.alpha)))))),
-  ];
+  ].filter(Boolean);
 }
 
 async function save() {

@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { $, fail, rove, say, setDefinitions } from "./dom.js";
 import { startFile } from "./file.js";
-import { labelKey, openLabel, startLabel } from "./label.js";
+import { labelKey, openLabel, restoreLabel, startLabel } from "./label.js";
 import { openPredict, showTrial, startPredict } from "./predict.js";
 import { openTrials, restoreTrials, search, startTrials } from "./trials.js";
 
@@ -39,12 +39,14 @@ function restore() {
   if (!state.model || !state.facts) { open(tab); return; }
   if (tab === "trials") restoreTrials(parameters);
   if (tab === "predict") openPredict(parameters);
+  if (tab === "label") restoreLabel(parameters);
   open(tab);
 }
 
 /** What went wrong before says nothing of what is done now. */
 function forgetErrors() {
   for (const id of ["predict-error", "trials-error", "label-error"]) fail(id);
+  for (const box of document.querySelectorAll("#job .error")) box.remove();
 }
 
 function open(name, { focus = false } = {}) {
@@ -135,7 +137,7 @@ async function start() {
   tabs.addEventListener("click", (event) => event.target.closest("[role=tab]") && open(event.target.closest("[role=tab]").id.slice(4)));
   rove(tabs, "[role=tab]", (tab) => open(tab.id.slice(4)));
   addEventListener("hashchange", restore);
-  addEventListener("submit", forgetErrors, true);
+  for (const action of ["submit", "change", "drop"]) addEventListener(action, forgetErrors, true);
   addEventListener("click", (event) => event.target.closest?.("button, a") && forgetErrors(), true);
   startKeys();
   startPredict(state);
