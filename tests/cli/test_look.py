@@ -32,6 +32,9 @@ def test_show_tells_of_a_corpus_what_leaks(run: Run, home: Path) -> None:
     rows = [line.split() for line in out.splitlines() if line.split()[:1] in (["tune"], ["test"])]
     assert len(rows) == 4
     assert [row[3] for row in rows] == ["0"] * 4
+    assert "passages: of held-out documents" in out
+    passages = [line.split() for line in out.splitlines() if line.split()[:2] == ["old", "test"]]
+    assert passages and passages[0][-1].endswith("%")
 
 
 def test_show_tells_of_a_verdict_the_tables(run: Run, home: Path) -> None:

@@ -24,6 +24,7 @@ from trialese.corpus.store import (
     Era,
     StoredDocument,
     open_corpus,
+    read_overlap,
     read_stored,
     write_documents,
 )
@@ -188,3 +189,29 @@ def test_passages_that_stand_in_training_documents_are_measured(tmp_path: Path) 
     part = 21 / 49
     assert found == {"3": (part, 0.0, part), "4": (0.0, 1.0, 1.0), "5": (0.0, 0.0, 0.0)}
     assert overlap_table(corpus, nct_ids={"NCT00000005"}) == [table["NCT00000005"]]
+    assert overlap_table(corpus.path, most_documents=2) in (
+        [each for each in table.values() if each.nct_id != left] for left in table
+    )
+
+
+def test_a_corpus_keeps_how_much_of_held_out_text_stands_in_training_text(tmp_path: Path) -> None:
+    def trial(number: int, title: str) -> Trial:
+        summary = " ".join(f"word{number}x{place}" for place in range(60))
+        return Trial(
+            nct_id=f"NCT{number:08}", brief_title=title, brief_summary=summary,
+            eligibility_criteria=" ".join(f"criterion{place}" for place in range(40)),
+        )  # fmt: skip
+
+    settings = CorpusSettings(new_from=None, split=SplitSettings(test_share=0.3))
+    trials = [trial(number, "A study") for number in range(1, 41)]
+    corpus = assemble_corpus(trials, settings, tmp_path / "corpus")
+    rows = read_overlap(corpus)
+    assert rows == overlap_table(corpus) and rows
+    assert all(0.2 < row.train < 0.5 for row in rows)  # the criteria, word for word
+    told = corpus.manifest.counts["passages_shared"]
+    assert set(told) == {f"{row.era}-{row.split}" for row in rows}
+    tested = told["new-test"]
+    assert tested["documents"] == sum(row.split == "test" for row in rows)
+    assert 0.2 < tested["mean"] < 0.5 and tested["over_half"] == 0
+    (corpus.path / "overlap.parquet").unlink()
+    assert read_overlap(corpus) is None  # an older corpus has none

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from trialese.artifacts import read_manifest
+from trialese.collect.snapshot import open_snapshot, read_trials
 from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.pipeline.panel import read_panel
 from trialese.pipeline.plan import format_plan, plan_recipe
@@ -117,6 +118,18 @@ def test_the_report_leads_with_what_the_new_text_brought_at_equal_compute(toy: R
     for task in toy.tasks.names:
         models = {v.task: v.notes["models"] for v in load_verdicts(home / "verdict")}[task]
         assert len(set(models.values())) == len(models) == 3  # each says what it is
+
+
+def test_the_report_shows_the_models_by_year_area_and_shared_passages(toy: Recipe) -> None:
+    home = Path(toy.folder) / "toy"
+    parts = load_context(home / "verdict")["language_model_parts"]
+    assert set(parts) == {"year of first posting", "area", "passages in training text"}
+    trials = {t.nct_id for t in read_trials(open_snapshot(home / "snapshot"))}
+    for rows in parts.values():
+        assert 0 < sum(row["documents"] for row in rows) <= len(trials)
+    assert all(row["part"].isdigit() for row in parts["year of first posting"])
+    page = (home / "verdict" / "report.html").read_text(encoding="utf-8")
+    assert "By passages in training text, in numbers" in page
 
 
 def test_a_run_without_a_control_says_so(copy: Recipe) -> None:

@@ -14,6 +14,8 @@ from trialese.verdict.charts import (
     label_strips,
     learning_panels,
     make_axis,
+    part_strips,
+    part_timelines,
     reliability_panel,
     system_look,
 )
@@ -136,3 +138,54 @@ def test_no_two_models_look_alike() -> None:
     ]
     own = [SimpleNamespace(system=system) for system in ("mine", "yours")]
     assert [system_look(each.system, own) for each in own] == ["adapted", "base"]
+
+
+def parts(*rows: tuple[str, float, int]) -> list[dict[str, object]]:
+    """Parts as `compare_parts` gives them: name, gain of the adapted model, documents."""
+
+    def near(point: float) -> dict[str, float]:
+        return {"point": point, "low": point - 0.01, "high": point + 0.01}
+
+    return [
+        {"part": part, "documents": documents, "tokens": 9}
+        | (
+            {
+                name: {
+                    "base": near(0.4), "control": near(0.41), "adapted": near(0.4 + gain),
+                    "adapted - control": near(gain - 0.01), "adapted - base": near(gain),
+                }
+                for name in ("top1", "loss")
+            }
+            if documents >= 5
+            else {}
+        )
+        for part, gain, documents in rows
+    ]  # fmt: skip
+
+
+def test_years_stand_in_their_places_and_new_trials_begin_where_they_do() -> None:
+    rows = parts(("2005", 0.0, 9), ("2007", 0.01, 9), ("2008", 0.1, 9), ("2010", 0.1, 2))
+    accuracy, change = part_timelines(rows, "2008-01-01")
+    assert [name for _, name, _ in accuracy.years] == ["2005", "2007", "2008"]  # 2010: too few
+    assert accuracy.border == pytest.approx(100 * 3 / 4)
+    assert [name for name, *_ in accuracy.series] == ["base", "control", "adapted"]
+    assert [name for name, *_ in change.series] == ["adapted - control", "adapted - base"]
+    _, look, marks, places = change.series[0]
+    assert look == "adapted" and places == tuple(sorted(places))
+    assert marks[0].high < marks[0].at < marks[0].low  # from the top
+    assert change.up.low <= 0 and "0.090 in 2008" in change.sentence
+    assert (
+        part_timelines(rows[:1], None) == []
+        and part_timelines(rows, "1990-01-01")[0].border is None
+    )
+
+
+def test_areas_are_ordered_by_documents() -> None:
+    (axis, strips, looks), (_, changes, pairs) = part_strips(
+        parts(("eye", 0.1, 7), ("heart", 0.2, 30), ("skin", 0.3, 4))
+    )
+    assert [strip.name for strip in strips] == ["heart", "eye"]
+    assert len(set(looks.values())) == 3 == len(strips[0].marks)
+    assert strips[0].marks[-1].at == pytest.approx(axis.share(0.6))
+    assert list(pairs) == ["adapted - control", "adapted - base"] and len(changes[0].marks) == 2
+    assert part_strips([]) == []

@@ -279,6 +279,15 @@ def _details(artifact: Path, manifest: Manifest) -> Iterator[str]:
                 f"  {row.held_out:<6} {row.kind:<6} {row.documents:>10,} {row.leaked:>7,}"
                 f"   {row.random_leaked:,} of {row.random_documents:,}"
             )
+        if passages := manifest.counts.get("passages_shared"):
+            yield "passages: of held-out documents, 8-grams of words that stand in training ones"
+            yield f"  {'documents':<10} {'number':>10} {'mean':>7} {'over half':>10}"
+            for name, found in passages.items():
+                share = found["over_half"] / found["documents"]
+                yield (
+                    f"  {name.replace('-', ' '):<10} {found['documents']:>10,} "
+                    f"{found['mean']:>7.1%} {share:>10.1%}"
+                )
 
 
 def ablate(

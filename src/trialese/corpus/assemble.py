@@ -34,7 +34,7 @@ from trialese.corpus.dedup import (
     paragraph_keys,
 )
 from trialese.corpus.render import check_fields, render_document
-from trialese.corpus.split import assign_split, check_split
+from trialese.corpus.split import assign_split, check_split, overlap_table
 from trialese.corpus.store import (
     CARD_NAME,
     Era,
@@ -43,6 +43,7 @@ from trialese.corpus.store import (
     write_boilerplate,
     write_documents,
     write_drops,
+    write_overlap,
 )
 from trialese.parallel import count_cores, map_in_processes
 from trialese.progress import Progress, silent
@@ -344,6 +345,8 @@ def _why_drop(
 _REPORT_EVERY = 500
 _MANY_TRIALS = 20_000
 """From so many trials on, starting worker processes pays."""
+_MOST_OVERLAPS = 20_000
+"""Held-out documents whose passages are looked for; about 100 MB, enough for any share."""
 
 
 def build_corpus(
@@ -393,7 +396,8 @@ def assemble_corpus(
     """The corpus of `trials`, in whatever order they come, written to `path`.
 
     `documents.parquet` holds the documents with cluster, split and era, `drops.parquet` what was
-    removed and why (both sorted by id), `boilerplate.parquet` the most frequent paragraphs.
+    removed and why (both sorted by id), `boilerplate.parquet` the most frequent paragraphs,
+    `overlap.parquet` how much of held-out documents stands in training documents too.
     """
     check_fields(settings.render)
     check_split(settings.split)
@@ -413,6 +417,7 @@ def assemble_corpus(
             written = write_documents(draft.folder, intake.stored(kept, clusters))
             write_drops(draft.folder, intake.drops)
             write_boilerplate(draft.folder, intake.boilerplate)
+        passages = overlap_table(draft.folder, most_documents=_MOST_OVERLAPS, progress=progress)
         sizes = Counter(clusters.values())
         draft.counts.update(
             trials=intake.trials,
@@ -425,6 +430,7 @@ def assemble_corpus(
             largest_cluster=max(sizes.values(), default=0),
             boilerplate_paragraphs=intake.boilerplate_paragraphs,
             boilerplate_cut=intake.cut_paragraphs,
+            passages_shared=write_overlap(draft.folder, passages),
             **written,
         )
         card = corpus_card(draft.counts, draft.notes)

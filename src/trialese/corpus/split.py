@@ -11,21 +11,23 @@ chain of near-duplicates leads from it to another split.
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from trialese.corpus.dedup import Fingerprinter, FingerprintIndex, NgramOverlap
-from trialese.corpus.store import Era, StoredDocument, read_stored
+from trialese.corpus.store import OverlapRow, read_stored
 from trialese.errors import RecipeError
+from trialese.progress import Progress, silent
 from trialese.records import Corpus, Split
 from trialese.settings import CorpusSettings, SplitSettings
 
 __all__ = [
     "LeakageRow",
-    "OverlapRow",
     "assign_fold",
     "assign_split",
     "check_split",
@@ -148,41 +150,42 @@ def leakage_table(corpus: Corpus) -> list[LeakageRow]:
     ]
 
 
-class OverlapRow(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of one held-out document stands word for word in documents that are learnt from."""
-
-    nct_id: str
-    split: Split
-    era: Era
-    old: float
-    """The share of its 8-grams that stand in train documents of the old era, 0 to 1."""
-    new: float
-    """The same in train documents of the new era."""
-    train: float
-    """The same in any of them."""
-
-
 def overlap_table(
-    corpus: Corpus, *, words: int = 8, nct_ids: Collection[str] | None = None
+    corpus: Corpus | Path,
+    *,
+    words: int = 8,
+    nct_ids: Collection[str] | None = None,
+    most_documents: int | None = None,
+    progress: Progress = silent,
 ) -> list[OverlapRow]:
     """A row for each tune and test document (of `nct_ids`, if given), by NCT id.
 
     Near-duplicates are in one split, so what is found are passages: a sponsor's standard criteria,
-    an arm told as in a sister study. The whole corpus is read twice.
+    an arm told as in a sister study. The whole corpus is read twice; of more than `most_documents`
+    held-out documents those are measured whose hashes are lowest. A corpus that is being written
+    may be given by its folder.
 
     Raises:
         ArtifactError: the corpus is damaged.
     """
+    held = [
+        row
+        for row in read_stored(corpus, text=False)
+        if row.split != "train" and (nct_ids is None or row.nct_id in nct_ids)
+    ]
+    if most_documents is not None and len(held) > most_documents:
+        held = heapq.nsmallest(most_documents, held, key=lambda row: _hash(f"overlap|{row.nct_id}"))
+        held.sort(key=lambda row: row.nct_id)
+    wanted = {row.nct_id for row in held}
     overlap = NgramOverlap(words=words, sources=2)
-    held: list[StoredDocument] = []
-    for row in read_stored(corpus):
-        if row.split != "train" and (nct_ids is None or row.nct_id in nct_ids):
+    for row in read_stored(corpus) if held else ():
+        if row.nct_id in wanted:
             overlap.hold_out(row.nct_id, row.text)
-            held.append(msgspec.structs.replace(row, text=""))
-    if held:
-        for row in read_stored(corpus):
-            if row.split == "train":
-                overlap.read(row.text, source=int(row.era == "new"))
+    for number, row in enumerate(read_stored(corpus) if held else ()):
+        if row.split == "train":
+            overlap.read(row.text, source=int(row.era == "new"))
+        if number % 1000 == 0:
+            progress("corpus: passages looked for in training documents", number, None)
     shares = overlap.shares()
     return [
         OverlapRow(

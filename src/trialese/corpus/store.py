@@ -21,6 +21,7 @@ from trialese.records import ATTRIBUTION, Corpus, Document, Drop, Split
 __all__ = [
     "CARD_NAME",
     "Era",
+    "OverlapRow",
     "StoredDocument",
     "corpus_card",
     "data_set_card",
@@ -28,10 +29,12 @@ __all__ = [
     "read_boilerplate",
     "read_documents",
     "read_drops",
+    "read_overlap",
     "read_stored",
     "write_boilerplate",
     "write_documents",
     "write_drops",
+    "write_overlap",
 ]
 
 Era = Literal["old", "new"]
@@ -40,6 +43,8 @@ CARD_NAME = "README.md"
 _DOCUMENTS = "documents.parquet"
 _DROPS = "drops.parquet"
 _BOILERPLATE = "boilerplate.parquet"
+_OVERLAP = "overlap.parquet"
+_OVERLAP_TEXT, _OVERLAP_SHARES = ("nct_id", "split", "era"), ("old", "new", "train")
 _GROUP_ROWS = 4096
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("nct_id", "cluster", "split", "era", "first_posted", "text")]
@@ -55,6 +60,20 @@ class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
     era: Era
     first_posted: str | None
     text: str
+
+
+class OverlapRow(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of one held-out document stands word for word in documents that are learnt from."""
+
+    nct_id: str
+    split: Split
+    era: Era
+    old: float
+    """The share of its 8-grams that stand in train documents of the old era, 0 to 1."""
+    new: float
+    """The same in train documents of the new era."""
+    train: float
+    """The same in any of them."""
 
 
 def open_corpus(path: str | Path) -> Corpus:
@@ -77,18 +96,20 @@ def read_documents(
     Raises:
         ArtifactError: the file is missing, damaged or was altered.
     """
-    for batch in _batches(corpus, ["nct_id", "text"], split, era, verify=True):
+    for batch in _batches(corpus.path, ["nct_id", "text"], split, era, verify=True):
         for row in batch.to_pylist():
             yield Document(row["nct_id"], row["text"])
 
 
-def read_stored(corpus: Corpus, *, text: bool = True) -> Iterator[StoredDocument]:
+def read_stored(corpus: Corpus | Path, *, text: bool = True) -> Iterator[StoredDocument]:
     """Every document with cluster, split and era, by ascending id, streamed.
 
-    Without `text` the texts are "" and are not read from disk.
+    Without `text` the texts are "" and are not read from disk. A corpus that is being written may
+    be given by its folder.
     """
+    folder = corpus if isinstance(corpus, Path) else corpus.path
     columns = [name for name in _SCHEMA.names if text or name != "text"]
-    for batch in _batches(corpus, columns, None, None):
+    for batch in _batches(folder, columns, None, None):
         for row in batch.to_pylist():
             yield StoredDocument(**({"text": ""} | row))
 
@@ -146,9 +167,15 @@ def corpus_card(counts: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
         "|---|--:|",
         *(f"| {name} | {count:,} |" for name, count in counts["documents_by_split"].items()),
         "",
-        "`drops` tells what was left out, and why; `boilerplate` which paragraphs stand in many.",
+        "`drops` tells what was left out, and why; `boilerplate` which paragraphs stand in many; "
+        "`overlap` what share of held-out documents stands in training ones, word for word.",
     ]
-    tables = {"documents": _DOCUMENTS, "drops": _DROPS, "boilerplate": _BOILERPLATE}
+    tables = {
+        "documents": _DOCUMENTS,
+        "drops": _DROPS,
+        "boilerplate": _BOILERPLATE,
+        "overlap": _OVERLAP,
+    }
     return data_set_card("Clinical-trial text", tables, notes, body, tasks=("fill-mask",))
 
 
@@ -190,6 +217,46 @@ def data_set_card(
     return "\n".join(lines).rstrip() + "\n"
 
 
+def write_overlap(folder: Path, rows: Sequence[OverlapRow]) -> dict[str, Any]:
+    """Counts of what was written to `overlap.parquet`: by era and split, documents and their share.
+
+    `mean` is the mean share of 8-grams that stand in training documents, `over_half` how many
+    documents have more than half of theirs there.
+    """
+    plain = [msgspec.to_builtins(row) for row in rows]
+    columns = {name: pa.array([row[name] for row in plain], pa.string()) for name in _OVERLAP_TEXT}
+    columns |= {
+        name: pa.array([row[name] for row in plain], pa.float64()) for name in _OVERLAP_SHARES
+    }
+    pq.write_table(pa.table(columns), folder / _OVERLAP, compression="zstd")
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        groups.setdefault(f"{row.era}-{row.split}", []).append(row.train)
+    return {
+        name: {
+            "documents": len(shares),
+            "mean": round(sum(shares) / len(shares), 6),
+            "over_half": sum(share > 0.5 for share in shares),
+        }
+        for name, shares in sorted(groups.items())
+    }
+
+
+def read_overlap(corpus: Corpus) -> list[OverlapRow] | None:
+    """What `write_overlap` wrote, by NCT id; None of a corpus that is older than it.
+
+    Raises:
+        ArtifactError: a damaged file.
+    """
+    path = corpus.path / _OVERLAP
+    if not path.is_file():
+        return None
+    try:
+        return [OverlapRow(**row) for row in _rows(path)]
+    except TypeError as error:
+        raise _damaged(path, error) from error
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
@@ -206,7 +273,7 @@ def _table(rows: Sequence[StoredDocument]) -> pa.Table:
 
 
 def _batches(
-    corpus: Corpus,
+    folder: Path,
     columns: list[str],
     split: Split | None,
     era: Era | None,
@@ -216,11 +283,11 @@ def _batches(
     """Row groups with the asked-for columns, rows of other splits and eras left out."""
     wanted = [(name, value) for name, value in (("split", split), ("era", era)) if value]
     needed = list(dict.fromkeys([*columns, *(name for name, _ in wanted)]))
-    path = corpus.path / _DOCUMENTS
+    path = folder / _DOCUMENTS
     try:
         with pq.ParquetFile(path) as file:
             if verify:  # a bit that flipped on disk would read as another text
-                read_manifest(corpus.path, verify=True)
+                read_manifest(folder, verify=True)
             for batch in file.iter_batches(batch_size=_GROUP_ROWS, columns=needed):
                 for name, value in wanted:
                     batch = batch.filter(pc.equal(batch.column(name), value))  # noqa: PLW2901

@@ -103,7 +103,11 @@ def _probe(
     states, subwords = {}, None
     for name, folder in models.items():
         states[name], counted = encode_states(
-            folder, [text.text for text in texts], max_tokens=max_tokens, progress=progress
+            folder,
+            [text.text for text in texts],
+            max_tokens=max_tokens,
+            name=name,
+            progress=progress,
         )
         subwords = subwords or counted
     assert subwords is not None

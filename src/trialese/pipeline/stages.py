@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -391,6 +391,7 @@ def _context(
         "corpus": documents.counts,
         "models": {stage.name: _facts(stage) for stage in models.values()},
         "language_model": _compare_models(models),
+        "language_model_parts": _compare_parts(snapshot, corpus, models),
         **({"panel": _read_panel(panel)} if panel else {}),
     }
 
@@ -401,6 +402,43 @@ def _compare_models(models: Mapping[str, Stage]) -> dict[str, Any]:
 
     control = models["control"].path if "control" in models else None
     return compare_models(models["adapted"].path, control)
+
+
+def _compare_parts(snapshot: Stage, corpus: Stage, models: Mapping[str, Stage]) -> dict[str, Any]:
+    """The same by year of posting, by area of medicine, and by what training text holds already."""
+    from trialese.collect.snapshot import open_snapshot, read_trials
+    from trialese.collect.vocabulary import broad_area
+    from trialese.corpus.blocks import open_blocks
+    from trialese.corpus.split import overlap_table
+    from trialese.corpus.store import open_corpus, read_overlap
+    from trialese.pretrain.parts import compare_parts
+
+    (blocks,) = (need for need in models["adapted"].needs if need.name == "blocks")
+    eras: tuple[Literal["old", "new"], ...] = ("old", "new")
+    held = {era: open_blocks(blocks.path, era=era, split="test") for era in eras}
+    names: dict[str, tuple[str, ...]] = {era: each.nct_ids for era, each in held.items() if each}
+    wanted = {name for era in names.values() for name in era}
+    trials = [t for t in read_trials(open_snapshot(snapshot.path)) if t.nct_id in wanted]
+    documents = open_corpus(corpus.path)
+    shared = read_overlap(documents)
+    if shared is None:
+        shared = overlap_table(documents, nct_ids=wanted)
+    control = models["control"].path if "control" in models else None
+    return compare_parts(
+        models["adapted"].path,
+        control,
+        names,
+        {
+            "year of first posting": {
+                t.nct_id: t.first_posted[:4] for t in trials if t.first_posted
+            },
+            "area": {trial.nct_id: broad_area(trial) for trial in trials},
+            "passages in training text": {
+                row.nct_id: f"{row.era} trials, {('under half', 'half or more')[row.train >= 0.5]}"
+                for row in shared
+            },
+        },
+    )
 
 
 def _read_panel(panel: Stage) -> dict[str, Any]:

@@ -42,6 +42,7 @@ __all__ = [
     "measure_all",
     "read_losses",
     "read_rows",
+    "read_score",
     "resampled_shares",
     "save_masks",
     "save_score",
@@ -365,12 +366,12 @@ def compare_models(adapter: Path, control: Path | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for era in ("new", "old"):
         models = {
-            "base": _read_score(adapter / "heldout" / f"{era}-test-before.safetensors"),
-            "adapted": _read_score(adapter / "heldout" / f"{era}-test-after.safetensors"),
+            "base": read_score(adapter / "heldout" / f"{era}-test-before.safetensors"),
+            "adapted": read_score(adapter / "heldout" / f"{era}-test-after.safetensors"),
         }
         if control is not None:
             file = control / "heldout" / f"{era}-test-after.safetensors"
-            models["control"] = _read_score(file)
+            models["control"] = read_score(file)
         known = {name: read for name, read in models.items() if read is not None}
         if "base" not in known or "adapted" not in known:
             continue
@@ -402,7 +403,7 @@ def compare_models(adapter: Path, control: Path | None) -> dict[str, Any]:
     return found
 
 
-def _read_score(file: Path) -> tuple[HeldoutScore, NDArray[np.int64]] | None:
+def read_score(file: Path) -> tuple[HeldoutScore, NDArray[np.int64]] | None:
     """What `save_score` wrote; None if there is no such file."""
     if not file.is_file():
         return None

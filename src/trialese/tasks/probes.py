@@ -176,12 +176,17 @@ def probe_texts(
 
 
 def encode_states(
-    folder: Path, texts: Sequence[str], *, max_tokens: int = 128, progress: Progress = silent
+    folder: Path,
+    texts: Sequence[str],
+    *,
+    max_tokens: int = 128,
+    name: str = "",
+    progress: Progress = silent,
 ) -> tuple[NDArray[np.float32], list[Counter[int]]]:
     """The mean last state of each text (texts, hidden size), and how often each subword stands.
 
     The encoder of a masked-LM folder runs in fp32 over the first `max_tokens` tokens, special
-    ones included; means leave padding out.
+    ones included; means leave padding out. `name` is what its progress is called.
 
     Raises:
         ArtifactError: no masked-language model in the folder.
@@ -212,7 +217,7 @@ def encode_states(
             share = mask[..., None] / mask.sum(dim=1)[:, None, None]
             states[rows] = (last * share).sum(dim=1).float().numpy()
             done += len(rows)
-            progress(f"panel: texts read by {folder.name}", done, len(texts))
+            progress(f"panel: texts read by {name or folder.name}", done, len(texts))
     return states, [Counter(ids) for ids in encoded]
 
 

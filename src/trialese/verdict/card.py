@@ -13,7 +13,14 @@ from trialese.verdict.text import METRICS, classification_report, in_brackets, s
 __all__ = ["attribution_of", "format_data_card", "format_model_card", "list_facts"]
 
 
-_SHOWN_ELSEWHERE = ("attribution", "recipe", "synthetic", "language_model", "panel")
+_SHOWN_ELSEWHERE = (
+    "attribution",
+    "recipe",
+    "synthetic",
+    "language_model",
+    "language_model_parts",
+    "panel",
+)
 _SHOWN = 12  # of a list
 _FIRST = ("source", "data_timestamp")
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from trialese.records import BASELINES, Difference, Interval, Verdict
 from trialese.verdict.text import METRICS, in_brackets, short_word, signed
 
@@ -20,11 +22,14 @@ __all__ = [
     "Mark",
     "Panel",
     "Strip",
+    "Timeline",
     "difference_strips",
     "label_strips",
     "learning_panels",
     "looks_of",
     "make_axis",
+    "part_strips",
+    "part_timelines",
     "reliability_panel",
     "system_look",
 ]
@@ -151,7 +156,8 @@ def looks_of(systems: Sequence[str]) -> dict[str, str]:
     others = [name for name in systems if name not in (*_LOOKS[:2], *BASELINES)]
     found = {name: "baseline" for name in systems if name in BASELINES}
     found |= {name: name for name in systems if name in _LOOKS[:2]}
-    return found | {name: free[min(others.index(name), len(free) - 1)] for name in others}
+    found |= {name: free[min(others.index(name), len(free) - 1)] for name in others}
+    return {name: found[name] for name in systems}
 
 
 def difference_strips(differences: Sequence[Difference]) -> tuple[Axis, list[Strip]]:
@@ -173,6 +179,115 @@ def difference_strips(differences: Sequence[Difference]) -> tuple[Axis, list[Str
             )
         )
     return axis, strips
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Figures of several systems by year, each with its interval; places in per cent."""
+
+    title: str
+    sentence: str
+    years: tuple[tuple[float, str, bool], ...]
+    """Place, name, and whether it may go unlabelled where room is short."""
+    up: Axis
+    border: float | None
+    """Where the new trials begin."""
+    series: tuple[tuple[str, str, tuple[Mark, ...], tuple[float, ...]], ...]
+    """System, look, a mark a year with places from the top, and their places from the left."""
+
+
+_PAIRS = {"adapted - control": "adapted", "adapted - base": "base"}
+
+
+def part_timelines(rows: Sequence[Mapping[str, Any]], new_from: str | None) -> list[Timeline]:
+    """Top-1 accuracy on [MASK] by year of first posting: each model, then the differences.
+
+    `rows` are parts called by their year. Those without figures are left out.
+    """
+    known = [row for row in rows if "top1" in row]
+    if len(known) < 2:
+        return []
+    years = [int(row["part"]) for row in known]
+    first, last = min(years) - 0.5, max(years) + 0.5
+
+    def across(year: float) -> float:
+        return round(100 * (year - first) / (last - first), 3)
+
+    border = None
+    if (
+        new_from
+        and first < (began := int(new_from[:4]) - 0.5 + (int(new_from[5:7]) - 1) / 12) < last
+    ):
+        border = across(began)
+    labels = tuple((across(year), str(year), bool((last - 0.5 - year) % 2)) for year in years)
+    names = list(known[0]["top1"])
+    systems = [name for name in names if name not in _PAIRS and " - " not in name]
+    charts = []
+    for title, shown in (
+        ("Top-1 accuracy on [MASK] by year of first posting", looks_of(systems)),
+        ("What it changed, by year of first posting", {n: _PAIRS[n] for n in _PAIRS if n in names}),
+    ):
+        figures = {
+            name: [msgspec.convert(row["top1"][name], Interval) for row in known] for name in shown
+        }
+        ends = [end for each in figures.values() for f in each for end in (f.low, f.high)]
+        up = make_axis([*ends, 0.0] if all(" - " in name for name in shown) else ends)
+        said = [
+            f"{name} {each[0].point:.3f} in {years[0]}, {each[-1].point:.3f} in {years[-1]}"
+            for name, each in figures.items()
+        ]
+        step = 28 / max(len(years), 10) / max(len(shown), 1)  # beside one another within a year
+        series = tuple(
+            (
+                name,
+                look,
+                tuple(
+                    Mark(look, *(round(100 - up.share(v), 3) for v in (f.point, f.low, f.high)))
+                    for f in figures[name]
+                ),
+                tuple(
+                    round(across(year) + (place - (len(shown) - 1) / 2) * step, 3) for year in years
+                ),
+            )
+            for place, (name, look) in enumerate(shown.items())
+        )
+        if series:
+            charts.append(Timeline(title, "; ".join(said), labels, up, border, series))
+    return charts
+
+
+def part_strips(
+    rows: Sequence[Mapping[str, Any]],
+) -> list[tuple[Axis, list[Strip], dict[str, str]]]:
+    """Top-1 accuracy on [MASK] by part, the largest first: each model, then the differences.
+
+    Each chart as its axis, its strips, and the look of each name.
+    """
+    known = sorted((r for r in rows if "top1" in r), key=lambda row: -row["documents"])
+    if not known:
+        return []
+    names = list(known[0]["top1"])
+    systems = looks_of([name for name in names if " - " not in name])
+    charts = []
+    for shown in (systems, {name: _PAIRS[name] for name in _PAIRS if name in names}):
+        figures = [
+            {name: msgspec.convert(row["top1"][name], Interval) for name in shown} for row in known
+        ]
+        ends = [end for each in figures for f in each.values() for end in (f.low, f.high)]
+        axis = make_axis(ends if shown is systems else [*ends, 0.0])
+        strips = [
+            Strip(
+                name=row["part"],
+                figure=f"n = {row['documents']:,}",
+                marks=tuple(_mark(axis, shown[name], f) for name, f in each.items()),
+                sentence=f"{row['part']}: "
+                + "; ".join(f"{name} {f.point:+.4f} {in_brackets(f)}" for name, f in each.items()),
+            )
+            for row, each in zip(known, figures, strict=True)
+        ]
+        if shown:
+            charts.append((axis, strips, shown))
+    return charts
 
 
 _MEASURES = (

@@ -20,6 +20,8 @@ from trialese.verdict.charts import (
     difference_strips,
     label_strips,
     learning_panels,
+    part_strips,
+    part_timelines,
     reliability_panel,
 )
 from trialese.verdict.encoders import as_panel, format_panel, panel_sentences, panel_strips
@@ -72,6 +74,7 @@ def render_page(
             no_control=NO_CONTROL,
             language_lead=summarise_language_model(context),
             probed=_probed(context),
+            **_parts(context),
             facts=list(list_facts(context)),
             settings=msgspec.json.format(msgspec.json.encode(settings, order="sorted")).decode(),
             synthetic=bool(context.get("synthetic")),
@@ -80,6 +83,21 @@ def render_page(
             metrics=METRICS,
         )
     )
+
+
+def _parts(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Charts and tables of the language models by parts of the held-out documents."""
+    parts = context.get("language_model_parts") or {}
+    recipe = context.get("recipe") or {}
+    new_from = recipe.get("corpus", {}).get("new_from")
+    return {
+        "parts": parts,
+        "part_names": list(
+            dict.fromkeys(n for rows in parts.values() for row in rows for n in row.get("top1", ()))
+        ),
+        "timelines": part_timelines(parts.get("year of first posting", ()), new_from),
+        "areas": part_strips(parts.get("area", ())),
+    }
 
 
 def _probed(context: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from trialese.verdict.audits import describe_ablation
 
 __all__ = [
     "METRICS",
+    "UNSHARED",
     "GroupRow",
     "HeadlineRow",
     "LanguageModelRow",
@@ -25,6 +26,7 @@ __all__ = [
     "in_brackets",
     "language_model_lines",
     "language_model_rows",
+    "part_lines",
     "primary_differences",
     "primary_of",
     "short_word",
@@ -225,6 +227,7 @@ def format_markdown(verdicts: Sequence[Verdict], context: Mapping[str, Any] | No
     """
     model = language_model_lines(context or {})
     head = [f"# {model[0]}\n", *(f"- {line}" for line in model[1:]), ""] if model else []
+    head += part_lines(context or {})
     rest = (line for verdict in verdicts for line in _markdown(verdict))
     return "\n".join([*_headlines(verdicts), *head, *rest]) + "\n"
 
@@ -255,23 +258,50 @@ class LanguageModelRow:
     top1: Interval
     loss: Interval
     documents: int
+    unshared: bool = False
+    """Of the documents alone that share less than half of their passages with training text."""
 
 
 def language_model_rows(context: Mapping[str, Any]) -> list[LanguageModelRow]:
-    """The comparisons in a report's context, adapted - control first; new trials, then old."""
+    """The comparisons in a report's context, adapted - control first; new trials, then old.
+
+    After each, where it was measured, the same without documents that training text repeats.
+    """
     found = context.get("language_model") or {}
-    return [
-        LanguageModelRow(
-            pair,
-            era,
-            msgspec.convert(found[era]["top1"][pair], Interval),
-            msgspec.convert(found[era]["loss"][pair], Interval),
-            found[era]["documents"],
-        )
-        for pair in ("adapted - control", "adapted - base")
-        for era in found
-        if pair in found[era]["top1"]
-    ]
+    parts = (context.get("language_model_parts") or {}).get("passages in training text", ())
+    unshared = {row["part"].removesuffix(" trials, under half"): row for row in parts}
+    rows = []
+    for pair in ("adapted - control", "adapted - base"):
+        for era in found:
+            for row, alone in ((found[era], False), (unshared.get(era, {}), True)):
+                if pair in row.get("top1", {}):
+                    top1, loss = (
+                        msgspec.convert(row[name][pair], Interval) for name in ("top1", "loss")
+                    )
+                    rows.append(LanguageModelRow(pair, era, top1, loss, row["documents"], alone))
+    return rows
+
+
+def part_lines(context: Mapping[str, Any]) -> Iterator[str]:
+    """Markdown tables of the language models' accuracy by parts of the held-out documents."""
+    for division, rows in (context.get("language_model_parts") or {}).items():
+        shown = [row for row in rows if "top1" in row]
+        if not shown:
+            continue
+        names = list(shown[0]["top1"])
+        yield f"## Top-1 accuracy on [MASK] by {division}\n"
+        yield f"| {division} | {' | '.join(names)} | documents |"
+        yield f"|---|{'---|' * len(names)}--:|"
+        for row in shown:
+            cells = []
+            for name in names:
+                figure = msgspec.convert(row["top1"][name], Interval)
+                cells.append(
+                    signed(figure) if " - " in name else f"{figure.point:.4f} {in_brackets(figure)}"
+                )
+            yield f"| {row['part']} | {' | '.join(cells)} | {row['documents']:,} |"
+        few = [f"{row['part']} ({row['documents']})" for row in rows if "top1" not in row]
+        yield f"\nToo few documents: {', '.join(few)}.\n" if few else ""
 
 
 def summarise_language_model(context: Mapping[str, Any]) -> str:
@@ -284,7 +314,7 @@ def summarise_language_model(context: Mapping[str, Any]) -> str:
         return ""
     pair = rows[0].pair
     said = []
-    for row in (row for row in rows if row.pair == pair):
+    for row in (row for row in rows if row.pair == pair and not row.unshared):
         word = "no sure difference"
         if row.top1.low > 0 or row.top1.high < 0:
             word = "better" if row.top1.low > 0 else "worse"
@@ -299,12 +329,15 @@ def language_model_lines(context: Mapping[str, Any]) -> list[str]:
     rows = language_model_rows(context)
     lines = [summarise_language_model(context)] if rows else []
     lines += [
-        f"{row.pair}, {row.era} trials ({row.documents:,} held-out documents): top-1 on [MASK] "
+        f"{row.pair}, {row.era} trials ({row.documents:,} held-out documents"
+        f"{UNSHARED if row.unshared else ''}): top-1 on [MASK] "
         f"{signed(row.top1)}, loss {signed(row.loss)}"
         for row in rows
     ]
     return ["language model", *lines] if lines else []
 
+
+UNSHARED = " with under half of their 8-grams in training text"
 
 NO_CONTROL = (
     "No control was trained (pretrain.control = false), so what is due to the new text and what "
