@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -20,15 +20,44 @@ from trialese.errors import RecipeError, suggest
 from trialese.settings import (
     CollectSettings,
     CorpusSettings,
+    Count,
+    OpenShare,
     PanelSettings,
     PretrainSettings,
     Section,
     ServeSettings,
+    Share,
     TasksSettings,
     VerdictSettings,
 )
 
-__all__ = ["Recipe", "load_recipe", "parse_recipe", "schema_file", "shipped_recipes"]
+__all__ = [
+    "Recipe",
+    "RefreshSettings",
+    "load_recipe",
+    "parse_recipe",
+    "schema_file",
+    "shipped_recipes",
+]
+
+
+class RefreshSettings(Section, frozen=True, kw_only=True):
+    """Keeping a finished run up to date; see docs/refresh.md."""
+
+    keep: Annotated[int, msgspec.Meta(ge=2)] = 6
+    """Generations kept on disk; more only where one in use is older."""
+    overlap_days: Annotated[int, msgspec.Meta(ge=0)] = 14
+    """Updates are asked for from so many days before the last data on: some appear late."""
+    listing_days: Count = 28
+    """So often every number of a large collection is listed, whatever the counts say."""
+    least_new_trials: Count = 200
+    """Posted since the language model's training; with fewer, adapting again is not considered."""
+    again_share: Share = 0.25
+    """After a challenger was refused, so many more new trials must come before the next one."""
+    staleness_sample: Count = 40
+    """Trials read of each quarter when staleness is measured."""
+    margin: OpenShare = 0.02
+    """The challenger's primary figure may be lower than the champion's by less than this."""
 
 
 class Recipe(Section, frozen=True, kw_only=True):
@@ -44,6 +73,7 @@ class Recipe(Section, frozen=True, kw_only=True):
     panel: PanelSettings = PanelSettings()
     verdict: VerdictSettings = VerdictSettings()
     serve: ServeSettings = ServeSettings()
+    refresh: RefreshSettings = RefreshSettings()
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -16,7 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from trialese import __version__
-from trialese.cli import look, make, use
+from trialese.cli import keep, look, make, use
 from trialese.cli.terminal import harmless, harmless_output
 from trialese.errors import TrialeseError, missing_module
 
@@ -32,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Keep a language model of clinical-trial text up to date, and score it honestly.",
 )
-for _verb in (*make.VERBS, *use.VERBS, *look.VERBS):
+for _verb in (*make.VERBS, *keep.VERBS, *use.VERBS, *look.VERBS):
     app.command()(_verb)
 
 

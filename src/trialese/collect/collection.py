@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -43,6 +43,7 @@ __all__ = [
     "PARALLEL_ENTRIES",
     "Estimate",
     "collect_snapshot",
+    "describe_settings",
     "estimate_collection",
     "open_source",
     "snapshot_inputs",
@@ -74,6 +75,16 @@ def open_source(
             return WholeRegistrySource(settings, work=work, progress=progress)
         return RegistrySource(settings, work=work, progress=progress)
     return SampleSource(settings.sample)
+
+
+def describe_settings(settings: CollectSettings) -> dict[str, Any]:
+    """The settings as a snapshot notes them: without limits, which change no record."""
+    stated = as_settings(settings)
+    stated.pop("limits")
+    for name in settings.sample.undescribed:
+        if not stated["sample"][name]:
+            del stated["sample"][name]
+    return stated
 
 
 def snapshot_inputs(
@@ -122,8 +133,7 @@ def collect_snapshot(
     path = Path(path)
     source = open_source(settings, work=work_folder(path), progress=progress)
     inputs = snapshot_inputs(settings, getattr(source, "paths", None))
-    stated = as_settings(settings)
-    stated.pop("limits")  # they change no record
+    stated = describe_settings(settings)
     with write_artifact(path, kind="snapshot", settings=stated, inputs=inputs) as draft:
         runs_folder = draft.folder / ".runs"
         runs_folder.mkdir()

@@ -18,7 +18,7 @@ import gzip
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -98,9 +98,11 @@ class RegistrySource:
         *,
         work: Path | None = None,
         client: RegistryClient | None = None,
+        query: Mapping[str, str] | None = None,
         progress: Progress = silent,
     ) -> None:
-        self._query = query_of(settings)
+        """`query` stands for what the settings would ask of /studies, paging apart."""
+        self._query = dict(query or query_of(settings))
         self._ids = read_ids(Path(settings.ids)) if settings.ids else None
         self._whole = settings.whole
         self._client = client or RegistryClient(settings)

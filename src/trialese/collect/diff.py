@@ -199,13 +199,14 @@ def _differing_fields(
     if not pairs:
         return {}
     exactly = {pair.older: pair.exactly for pair in pairs.values()}
+    few = len(pairs) <= _HELD_TRIALS
     then = {
         trial.nct_id: _hashes(trial, exactly=exactly[trial.nct_id])
-        for trial in read_trials(older)
+        for trial in (find_trials(older, exactly).values() if few else read_trials(older))
         if trial.nct_id in exactly
     }
     found = {}
-    for trial in read_trials(newer):
+    for trial in find_trials(newer, pairs).values() if few else read_trials(newer):
         pair = pairs.get(trial.nct_id)
         if pair is not None:
             found[trial.nct_id] = _differing(trial, then[pair.older], pair)
@@ -243,6 +244,8 @@ def _bare(value: Any) -> Any:
     return _ADDED.sub("", value) if isinstance(value, str) else value
 
 
+_HELD_TRIALS = 2_000
+"""So many trials may be held in memory, rather than read everything to find them."""
 _EMPTY = frozenset(map(hash, (None, "", ())))
 _ADDED = re.compile(r"[\s\\*~\-]+")
 _NCT_ID = re.compile(rb"(?<![0-9A-Za-z])NCT[0-9]{8}(?![0-9])")

@@ -29,6 +29,7 @@ from trialese.errors import RecordError
 from trialese.records import ATTRIBUTION, Trial
 
 __all__ = [
+    "ROW_COLUMNS",
     "ROW_GROUP_TRIALS",
     "SOURCE_COLUMNS",
     "TRIAL_COLUMNS",
@@ -36,6 +37,7 @@ __all__ = [
     "Tally",
     "TrialMerger",
     "take_in",
+    "write_rows",
 ]
 
 
@@ -78,7 +80,8 @@ SOURCE_COLUMNS = pa.schema(
 )
 """Of each row of a snapshot, the kinds of file that it is made of, newest record first, and the
 fields that none of them could hold. Snapshots of before November 2026 have no such columns."""
-_COLUMNS = pa.schema([*TRIAL_COLUMNS, pa.field("content_digest", pa.string()), *SOURCE_COLUMNS])
+ROW_COLUMNS = pa.schema([*TRIAL_COLUMNS, pa.field("content_digest", pa.string()), *SOURCE_COLUMNS])
+"""The columns of a snapshot's rows."""
 _NEWEST_FIRST = [
     ("nct_id", "ascending"),
     ("last_update_posted", "descending"),  # a missing date sorts last
@@ -159,22 +162,7 @@ class TrialMerger:
 
     def write(self, path: Path) -> int:
         """How many trials stand in the Parquet file written at `path`, sorted by NCT id."""
-        written = 0
-        with (
-            pq.ParquetWriter(
-                path, _COLUMNS, compression="zstd", use_dictionary=_KEPT_WORDS
-            ) as writer,
-            ThreadPoolExecutor(1) as pool,  # one group is compressed while the next is merged
-        ):
-            writing: Future[None] | None = None
-            for table in _in_groups(self._merged()):
-                if writing is not None:
-                    writing.result()
-                writing = pool.submit(writer.write_table, table, ROW_GROUP_TRIALS)
-                written += table.num_rows
-            if writing is not None:
-                writing.result()
-        return written
+        return write_rows(path, self._merged())
 
     def _merged(self) -> Iterator[pa.Table]:
         """Tables in order, each study in one of them only and once."""
@@ -212,7 +200,7 @@ class TrialMerger:
         if self._unchanged is not None and (held := self._unchanged(table)):
             self.known += len(held)
             table = table.filter(pc.invert(pc.is_in(table["nct_id"], pa.array(sorted(held)))))
-        return table.select(_COLUMNS.names)
+        return table.select(ROW_COLUMNS.names)
 
     def _texts_set_apart(self, table: pa.Table) -> pa.Table:
         """The table in which different bare texts of one number each have a number of their own.
@@ -260,10 +248,10 @@ class TrialMerger:
                 alone.append(start)
             else:
                 merged.append(row)
-        kept = table.take(pa.array(alone, pa.int64())).select(_COLUMNS.names)
+        kept = table.take(pa.array(alone, pa.int64())).select(ROW_COLUMNS.names)
         if not merged:
             return kept
-        both = pa.concat_tables([kept, pa.Table.from_pylist(merged, _COLUMNS)])
+        both = pa.concat_tables([kept, pa.Table.from_pylist(merged, ROW_COLUMNS)])
         return both.sort_by("nct_id")
 
     def _merge(self, records: pa.Table) -> dict[str, Any] | None:
@@ -297,11 +285,31 @@ class TrialMerger:
         merged["content_digest"] = _digest(msgspec.msgpack.encode(trial))
         merged["formats"] = list(dict.fromkeys(rows[index]["format"] for index in sorted(sources)))
         merged["not_held"] = _names_without(functools.reduce(operator.or_, _can_hold(records)))
-        return {name: merged[name] for name in _COLUMNS.names}
+        return {name: merged[name] for name in ROW_COLUMNS.names}
 
     def _is_known(self, names: tuple[str, ...], digest: str) -> bool:
         held = [self._known[name] for name in names if name in self._known]
         return bool(held) and held[0] in (None, digest)
+
+
+def write_rows(path: Path, tables: Iterable[pa.Table]) -> int:
+    """How many rows stand in the Parquet file written at `path`; the tables come in their order."""
+    written = 0
+    with (
+        pq.ParquetWriter(
+            path, ROW_COLUMNS, compression="zstd", use_dictionary=_KEPT_WORDS
+        ) as writer,
+        ThreadPoolExecutor(1) as pool,  # one group is compressed while the next is merged
+    ):
+        writing: Future[None] | None = None
+        for table in _in_groups(iter(tables)):
+            if writing is not None:
+                writing.result()
+            writing = pool.submit(writer.write_table, table, ROW_GROUP_TRIALS)
+            written += table.num_rows
+        if writing is not None:
+            writing.result()
+    return written
 
 
 class _Head:

@@ -8,6 +8,7 @@ reaching.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -230,6 +231,9 @@ ORGANISATION = "trialese synthetic sample"
 MAX_STUDIES = 10_000_000
 STOPPED_SHARE = 0.40
 REPEATED_SHARE = 0.03
+MONTH_DAYS = 30
+STOPPED_A_MONTH = 0.01
+"""Of the studies, so many stop in each month that `months` asks for."""
 _STOPPED = ("TERMINATED", "WITHDRAWN", "SUSPENDED")
 _RUNNING = ("COMPLETED", "COMPLETED", "RECRUITING", "ACTIVE_NOT_RECRUITING", "UNKNOWN")
 
@@ -251,20 +255,54 @@ class SampleSource:
         if first > last:
             raise RecipeError("collect.sample: from_date is after to_date; swap them")
         self._settings = settings
-        self.total: int | None = settings.studies
+        per_day = settings.studies / ((last - first).days + 1)
+        self._a_month = max(1, round(MONTH_DAYS * per_day))
+        self._until = last + timedelta(days=MONTH_DAYS * settings.months)
+        self.total: int | None = settings.studies + self._a_month * settings.months
 
     def studies(self) -> Iterator[RawStudy | Reject]:
         for index in range(self._settings.studies):
-            yield RawStudy(f"sample:{index}", "v2", sample_study(self._settings, index))
+            study = sample_study(self._settings, index)
+            _stop_later(self._settings, study, index)
+            yield RawStudy(f"sample:{index}", "v2", study)
+        for month in range(self._settings.months):
+            first = self._settings.studies + month * self._a_month
+            settings = _of_month(self._settings, month)
+            for index in range(first, first + self._a_month):
+                yield RawStudy(f"sample:{index}", "v2", sample_study(settings, index))
 
     def parts(self) -> Iterator[Iterator[RawStudy | Reject]]:
         yield self.studies()
 
     def facts(self) -> SourceFacts:
-        return SourceFacts(name="sample")
+        until = self._until.isoformat() if self._settings.months else None
+        return SourceFacts(name="sample", data_timestamp=until)
 
     def close(self) -> None:
         """Nothing is kept."""
+
+
+def _of_month(settings: SampleSettings, month: int) -> SampleSettings:
+    """The settings whose studies are first posted in one month after all others."""
+    last = date.fromisoformat(settings.to_date)
+    days = (timedelta(days=MONTH_DAYS * month + 1), timedelta(days=MONTH_DAYS * (month + 1)))
+    first, end = ((last + each).isoformat() for each in days)
+    return msgspec.structs.replace(settings, from_date=first, to_date=end)
+
+
+def _stop_later(settings: SampleSettings, study: dict[str, Any], index: int) -> None:
+    """Stop the study in one of the later months, if it is its turn and it still runs."""
+    rng = random.Random(f"{settings.seed}:{index}:later")
+    month = math.ceil(rng.random() / STOPPED_A_MONTH)
+    status = study["protocolSection"]["statusModule"]
+    if month > settings.months or status["overallStatus"] in _STOPPED:
+        return
+    last = date.fromisoformat(settings.to_date) + timedelta(days=MONTH_DAYS * month)
+    text, labels = stop_reason(rng, stopped_year=last.year, people="participants", drug="drug")
+    status["overallStatus"] = "TERMINATED"
+    status["whyStopped"] = text
+    status["lastUpdatePostDateStruct"]["date"] = last.isoformat()
+    study["syntheticStopReasons"] = list(labels)
 
 
 def sample_study(settings: SampleSettings, index: int) -> dict[str, Any]:

@@ -1,13 +1,20 @@
-"""Snapshots on disk: collected trials as Parquet, read whole, one by one, or by NCT id."""
+"""Snapshots on disk: collected trials as Parquet, read whole, one by one, or by NCT id.
+
+A snapshot that follows an earlier one may hold that one's `trials.parquet` as it was, and beside it
+`overlay.parquet`, the rows that stand instead of those of the same number or are new, and
+`gone.json`, the numbers that are no more. Every reader here sees one sorted collection.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trialese.artifacts import read_manifest
@@ -18,18 +25,24 @@ from trialese.errors import ArtifactError
 from trialese.records import Snapshot, Trial
 
 __all__ = [
+    "GONE_NAME",
+    "OVERLAY_NAME",
     "REJECTS_NAME",
     "TRIALS_NAME",
     "Identity",
     "find_trials",
     "open_snapshot",
+    "read_gone",
     "read_identities",
     "read_rejects",
+    "read_rows",
     "read_trials",
 ]
 
 
 TRIALS_NAME = "trials.parquet"
+OVERLAY_NAME = "overlay.parquet"
+GONE_NAME = "gone.json"
 REJECTS_NAME = "rejects.jsonl"
 _READ_TRIALS = 500
 
@@ -55,12 +68,62 @@ def read_trials(snapshot: Snapshot) -> Iterator[Trial]:
     """
     file = snapshot.path / TRIALS_NAME
     try:
-        with pq.ParquetFile(file) as parquet:
-            read_manifest(snapshot.path, verify=True)
-            for batch in parquet.iter_batches(_READ_TRIALS, columns=TRIAL_COLUMNS.names):
-                yield from msgspec.convert(batch.to_pylist(), list[Trial])
+        rows = read_rows(snapshot, TRIAL_COLUMNS.names, at_once=_READ_TRIALS)
+        verified = False
+        for table in rows:
+            if not verified:
+                read_manifest(snapshot.path, verify=True)
+                verified = True
+            yield from msgspec.convert(table.to_pylist(), list[Trial])
     except (pa.ArrowException, OSError, msgspec.ValidationError) as error:
         raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
+
+
+def read_gone(snapshot: Snapshot) -> tuple[str, ...]:
+    """The numbers in `trials.parquet` that are no more; () where nothing lies over it.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    file = snapshot.path / GONE_NAME
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=tuple[str, ...])
+    except FileNotFoundError:
+        return ()
+    except (OSError, msgspec.DecodeError) as error:
+        raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
+
+
+def read_rows(
+    snapshot: Snapshot, columns: Sequence[str], *, at_once: int = 10_000
+) -> Iterator[pa.Table]:
+    """These columns of all rows, by NCT id, in tables of about `at_once` rows; none is empty.
+
+    Raises:
+        pa.ArrowException, OSError: the files cannot be read.
+    """
+    columns = list(dict.fromkeys(["nct_id", *columns]))
+    overlay, ids = None, []
+    hidden = pa.array([], pa.string())
+    if (snapshot.path / OVERLAY_NAME).is_file():
+        overlay = pq.read_table(snapshot.path / OVERLAY_NAME, columns=columns).select(columns)
+        ids = overlay["nct_id"].to_pylist()
+        hidden = pa.array([*ids, *read_gone(snapshot)], pa.string())
+    taken = 0
+    with pq.ParquetFile(snapshot.path / TRIALS_NAME) as parquet:
+        for batch in parquet.iter_batches(at_once, columns=columns):
+            table = pa.Table.from_batches([batch]).select(columns)
+            if overlay is not None:
+                until = bisect_right(ids, table["nct_id"][-1].as_py())
+                table = table.filter(pc.invert(pc.is_in(table["nct_id"], hidden)))
+                if until > taken:
+                    between = overlay.slice(taken, until - taken)
+                    table = pa.concat_tables([table, between]).sort_by("nct_id")
+                    taken = until
+            if table.num_rows:
+                yield table
+    if overlay is not None and taken < len(ids):
+        yield overlay.slice(taken)
 
 
 class Identity(NamedTuple):
@@ -86,15 +149,14 @@ def read_identities(snapshot: Snapshot) -> Iterator[Identity]:
     try:
         with pq.ParquetFile(file) as parquet:
             tells = set(SOURCE_COLUMNS.names) <= set(parquet.schema_arrow.names)
-            formats, not_held = _only_format(snapshot)
-            for batch in parquet.iter_batches(
-                10_000, columns=names + (SOURCE_COLUMNS.names if tells else [])
-            ):
-                columns = [batch[name].to_pylist() for name in batch.schema.names]
-                for nct_id, aliases, digest, *source in zip(*columns, strict=True):
-                    if tells:
-                        formats, not_held = tuple(source[0]), frozenset(source[1])
-                    yield Identity(nct_id, tuple(aliases or ()), digest, formats, not_held)
+        formats, not_held = _only_format(snapshot)
+        names += SOURCE_COLUMNS.names if tells else []
+        for table in read_rows(snapshot, names):
+            columns = [table[name].to_pylist() for name in names]
+            for nct_id, aliases, digest, *source in zip(*columns, strict=True):
+                if tells:
+                    formats, not_held = tuple(source[0]), frozenset(source[1])
+                yield Identity(nct_id, tuple(aliases or ()), digest, formats, not_held)
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
 
@@ -131,13 +193,23 @@ def find_trials(snapshot: Snapshot, nct_ids: Collection[str]) -> dict[str, Trial
     if not nct_ids:
         return {}
     file = snapshot.path / TRIALS_NAME
+    wanted = set(nct_ids)
+    found: dict[str, Trial] = {}
     try:
-        table = pq.read_table(
-            file,
-            columns=TRIAL_COLUMNS.names,
-            filters=[("nct_id", "in", sorted(set(nct_ids)))],
-        )
-        found = msgspec.convert(table.to_pylist(), list[Trial])
+        if (snapshot.path / OVERLAY_NAME).is_file():
+            ids = pq.read_table(snapshot.path / OVERLAY_NAME, columns=["nct_id"])["nct_id"]
+            over = wanted.intersection(ids.to_pylist())
+            found = _find_in(snapshot.path / OVERLAY_NAME, over)
+            wanted -= over.union(read_gone(snapshot))
+        return {**found, **_find_in(file, wanted)}
     except (pa.ArrowException, OSError, msgspec.ValidationError) as error:
         raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
-    return {trial.nct_id: trial for trial in found}
+
+
+def _find_in(file: Path, nct_ids: Collection[str]) -> dict[str, Trial]:
+    if not nct_ids:
+        return {}
+    wanted = [("nct_id", "in", sorted(nct_ids))]
+    table = pq.read_table(file, columns=TRIAL_COLUMNS.names, filters=wanted)
+    trials = msgspec.convert(table.to_pylist(), list[Trial])
+    return {trial.nct_id: trial for trial in trials}

@@ -158,6 +158,8 @@ def _entry_of(stage: Stage) -> dict[str, str]:
 
 
 def _collect_stage(recipe: Recipe, home: Path) -> Stage:
+    from trialese.collect.collection import describe_settings
+
     def make(progress: Progress) -> object:
         from trialese.collect.collection import collect_snapshot
 
@@ -171,9 +173,8 @@ def _collect_stage(recipe: Recipe, home: Path) -> Stage:
         "pause_seconds",
         "timeout_seconds",
         "page_size",
-        "limits",
     }  # change no record
-    settings = {k: v for k, v in as_settings(collect).items() if k not in manners}
+    settings = {k: v for k, v in describe_settings(collect).items() if k not in manners}
     return Stage(home, "snapshot", settings, (), make, tuple(map(Path, named)))
 
 

@@ -1,0 +1,479 @@
+"""Keeping a finished run up to date: collect what changed, say so, decide, score it, promote.
+
+Everything is made in a hidden work folder and put together as the next generation; only then does
+`current.json` point to it. So whatever interrupts a refresh, the generation in use stays whole,
+and the same command goes on from what is finished and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import logging
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from trialese.artifacts import as_settings, digest_of, is_complete, read_manifest, write_artifact
+from trialese.collect.increment import collect_increment, merge_increment
+from trialese.collect.snapshot import open_snapshot, read_identities
+from trialese.corpus.store import open_corpus
+from trialese.errors import ArtifactError, RecipeError
+from trialese.generations import (
+    KIND,
+    Generation,
+    current_generation,
+    generation_bytes,
+    generation_folder,
+    hold_run,
+    link_tree,
+    next_number,
+    open_generation,
+    promote,
+    prune,
+)
+from trialese.pipeline.changes import (
+    CHANGES_NAME,
+    PAGE_NAME,
+    TrialChange,
+    find_changes,
+    render_page,
+    write_feeds,
+)
+from trialese.pipeline.decision import (
+    DECISION_NAME,
+    TRAINING_NAME,
+    Decision,
+    read_training,
+)
+from trialese.progress import Progress, silent
+from trialese.recipe import Recipe
+from trialese.records import Snapshot
+from trialese.tasks.history import extend_history
+
+__all__ = ["Outcome", "check_webhook", "notify", "read_run_recipe", "refresh"]
+
+LOG_NAME = "refresh.jsonl"
+_SYSTEMS = ("adapted", "base", "tfidf")
+"""Of each task's classifiers in a run, the first that there is is kept up to date."""
+_WEBHOOK_SECONDS = 20.0
+
+logger = logging.getLogger(__name__)
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a refresh did: a line of `refresh.jsonl`, and what `--json` and a webhook tell."""
+
+    run: str
+    outcome: Literal["nothing to do", "promoted", "refused"]
+    """`refused`: the new data are in use, the challenger is not."""
+    generation: int
+    """The one in use now."""
+    data_timestamp: str | None
+    new: int = 0
+    changed: int = 0
+    gone: int = 0
+    trials: int = 0
+    scored: int = 0
+    """Texts scored anew, over all tasks."""
+    decision: str = ""
+    reason: str = ""
+    report: str = ""
+    """The generation's page."""
+    new_bytes: int = 0
+    """What the generation costs on disk."""
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0, or 3 where a challenger was refused."""
+        return 3 if self.outcome == "refused" else 0
+
+    def as_line(self) -> str:
+        """The summary in one line."""
+        if self.outcome == "nothing to do":
+            return f"{self.run}: nothing to do; generation {self.generation} stays in use"
+        return (
+            f"{self.run}: generation {self.generation} is in use: {self.new:,} new, "
+            f"{self.changed:,} changed, {self.gone:,} gone; {self.scored:,} texts scored, "
+            f"{self.new_bytes / 1e6:,.1f} MB, {self.seconds:,.0f} s; {self.decision}: {self.reason}"
+        )
+
+
+def read_run_recipe(run: Path) -> Recipe:
+    """The recipe that a finished run was made from.
+
+    Raises:
+        ArtifactError: the folder holds no finished run.
+    """
+    file = run / "recipe.json"
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Recipe)
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"{run}: no finished run (no recipe.json); give the folder that `trialese run` filled"
+        ) from error
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ArtifactError(f"{file}: {error}; `trialese run` writes it anew") from error
+
+
+def refresh(
+    run: Path,
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    never: bool = False,
+    keep: int | None = None,
+    progress: Progress = silent,
+) -> Outcome:
+    """Make and promote the next generation of the run, if there is anything new.
+
+    The first refresh takes over what the run made, as generation 1. `force` adapts the language
+    model whatever the figures say, `never` never does.
+
+    Raises:
+        RegistryError, RecordError: the source gives no answer, or something that cannot be read.
+        ArtifactError: something on disk is damaged or full, or another refresh is under way. The
+            generation in use stays, and the same command goes on from what is finished.
+        RecipeError: there is nothing to keep up with.
+    """
+    begun = time.monotonic()
+    if recipe.collect.source == "none":
+        raise RecipeError(f"{run}: its recipe collects no trials, so there is nothing to refresh")
+    with hold_run(run):
+        work = run / "generations" / ".work"
+        work.mkdir(exist_ok=True)
+        made = _Refresh(run, recipe, work, progress, force=force, never=never)
+        outcome = made.run_all()
+        shutil.rmtree(work, ignore_errors=True)
+        prune(run, keep or recipe.refresh.keep)
+        write_feeds(run)
+        seconds = round(time.monotonic() - begun, 1)
+        outcome = msgspec.structs.replace(outcome, seconds=seconds)
+        _log(run, outcome)
+    return outcome
+
+
+def _log(run: Path, outcome: Outcome) -> None:
+    at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    line = msgspec.json.encode({"at": at, **msgspec.to_builtins(outcome)}) + b"\n"
+    with (run / LOG_NAME).open("ab") as file:
+        file.write(line)
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What the next generation is put together from: folders, and what is written anew."""
+
+    snapshot: Path
+    language_model: Path | None
+    control: Path | None
+    classifiers: dict[str, Path]
+    training: bytes
+    decision: Decision
+    changes: list[TrialChange]
+    listed: str | None
+
+
+class _Refresh:
+    """One refresh of one run, which is held."""
+
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        work: Path,
+        progress: Progress,
+        *,
+        force: bool,
+        never: bool,
+    ) -> None:
+        self.run, self.recipe, self.work, self.progress = run, recipe, work, progress
+        self.force, self.never = force, never
+        self.settings = recipe.refresh
+
+    def run_all(self) -> Outcome:
+        """Take over the run if need be, then look for news."""
+        current = current_generation(self.run)
+        origin = self._origin()
+        adopted = None
+        if current is None or current.manifest.notes["origin"] != origin:
+            adopted = self._adopt(current, origin)
+            current = adopted
+        parts = self._next(current)
+        if parts is None:
+            if adopted is not None:
+                return self._outcome(adopted, "promoted")
+            return Outcome(
+                run=str(self.run),
+                outcome="nothing to do",
+                generation=current.number,
+                data_timestamp=current.manifest.notes["data_timestamp"],
+                trials=current.manifest.notes["trials"],
+            )
+        made = self._promote(self._assemble(current, parts, current.manifest.notes["origin"]))
+        return self._outcome(made, "refused" if parts.decision.action == "refused" else "promoted")
+
+    def _outcome(self, made: Generation, outcome: Literal["promoted", "refused"]) -> Outcome:
+        notes = made.manifest.notes
+        counts = notes["changes"]
+        decision = msgspec.json.decode((made.path / DECISION_NAME).read_bytes(), type=Decision)
+        return Outcome(
+            run=str(self.run),
+            outcome=outcome,
+            generation=made.number,
+            data_timestamp=notes["data_timestamp"],
+            new=counts["new"],
+            changed=counts["changed"],
+            gone=counts["gone"],
+            trials=notes["trials"],
+            scored=sum(each["scored"] for each in notes["tasks"].values()),
+            decision=decision.action,
+            reason=decision.reason,
+            report=str(made.path / PAGE_NAME),
+            new_bytes=generation_bytes(self.run)[made.number],
+        )
+
+    def _own_classifiers(self) -> dict[str, Path]:
+        """Task -> the classifier of the run that is kept up to date."""
+        found = {}
+        for task in self.recipe.tasks.names:
+            folders = (self.run / task / system for system in _SYSTEMS)
+            folder = next((each for each in folders if (each / "model").is_dir()), None)
+            if folder is None or not is_complete(folder):
+                raise ArtifactError(
+                    f"{self.run}: no finished classifier of {task} (of a language model or tfidf); "
+                    "finish the run with `trialese run`"
+                )
+            found[task] = folder
+        return found
+
+    def _own_models(self) -> tuple[Path | None, Path | None]:
+        """The run's language model, and what saw as much text without the new."""
+        made = [self.run / name for name in ("adapter", "control", "base")]
+        adapter, control, base = (each if is_complete(each) else None for each in made)
+        return (adapter, control or base) if adapter else (base, None)
+
+    def _origin(self) -> str:
+        """Names what `trialese run` made, so that a run made again is noticed."""
+        model, control = self._own_models()
+        folders = [self.run / "snapshot", model, control, *self._own_classifiers().values()]
+        return digest_of([read_manifest(each).digest for each in folders if each is not None])
+
+    def _adopt(self, before: Generation | None, origin: str) -> Generation:
+        """The generation made of what the run made: nothing is changed, all trials are scored."""
+        model, control = self._own_models()
+        corpus = self.run / "corpus"
+        training = b'{"until":"","ids":[]}'
+        if model is not None:
+            training = msgspec.json.encode(read_training(open_corpus(corpus)))
+        why = "what `trialese run` made is taken over as it is"
+        decision = Decision(
+            action="adopted",
+            outcome="The run was taken over.",
+            reason=why if before is None else f"the run was made again: {why}",
+            rule=(),
+        )
+        parts = _Parts(
+            snapshot=self.run / "snapshot",
+            language_model=model,
+            control=control,
+            classifiers=self._own_classifiers(),
+            training=training,
+            decision=decision,
+            changes=[],
+            listed=None,
+        )
+        return self._promote(self._assemble(None, parts, origin))
+
+    def _next(self, current: Generation) -> _Parts | None:
+        """What the next generation is made from; None if there is nothing to do."""
+        older = open_snapshot(current.snapshot)
+        notes = current.manifest.notes
+        increment = collect_increment(
+            self.recipe.collect,
+            older,
+            self.work,
+            overlap_days=self.settings.overlap_days,
+            list_from=self._listing_due(notes),
+            progress=self.progress,
+        )
+        snapshot, changes = older, []
+        if increment.collected or increment.gone:
+            snapshot = merge_increment(
+                self.recipe.collect, older, increment, self.work / "snapshot"
+            )
+            changes = find_changes(snapshot, older, next_number(self.run))
+        listed = increment.data_timestamp if increment.listed else notes["listed"]
+        decision = Decision(
+            action="never", outcome="The language model stays.", reason="not asked for", rule=()
+        )
+        if not changes and not _differ(snapshot, older):
+            return None
+        return _Parts(
+            snapshot=snapshot.path,
+            language_model=current.language_model,
+            control=current.control,
+            classifiers=current.classifiers,
+            training=(current.path / TRAINING_NAME).read_bytes(),
+            decision=decision,
+            changes=changes,
+            listed=listed,
+        )
+
+    def _listing_due(self, notes: Mapping[str, Any]) -> str | None:
+        """The day from which on all numbers are to be listed again."""
+        with suppress(TypeError, ValueError):
+            last = datetime.date.fromisoformat(notes["listed"][:10])
+            return (last + datetime.timedelta(days=self.settings.listing_days)).isoformat()
+        return None
+
+    def _assemble(self, parent: Generation | None, parts: _Parts, origin: str) -> Generation:
+        """The next generation, whole, but not in use."""
+        number = next_number(self.run)
+        snapshot = open_snapshot(parts.snapshot)
+        scored = {
+            task: self._score(task, model, snapshot, parent, parts, number)
+            for task, model in parts.classifiers.items()
+        }
+        path = generation_folder(self.run, number)
+        inputs = {"snapshot": snapshot.manifest.digest}
+        if parent is not None:
+            inputs["parent"] = parent.manifest.digest
+        folders = {"language-model": parts.language_model, "control": parts.control}
+        folders |= {f"classifiers/{task}": model for task, model in parts.classifiers.items()}
+        made_from = {name: each for name, each in folders.items() if each is not None}
+        inputs |= {name: read_manifest(each).digest for name, each in made_from.items()}
+        settings = as_settings(self.settings)
+        with write_artifact(path, kind=KIND, settings=settings, inputs=inputs) as draft:
+            link_tree(parts.snapshot, draft.folder / "snapshot")
+            for name, folder in made_from.items():
+                link_tree(folder, draft.folder / name)
+            link_tree(self.work / "predictions", draft.folder / "predictions")
+            (draft.folder / TRAINING_NAME).write_bytes(parts.training)
+            lines = msgspec.json.Encoder().encode_lines(parts.changes)
+            (draft.folder / CHANGES_NAME).write_bytes(lines)
+            decision = msgspec.json.format(msgspec.json.encode(parts.decision), indent=2) + b"\n"
+            (draft.folder / DECISION_NAME).write_bytes(decision)
+            draft.notes.update(self._notes(number, parent, snapshot, parts, scored, origin))
+            page = render_page(parts.changes, draft.notes, msgspec.to_builtins(parts.decision))
+            (draft.folder / PAGE_NAME).write_text(page, encoding="utf-8")
+        return open_generation(self.run, number)
+
+    def _notes(
+        self,
+        number: int,
+        parent: Generation | None,
+        snapshot: Snapshot,
+        parts: _Parts,
+        scored: Mapping[str, int],
+        origin: str,
+    ) -> dict[str, Any]:
+        timestamp = snapshot.manifest.notes.get("data_timestamp")
+        kinds = [change.what for change in parts.changes]
+        return {
+            "run": self.recipe.name,
+            "number": number,
+            "lineage": [*(parent.lineage if parent else ()), number],
+            "origin": origin,
+            "data_timestamp": timestamp,
+            "listed": timestamp if parent is None else parts.listed,
+            "trials": snapshot.manifest.counts["trials"],
+            "synthetic": bool(snapshot.manifest.notes.get("synthetic")),
+            "changes": {what: kinds.count(what) for what in ("new", "changed", "gone")},
+            "decision": parts.decision.action,
+            "tasks": {
+                task: {"model": read_manifest(model).digest, "scored": scored[task]}
+                for task, model in parts.classifiers.items()
+            },
+        }
+
+    def _score(
+        self,
+        task: str,
+        model: Path,
+        snapshot: Snapshot,
+        parent: Generation | None,
+        parts: _Parts,
+        number: int,
+    ) -> int:
+        changed = [change.nct_id for change in parts.changes if change.what != "gone"]
+        gone = [change.nct_id for change in parts.changes if change.what == "gone"]
+        gone += [change.formerly for change in parts.changes if change.formerly]
+        return extend_history(
+            model,
+            snapshot,
+            self.work / "predictions" / task,
+            generation=number,
+            work=self.work / "scoring",
+            before=parent.predictions(task) if parent else (),
+            older=open_snapshot(parent.snapshot) if parent else None,
+            changed=changed,
+            gone=gone,
+            progress=self.progress,
+        )
+
+    def _promote(self, made: Generation) -> Generation:
+        promote(self.run, made)
+        logger.info("%s is in use", made.path)
+        return made
+
+
+def _differ(newer: Snapshot, older: Snapshot) -> bool:
+    """Whether the rows on disk differ in anything, be it no field that is compared."""
+    if newer.manifest.digest == older.manifest.digest:
+        return False
+    return list(read_identities(newer)) != list(read_identities(older))
+
+
+def check_webhook(url: str) -> None:
+    """Refuse an address that would be told in the clear, beyond this machine.
+
+    Raises:
+        RecipeError: neither https nor http on loopback.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    loopback = host == "localhost"
+    with suppress(ValueError):
+        loopback = loopback or ipaddress.ip_address(host).is_loopback
+    if parts.scheme == "https" and host:
+        return
+    if parts.scheme == "http" and loopback:
+        return
+    raise RecipeError(f"--notify {url}: give an https address, or http on this machine")
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object, **__: object) -> None:
+        return None
+
+
+def notify(url: str, payload: Mapping[str, Any]) -> bool:
+    """POST the payload as JSON; whether it was taken. A failure is a warning, no error.
+
+    Redirects are not followed: they could lead anywhere.
+    """
+    check_webhook(url)
+    request = urllib.request.Request(
+        url,
+        data=msgspec.json.encode(dict(payload)),
+        headers={"Content-Type": "application/json"},
+        method="POST",
+    )
+    opener = urllib.request.build_opener(_NoRedirect)
+    try:
+        with opener.open(request, timeout=_WEBHOOK_SECONDS):
+            return True
+    except (urllib.error.URLError, OSError) as error:
+        logger.warning("--notify %s: not told (%s)", url, error)
+        return False

@@ -1,0 +1,496 @@
+"""A finished run kept up to date: day by day, through whatever the registry and the machine do."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import msgspec
+import pytest
+
+from tests.loopback import Registry, id_of, serving
+from trialese.artifacts import read_manifest, verify_files, write_bytes
+from trialese.collect.collection import collect_snapshot
+from trialese.collect.sample import sample_study
+from trialese.collect.snapshot import open_snapshot, read_trials
+from trialese.errors import ArtifactError, RecipeError, RegistryError
+from trialese.generations import (
+    current_generation,
+    generation_bytes,
+    list_generations,
+    read_pointer,
+    roll_back,
+)
+from trialese.pipeline import refresh as module
+from trialese.pipeline.refresh import Outcome, check_webhook, notify, read_run_recipe, refresh
+from trialese.recipe import parse_recipe
+from trialese.settings import SampleSettings
+from trialese.tasks.finetune import finetune
+from trialese.tasks.history import extend_history, read_held, read_history
+
+SAMPLE = SampleSettings(studies=400, to_date="2024-08-31")
+RECIPE = """
+name = "run"
+folder = "{folder}"
+[collect]
+source = "registry"
+url = "{url}"
+query = "asthma"
+pause_seconds = 0.0
+retries = 0
+page_size = 100
+[tasks]
+names = ["sex"]
+[tasks.sex]
+run_folds = 1
+[refresh]
+keep = 3
+"""
+
+
+def made_up(number: int) -> dict[str, Any]:
+    """A study of the sample, as a real one."""
+    study = sample_study(SAMPLE, number)
+    del study["synthetic"], study["syntheticStopReasons"]
+    return study
+
+
+def day_of(number: int) -> str:
+    """The calendar of the synthetic year."""
+    import datetime
+
+    return (datetime.date(2024, 9, 1) + datetime.timedelta(days=number)).isoformat()
+
+
+class YearOfDays:
+    """The registry changes every day, and misbehaves on some; reproducible by its seed."""
+
+    def __init__(self, registry: Registry, seed: int = 7) -> None:
+        self.registry, self.rng = registry, random.Random(seed)
+        self.next_number = len(registry.studies)
+        self.withdrawn: list[dict[str, Any]] = []
+        self.merged: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def live(self, day: int) -> None:
+        """What happens on one day."""
+        rng, studies, today = self.rng, self.registry.studies, day_of(day)
+        self.registry.day = today
+        self.registry.silent = False
+        for _ in range(rng.randint(0, 2)):
+            study = made_up(self.next_number)
+            status = study["protocolSection"]["statusModule"]
+            status["studyFirstPostDateStruct"]["date"] = today
+            status["lastUpdatePostDateStruct"]["date"] = today
+            studies.append(study)
+            self.next_number += 1
+        for study in rng.sample(studies, 2):
+            self.update(study, today)
+        if day % 3 == 0:  # an update that appears days after its date
+            self.update(rng.choice(studies), day_of(max(day - rng.randint(1, 10), 0)))
+        if day % 7 == 1:
+            self.withdrawn.append(studies.pop(rng.randrange(len(studies))))
+        if day % 11 == 5 and self.withdrawn:
+            studies.append(self.withdrawn.pop(0))
+        if day % 9 == 4:
+            kept, obsolete = rng.sample(studies, 2)
+            identity = kept["protocolSection"]["identificationModule"]
+            identity["nctIdAliases"] = [*identity.get("nctIdAliases", ()), id_of(obsolete)]
+            self.update(kept, today)
+            studies.remove(obsolete)
+        if day % 10 == 6:  # a field that nobody knows yet
+            module_ = rng.choice(studies)["protocolSection"]["designModule"]
+            module_[f"schemaField{day}"] = {"value": day}
+        if day % 13 == 8:
+            self.registry.silent = True
+
+    def update(self, study: dict[str, Any], today: str) -> None:
+        protocol = study["protocolSection"]
+        protocol["statusModule"]["lastUpdatePostDateStruct"] = {"date": today}
+        kind = self.rng.randrange(3)
+        if kind == 0:
+            protocol["statusModule"] |= {"overallStatus": "TERMINATED", "whyStopped": f"T {today}"}
+        elif kind == 1:
+            protocol["eligibilityModule"]["eligibilityCriteria"] += f"\n* Women, {today}"
+        else:
+            protocol["designModule"]["enrollmentInfo"] = {"count": self.rng.randrange(1000)}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run over 400 studies with a linear classifier; read only."""
+    folder = tmp_path_factory.mktemp("template")
+    with serving(Registry([made_up(number) for number in range(400)])) as server:
+        server.day = day_of(0)
+        recipe = parse_recipe(RECIPE.format(folder=folder, url=server.url))
+        snapshot = collect_snapshot(recipe.collect, folder / "run" / "snapshot")
+    home = folder / "run"
+    finetune("sex", "tfidf", snapshot=snapshot, settings=recipe.tasks, path=home / "sex" / "tfidf")
+    write_bytes(home / "recipe.json", msgspec.json.encode(recipe))
+    return home
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with serving(Registry([made_up(number) for number in range(400)])) as server:
+        server.day = day_of(0)
+        yield server
+
+
+@pytest.fixture
+def run(template: Path, registry: Registry, tmp_path: Path) -> Path:
+    """A copy of the run, whose recipe names the registry that answers now."""
+    home = tmp_path / "run"
+    shutil.copytree(template, home)
+    recipe = json.loads((home / "recipe.json").read_bytes())
+    recipe["collect"]["url"] = registry.url
+    recipe["folder"] = str(tmp_path)
+    write_bytes(home / "recipe.json", json.dumps(recipe).encode())
+    return home
+
+
+def go(run: Path, **more: Any) -> Outcome:
+    return refresh(run, read_run_recipe(run), **more)
+
+
+def rescored(run: Path, folder: Path) -> Any:
+    """Predictions of the current snapshot, every trial scored afresh."""
+    now = current_generation(run)
+    assert now is not None
+    snapshot = open_snapshot(now.snapshot)
+    extend_history(
+        now.classifiers["sex"], snapshot, folder / "layers", generation=now.number,
+        work=folder / "work",
+    )  # fmt: skip
+    held = read_held(sorted((folder / "layers").glob("*.parquet")))
+    return {name: (row.labels, row.scores) for name, row in held.items()}
+
+
+def held_now(run: Path) -> Any:
+    now = current_generation(run)
+    assert now is not None
+    held = read_held(now.predictions("sex"))
+    return {name: (row.labels, row.scores) for name, row in held.items()}
+
+
+def fresh_rows(run: Path, folder: Path) -> Any:
+    made = collect_snapshot(read_run_recipe(run).collect, folder)
+    return list(read_trials(made)), made.manifest.counts["trials"]
+
+
+def test_the_first_refresh_takes_the_run_over(run: Path) -> None:
+    outcome = go(run)
+    assert (outcome.outcome, outcome.generation, outcome.decision) == ("promoted", 1, "adopted")
+    assert 380 < outcome.scored <= 400
+    now = current_generation(run)
+    assert now is not None
+    verify_files(now.path)
+    assert read_manifest(now.snapshot).digest == read_manifest(run / "snapshot").digest
+    assert generation_bytes(run)[1] > 0
+    again = go(run)
+    assert (again.outcome, again.generation, again.status) == ("nothing to do", 1, 0)
+    assert not (run / "generations" / ".work").exists()
+
+
+def test_one_day(run: Path, registry: Registry, tmp_path: Path) -> None:
+    go(run)
+    stopped = registry.studies[5]["protocolSection"]
+    stopped["statusModule"] |= {"overallStatus": "TERMINATED", "whyStopped": "No money <&>"}
+    stopped["statusModule"]["lastUpdatePostDateStruct"] = {"date": day_of(1)}
+    criteria = registry.studies[6]["protocolSection"]
+    criteria["eligibilityModule"]["eligibilityCriteria"] += "\n* Women only"
+    criteria["statusModule"]["lastUpdatePostDateStruct"] = {"date": day_of(1)}
+    gone = registry.studies.pop(7)
+    registry.studies.append(made_up(500))
+    registry.day = day_of(1)
+    outcome = go(run)
+    assert (outcome.outcome, outcome.generation, outcome.status) == ("promoted", 2, 0)
+    assert (outcome.new, outcome.changed, outcome.gone) == (1, 2, 1)
+    assert outcome.scored == 2  # a reason for stopping is not what this task reads
+    now = current_generation(run)
+    assert now is not None
+    lines = [json.loads(line) for line in (run / "feed.jsonl").read_text().splitlines()]
+    told = {(line["what"], line["nct_id"]): line for line in lines}
+    assert ("gone", id_of(gone)) in told
+    why = told["changed", stopped["identificationModule"]["nctId"]]
+    assert why["fields"][0] == "why_stopped"
+    assert why["now"]["why_stopped"] == "No money <&>"
+    lines = told["changed", criteria["identificationModule"]["nctId"]]
+    assert lines["criteria"] == ["+* Women only"]
+    feed = ET.fromstring((run / "feed.xml").read_bytes())
+    atom = "{http://www.w3.org/2005/Atom}"
+    assert len(feed.findall(f"{atom}entry")) == 4
+    assert "No money <&>" in "".join(feed.itertext())
+    page = (now.path / "report.html").read_text("utf-8")
+    assert "No money &lt;&amp;&gt;" in page
+    assert held_now(run) == rescored(run, tmp_path / "full")
+    history = read_history(now.predictions("sex"), criteria["identificationModule"]["nctId"])
+    assert [row.generation for row in history] == [1, 2]
+    first, second = (each[1] for each in generation_bytes(run).items())
+    assert second < first / 2
+
+
+@pytest.mark.parametrize("days", [9, pytest.param(365, marks=pytest.mark.slow)])
+@pytest.mark.timeout(3600)
+def test_every_day_equals_one_collected_and_scored_afresh(
+    days: int, run: Path, registry: Registry, tmp_path: Path
+) -> None:
+    year = YearOfDays(registry)
+    silent = 0
+    for day in range(1, days + 1):
+        year.live(day)
+        if registry.silent:
+            silent += 1
+            before = read_pointer(run)
+            with pytest.raises(RegistryError):
+                go(run)
+            assert read_pointer(run) == before
+            continue
+        go(run)
+        now = current_generation(run)
+        assert now is not None
+        fresh, trials = fresh_rows(run, tmp_path / "fresh")
+        assert list(read_trials(open_snapshot(now.snapshot))) == fresh, f"day {day}"
+        assert now.manifest.notes["trials"] == trials
+        if day % 5 == 0 or days < 20:
+            full = rescored(run, tmp_path / "full")
+            assert held_now(run) == full, f"day {day}"
+            shutil.rmtree(tmp_path / "full")
+        shutil.rmtree(tmp_path / "fresh")
+    assert silent == len([day for day in range(1, days + 1) if day % 13 == 8])
+    assert len(list_generations(run)) == 3
+
+
+def test_generations_are_pruned_and_rolled_back(run: Path, registry: Registry) -> None:
+    year = YearOfDays(registry)
+    for day in range(5):
+        year.live(day)
+        go(run)
+    pointer = read_pointer(run)
+    assert pointer is not None
+    numbers = list_generations(run)
+    assert len(numbers) == 3
+    assert numbers[-1] == pointer.generation
+    found = roll_back(run)
+    assert found.number == numbers[-2]
+    year.live(6)
+    outcome = go(run)
+    assert outcome.generation == numbers[-1] + 1  # a number is never given twice
+    now = current_generation(run)
+    assert now is not None
+    assert numbers[-1] not in now.lineage
+    with pytest.raises(ArtifactError, match="no generation 99"):
+        roll_back(run, 99)
+
+
+def test_a_run_made_again_is_taken_over_again(run: Path, registry: Registry) -> None:
+    go(run)
+    registry.day = day_of(1)
+    registry.studies.pop()
+    assert go(run).generation == 2
+    recipe = read_run_recipe(run)
+    settings = msgspec.structs.replace(
+        recipe.tasks, sex=msgspec.structs.replace(recipe.tasks.sex, max_trials=300)
+    )
+    snapshot = open_snapshot(run / "snapshot")
+    finetune("sex", "tfidf", snapshot=snapshot, settings=settings, path=run / "sex" / "tfidf")
+    outcome = go(run)
+    assert outcome.generation == 4
+    now = current_generation(run)
+    assert now is not None
+    assert now.lineage == (3, 4)
+
+
+def test_two_at_once(run: Path, registry: Registry) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def wait(_: int) -> None:
+        started.set()
+        go_on.wait(30)
+
+    registry.on_request = wait
+    found: list[Outcome] = []
+    first = threading.Thread(target=lambda: found.append(go(run)))
+    first.start()
+    assert started.wait(30)
+    with pytest.raises(ArtifactError, match="another trialese is writing it"):
+        go(run)
+    go_on.set()
+    first.join()
+    assert found[0].generation == 1
+
+
+def test_a_full_disk_leaves_the_champion(
+    run: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(run)
+    before = read_pointer(run)
+    registry.day = day_of(1)
+    registry.studies.pop()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "link_tree", full)
+        with pytest.raises(ArtifactError, match="cannot write"):
+            go(run)
+    assert read_pointer(run) == before
+    assert list_generations(run) == [1]
+    assert go(run).generation == 2
+
+
+def test_what_is_no_finished_run(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no recipe\.json"):
+        read_run_recipe(tmp_path)
+    recipe = read_run_recipe(run)
+    none = msgspec.structs.replace(recipe.collect, source="none")
+    with pytest.raises(RecipeError, match="nothing to refresh"):
+        refresh(run, msgspec.structs.replace(recipe, collect=none))
+    shutil.rmtree(run / "sex")
+    with pytest.raises(ArtifactError, match="no finished classifier of sex"):
+        go(run)
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("https://example.org/hook", True),
+        ("http://127.0.0.1:9/hook", True),
+        ("http://localhost/hook", True),
+        ("http://[::1]:8080/", True),
+        ("http://example.org/hook", False),
+        ("http://127.0.0.1.example.org/", False),
+        ("file:///etc/passwd", False),
+        ("https://", False),
+    ],
+)
+def test_a_webhook_is_told_in_private_only(url: str, taken: bool) -> None:
+    if taken:
+        check_webhook(url)
+    else:
+        with pytest.raises(RecipeError, match="--notify"):
+            check_webhook(url)
+
+
+def test_a_webhook_hears_the_summary_and_its_failure_fails_nothing() -> None:
+    heard: list[bytes] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(302 if self.path == "/away" else 204)
+            if self.path == "/away":
+                self.send_header("Location", "http://example.org/")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    assert notify(f"{url}/hook", {"outcome": "promoted"})
+    assert not notify(f"{url}/away", {"outcome": "promoted"})
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    assert json.loads(heard[0]) == {"outcome": "promoted"}
+    assert not notify(f"{url}/hook", {"outcome": "promoted"})
+
+
+def digests(run: Path) -> dict[str, str]:
+    """Of every generation and feed, what names its bytes."""
+    found = {str(n): read_manifest(run / "generations" / f"{n:04d}").digest
+             for n in list_generations(run)}  # fmt: skip
+    for name in ("feed.jsonl", "feed.xml", "current.json"):
+        found[name] = (run / name).read_text("utf-8")
+    return found
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.timeout(3600)
+def test_killed_at_random_the_same_command_ends_in_the_same_bytes(
+    times: int, run: Path, registry: Registry, tmp_path: Path
+) -> None:
+    spare = tmp_path / "spare"
+    shutil.copytree(run, spare)
+    go(run)
+    shutil.copytree(spare, tmp_path / "other", dirs_exist_ok=True)
+    year = YearOfDays(registry)
+    year.live(1)
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "trialese", "-q", "refresh"]
+    subprocess.run([*command, str(run)], check=True, capture_output=True)
+    seconds = time.monotonic() - begun
+    wanted = digests(run)
+    rng = random.Random(times)
+    for number in range(times):
+        home = tmp_path / f"killed-{number}"
+        shutil.copytree(tmp_path / "other", home)
+        registry.day = day_of(0)
+        kept = registry.studies
+        registry.studies = [made_up(each) for each in range(400)]
+        go(home)
+        registry.studies, registry.day = kept, day_of(1)
+        process = subprocess.Popen(
+            [*command, str(home)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(0.1, 1.0) * seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = current_generation(home)
+        assert now is not None
+        verify_files(now.path)
+        done = subprocess.run([*command, str(home)], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert digests(home) == wanted
+        shutil.rmtree(home)
+
+
+REGISTRY_DATA = Path(__file__).parents[3] / "shared" / "data" / "registry"
+
+
+@pytest.mark.skipif(
+    not (REGISTRY_DATA / "api-v2-2026-02.json.zip").is_file(), reason="../shared/data is not here"
+)
+def test_the_real_month_of_a_watch_list(tmp_path: Path) -> None:
+    arrivals = tmp_path / "arrivals"
+    arrivals.mkdir()
+    shutil.copyfile(REGISTRY_DATA / "api-v2-2026-02.json.zip", arrivals / "list.zip")
+    recipe = parse_recipe(f"""
+name = "run"
+folder = "{tmp_path}"
+[collect]
+source = "files"
+paths = ["{arrivals}"]
+[tasks]
+names = ["sex"]
+[tasks.sex]
+run_folds = 1
+""")
+    run = tmp_path / "run"
+    snapshot = collect_snapshot(recipe.collect, run / "snapshot")
+    finetune("sex", "tfidf", snapshot=snapshot, settings=recipe.tasks, path=run / "sex" / "tfidf")
+    write_bytes(run / "recipe.json", msgspec.json.encode(recipe))
+    assert go(run).generation == 1
+    shutil.copyfile(REGISTRY_DATA / "api-v2-2026-03.json.zip", arrivals / "list.zip")
+    outcome = go(run)
+    assert (outcome.new, outcome.changed, outcome.gone) == (18, 287, 3)
+    fresh = collect_snapshot(recipe.collect, tmp_path / "fresh")
+    now = current_generation(run)
+    assert now is not None
+    assert list(read_trials(open_snapshot(now.snapshot))) == list(read_trials(fresh))
+    assert held_now(run) == rescored(run, tmp_path / "full")
+    assert 18 <= outcome.scored < 305
