@@ -279,7 +279,10 @@ def test_importing_loads_no_torch(statement: str) -> None:
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 BASE = {re.split(r"[^\w-]", each)[0].replace("-", "_") for each in PROJECT["dependencies"]}
 # Modules that say at their head what only an extra brings; nothing of the base install loads them.
-ARROW_MODULES = {"collect/diff.py", "collect/merge.py", "collect/snapshot.py", "corpus/store.py"}
+ARROW_MODULES = {
+    "collect/diff.py", "collect/increment.py", "collect/merge.py", "collect/snapshot.py",
+    "corpus/store.py", "tasks/history.py",
+}  # fmt: skip
 SERVE_MODULES = {"fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"}
 
 

@@ -64,14 +64,13 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class SampleSettings(Section, frozen=True, kw_only=True):
     """The synthetic source."""
 
-    undescribed: ClassVar[tuple[str, ...]] = ("months",)
-    """Left out of manifests at its default, so that what was collected before stays finished."""
+    undescribed: ClassVar[tuple[str, ...]] = ("months",)  # see TaskSettings
     studies: Count = 2000
     seed: int = 7
     from_date: IsoDate = "2018-01-01"
     to_date: IsoDate = "2024-12-31"
     months: int = 0
-    """Months after that: each brings new studies and stops some; `refresh` asks for one more."""
+    """More after that, with new and stopped studies; `refresh` asks for the next."""
 
 
 class ReadLimits(Section, frozen=True, kw_only=True):
