@@ -64,13 +64,11 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class SampleSettings(Section, frozen=True, kw_only=True):
     """The synthetic source."""
 
-    undescribed: ClassVar[tuple[str, ...]] = ("months",)  # see TaskSettings
     studies: Count = 2000
     seed: int = 7
     from_date: IsoDate = "2018-01-01"
     to_date: IsoDate = "2024-12-31"
-    months: int = 0
-    """More after that, with new and stopped studies; `refresh` asks for the next."""
+    months: int = 0  # after to_date, with new and stopped studies; `refresh` asks for the next
 
 
 class ReadLimits(Section, frozen=True, kw_only=True):

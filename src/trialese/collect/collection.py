@@ -78,12 +78,14 @@ def open_source(
 
 
 def describe_settings(settings: CollectSettings) -> dict[str, Any]:
-    """The settings as a snapshot notes them: without limits, which change no record."""
+    """The settings as a snapshot notes them: without limits, which change no record.
+
+    Months of the sample came later: without any, what was collected before stays finished.
+    """
     stated = as_settings(settings)
     stated.pop("limits")
-    for name in settings.sample.undescribed:
-        if not stated["sample"][name]:
-            del stated["sample"][name]
+    if not settings.sample.months:
+        del stated["sample"]["months"]
     return stated
 
 
