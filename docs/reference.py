@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from trialese import settings
+from trialese import recipe, settings
 from trialese.recipe import Recipe
 from trialese.settings import Section
 
@@ -52,7 +52,9 @@ def recipe_schema() -> dict[str, Any]:
     """
     (root,), parts = msgspec.json.schema_components([Recipe], ref_template="#/definitions/{name}")
     for name, part in parts.items():
-        section = Recipe if name == "Recipe" else getattr(settings, name)
+        section = (
+            Recipe if name == "Recipe" else getattr(settings, name, None) or getattr(recipe, name)
+        )
         told = meanings(section)
         part["description"] = inspect.cleandoc(section.__doc__ or "").partition("\n\n")[0]
         part["description"] = " ".join(part["description"].split())
