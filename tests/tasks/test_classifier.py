@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,12 +28,14 @@ from trialese.settings import FinetuneSettings, LoraSettings
 from trialese.tasks.classifier import (
     Classifier,
     FirstTokenLogits,
+    OwnLogits,
     Preprocessing,
     fast_forward,
     load_masked_lm,
 )
 from trialese.tasks.fit import fit_classifier
-from trialese.tasks.scorer import encode_texts, length_sorted_batches
+from trialese.tasks.predict import predict_file
+from trialese.tasks.scorer import encode_texts, given_labels, length_sorted_batches
 from trialese.tasks.task import encode_labels
 from trialese.temperature import Calibration, calibrate
 
@@ -60,6 +63,35 @@ def test_bf16_stays_near_fp32(toy_classifier: Classifier) -> None:
     assert half.dtype == torch.float32
     difference = (half - exact).abs().max() / exact.abs().max()
     assert 0 < difference < 0.05
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_bf16_tells_how_it_agrees_with_fp32_on_the_given_texts(
+    toy_classifier: Classifier, own: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = ["slow accrual", "lack of funding", "futility of the drug"] * 40
+    exact = toy_classifier.predict_proba(texts)
+    assert toy_classifier.agreement is None
+    model = toy_classifier.model
+    forward = OwnLogits(model) if own else FirstTokenLogits(model, dtype=torch.bfloat16)
+    half = replace(toy_classifier, forward=forward)
+    scores = half.predict_proba(texts)
+    found = half.agreement
+    assert found is not None and (half.engine, found.texts) == ("torch bf16", 120)
+    assert found.largest_difference == pytest.approx(abs(scores - exact).max(), abs=1e-6)
+    given = [given_labels(half.task, half.thresholds, each) for each in (scores, exact)]
+    assert found.same_labels == (given[0] == given[1]).all(axis=1).sum()
+    half.predict_proba(texts + texts)  # no more than the first 256 are scored twice
+    assert half.agreement.texts == 256
+    half.agreement = None
+    (tmp_path / "texts.txt").write_text("\n".join(texts[:9]), encoding="utf-8")
+    with caplog.at_level("INFO", "trialese"):
+        about = predict_file(half, tmp_path / "texts.txt", tmp_path / "labels.csv")
+    assert about is not None and about.agreement.texts == 9
+    saved = json.loads((tmp_path / "labels.csv.about.json").read_text())
+    assert (saved["engine"], saved["agreement"]["texts"]) == ("torch bf16", 9)
+    assert f"torch bf16: {about.agreement}" in caplog.messages
+    assert "of the first 9 texts have the labels of fp32" in str(about.agreement)
 
 
 def test_other_architectures_keep_their_own_forward_pass() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ from trialese.tasks.linear import LINEAR_NAME
 from trialese.tasks.scorer import (
     CPU_TOKENS,
     ONNX_NAME,
+    Agreement,
     LabelsTexts,
     Preprocessing,
     Preset,
     as_texts,
     check_masked_lm,
     encode_texts,
+    given_labels,
     model_folder,
     padded,
     read_description,
@@ -57,6 +59,7 @@ from trialese.thresholds import probabilities
 __all__ = [
     "Classifier",
     "FirstTokenLogits",
+    "OwnLogits",
     "Preprocessing",
     "fast_forward",
     "labels_layer",
@@ -65,6 +68,8 @@ __all__ = [
 ]
 
 
+_COMPARED_TEXTS = 256
+"""In another precision, so many texts are scored in fp32 as well, to tell how they agree."""
 _PACKED_ROWS = 512
 """Rows that weights are packed for; other numbers of rows work as well, if less fast."""
 
@@ -104,23 +109,39 @@ class FirstTokenLogits:
         return self._encoder.family.classify(self._model, states[:, None])
 
 
+class OwnLogits:
+    """`logits(inputs, attended)` by transformers' own forward pass, computed in bf16."""
+
+    precision = "bf16"
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(self, inputs: Tensor, attended: Tensor | None) -> Tensor:
+        """As `FirstTokenLogits` gives them."""
+        mask = torch.ones_like(inputs) if attended is None else attended.long()
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            logits: Tensor = self._model(input_ids=inputs, attention_mask=mask).logits
+        return logits.float()
+
+
 def reads_first_token(model: Any) -> bool:
     """Whether the model's family has a description and its head reads the first token alone."""
     pooling = getattr(model.config, "classifier_pooling", "cls")
     return family_of(model) is not None and pooling == "cls"
 
 
-def fast_forward(model: Any, precision: Precision) -> FirstTokenLogits | None:
-    """The model's fast forward pass on the device that suits; None if its family has no
-    description.
+def fast_forward(model: Any, precision: Precision) -> FirstTokenLogits | OwnLogits | None:
+    """The model's fast forward pass on the device that suits; None for its own in fp32, if its
+    family has no description.
 
     Raises:
         RecipeError: a precision that the device does not have.
     """
-    if not reads_first_token(model):
-        return None
     compute = choose_compute(PretrainSettings(precision=precision))
     model.to(compute.device)
+    if not reads_first_token(model):
+        return OwnLogits(model) if compute.dtype == torch.bfloat16 else None
     return FirstTokenLogits(
         model, dtype=compute.dtype, packed_rows=_PACKED_ROWS if compute.packed else None
     )
@@ -147,15 +168,17 @@ class Classifier(LabelsTexts):
     """Another pipeline's cut-off, saved beside the thresholds."""
     digest: str = ""
     """sha256 over the files it was loaded from; "" before it is saved."""
-    forward: FirstTokenLogits | None = None
-    """The fast forward pass of a finished classifier; None: the model's own."""
+    forward: FirstTokenLogits | OwnLogits | None = None
+    """The forward pass of a finished classifier; None: the model's own, in fp32."""
+    agreement: Agreement | None = None
+    """With fp32, of the first texts that were scored in another precision."""
     calibration: Calibration | None = None
     """What makes its scores chances; None: they are scores."""
 
     @property
     def engine(self) -> str:
         """Such as "torch fp32"."""
-        return f"torch {'fp32' if self.forward is None else self.forward.precision}"
+        return f"torch {self.precision}"
 
     def predict_proba(
         self, texts: Sequence[str], *, batch_texts: int = 32, progress: Progress = silent
@@ -163,7 +186,8 @@ class Classifier(LabelsTexts):
         """Probabilities (texts, labels): sigmoid if several labels may hold at once, else softmax.
 
         In fp32 (see `from_pretrained`) a text in a batch scores as it does alone, to 1e-5. Texts
-        that the tokenizer makes the same are scored once.
+        that the tokenizer makes the same are scored once. In bf16 the first texts are scored in
+        fp32 as well, and `agreement` tells how the two agree.
 
         Raises:
             RecordError: one text instead of several, or something that is no text.
@@ -171,16 +195,42 @@ class Classifier(LabelsTexts):
         cleaned = [self.preprocessing.clean(text) for text in as_texts(texts)]
         self.model.eval()
         with torch.inference_mode():
-            logits = score_ids(
-                self.encode(cleaned),
-                self._logits,
-                len(self.task.labels),
-                batch_texts=batch_texts,
-                batch_tokens=CPU_TOKENS if self.model.device.type == "cpu" else 32 * CPU_TOKENS,
-                progress=progress,
-            )
+            ids = self.encode(cleaned)
+            options: dict[str, Any] = {
+                "batch_texts": batch_texts,
+                "batch_tokens": CPU_TOKENS * (1 if self.model.device.type == "cpu" else 32),
+            }
+            labels = len(self.task.labels)
+            logits = score_ids(ids, self._logits, labels, progress=progress, **options)
+            scores = self._chances(logits)
+            left = _COMPARED_TEXTS - (self.agreement.texts if self.agreement else 0)
+            if self.precision != "fp32" and left > 0 and ids:
+                exact = replace(self, forward=self._exact(), agreement=None)
+                logits = score_ids(ids[:left], exact._logits, labels, **options)
+                self._compare(scores[:left], self._chances(logits))
+        return scores
+
+    def _chances(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         kind = self.task.kind
         return calibrate(probabilities(logits, kind), self.calibration, kind=kind)
+
+    @property
+    def precision(self) -> str:
+        """ "fp32" or "bf16"."""
+        return "fp32" if self.forward is None else self.forward.precision
+
+    def _exact(self) -> FirstTokenLogits | None:
+        return FirstTokenLogits(self.model) if reads_first_token(self.model) else None
+
+    def _compare(self, scores: NDArray[np.float64], exact: NDArray[np.float64]) -> None:
+        """Count how the scores (texts, labels) agree with those of fp32."""
+        given, told = (given_labels(self.task, self.thresholds, each) for each in (scores, exact))
+        before = self.agreement or Agreement(texts=0, same_labels=0, largest_difference=0.0)
+        self.agreement = Agreement(
+            texts=before.texts + len(scores),
+            same_labels=before.same_labels + int((given == told).all(axis=1).sum()),
+            largest_difference=max(before.largest_difference, float(abs(scores - exact).max())),
+        )
 
     def take_calibration(self, calibration: Calibration | None) -> None:
         """Calibrate the scores from now on: in the last layer, so that any program that loads the

@@ -31,6 +31,7 @@ from trialese.collect.delimited import (
 )
 from trialese.errors import RecipeError, RecordError
 from trialese.records import Trial
+from trialese.tasks.scorer import Agreement
 from trialese.thresholds import decide
 
 if TYPE_CHECKING:
@@ -422,6 +423,8 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     """Records that hold no text for the task, by reason."""
     sha256: str
     """Of the file of labels."""
+    agreement: Agreement | None = None
+    """With fp32, where another precision was asked for."""
 
 
 def about_file(out: Path) -> Path:

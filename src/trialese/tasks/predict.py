@@ -133,6 +133,7 @@ def predict_inputs(
     scorer = load_scorer(model, precision=precision)
     for texts in _chunks(scorer, inputs, stdin, columns):
         yield from label_texts(scorer, texts)
+    _tell_agreement(scorer)
 
 
 def stream_inputs(
@@ -157,6 +158,13 @@ def stream_inputs(
     yield layout.header()
     for texts in _chunks(scorer, inputs, stdin, columns):
         yield layout.part(texts, scorer.predict_proba([each.text for each in texts]))
+    _tell_agreement(scorer)
+
+
+def _tell_agreement(scorer: Scorer) -> None:
+    found = getattr(scorer, "agreement", None)
+    if found is not None:
+        logger.info("%s: %s", scorer.engine, found)
 
 
 def _chunks(
@@ -416,6 +424,7 @@ class _Job:
         joined.replace(self._out)
         text = msgspec.json.format(msgspec.json.encode(about), indent=2)
         write_bytes(about_file(self._out), text + b"\n")
+        _tell_agreement(self._scorer)
         self._clear()
         return about
 
@@ -437,6 +446,7 @@ class _Job:
             texts=texts,
             left_out=dict(sorted(left_out.items())),
             sha256=digest,
+            agreement=getattr(scorer, "agreement", None),
         )
 
     def _clear(self) -> None:

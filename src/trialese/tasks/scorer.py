@@ -43,6 +43,7 @@ __all__ = [
     "ONNX_NAME",
     "OPEN_TARGETS_PRESET",
     "TOKENIZER_NAME",
+    "Agreement",
     "Description",
     "LabelsTexts",
     "OnnxScorer",
@@ -299,6 +300,23 @@ CPU_TOKENS = 512
 """Of a batch: enough rows for the matrix products, few enough for the caches."""
 
 
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """How scores in another number format agree with those in fp32, measured on texts given."""
+
+    texts: int
+    """So many were scored twice."""
+    same_labels: int
+    """Of these, with exactly the labels of fp32."""
+    largest_difference: float
+    """Between two probabilities."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.same_labels:,} of the first {self.texts:,} texts have the labels of fp32; "
+            f"probabilities differ by at most {self.largest_difference:.4f}"
+        )
+
+
 class Scorer(Protocol):
     """What every classifier can do, fitted here or exported."""
 
@@ -343,6 +361,12 @@ class LabelsTexts:
     """What a classifier does with its own probabilities, whatever computes them."""
 
     __slots__ = ()
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """With fp32, on the texts scored so far; None: the scores are those of fp32, or of an
+        exported graph, which was compared when it was made."""
+        return None
 
     @property
     def labels(self: Scorer) -> tuple[str, ...]:
