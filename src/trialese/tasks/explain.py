@@ -51,9 +51,10 @@ def explain(
 ) -> Explanation:
     """Which words carried `label`, or, without one, the label with the highest probability.
 
-    Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) over the word embeddings,
-    from the text with every word hidden by [MASK] to the text itself, in `steps` steps, summed
-    over each word. Of a linear classifier: the weights of each word's n-grams, times their values.
+    Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) over the word embeddings, from
+    the text with every word hidden by the mask token (by the unknown one where a tokenizer has
+    none) to the text itself, in `steps` steps, summed over each word. Of a linear classifier: the
+    weights of each word's n-grams, times their values.
 
     Raises:
         RecordError: an empty text, a label that the task does not know, or an exported
@@ -102,7 +103,7 @@ def _weigh_words(
     )
     special = np.array(encoded["special_tokens_mask"], dtype=bool)
     gains = _integrated_gradients(scorer, encoded["input_ids"], special, column, steps)
-    return _by_word(words, encoded["offset_mapping"], special, gains)
+    return _by_word(read, words, encoded["offset_mapping"], special, gains)
 
 
 def _integrated_gradients(
@@ -112,13 +113,14 @@ def _integrated_gradients(
     import torch
 
     model, device = classifier.model.eval(), classifier.model.device
-    table = model.get_input_embeddings()
-    given = torch.tensor(ids, device=device)
-    hidden = torch.where(
-        torch.tensor(special, device=device),
-        given,
-        torch.full_like(given, classifier.tokenizer.mask_token_id),
+    table, tokenizer = model.get_input_embeddings(), classifier.tokenizer
+    blank = next(
+        token
+        for token in (tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id)
+        if token is not None
     )
+    given = torch.tensor(ids, device=device)
+    hidden = torch.where(torch.tensor(special, device=device), given, torch.full_like(given, blank))
     with torch.no_grad():
         start, end = table(hidden), table(given)  # (tokens, hidden)
     total = torch.zeros_like(start)
@@ -135,16 +137,25 @@ def _integrated_gradients(
 
 
 def _by_word(
+    read: str,
     words: Sequence[tuple[int, int]],
     offsets: Sequence[tuple[int, int]],
     special: NDArray[np.bool_],
     gains: NDArray[np.float64],
 ) -> dict[int, float]:
-    """Word -> summed gain of the tokens that begin within it."""
+    """Word -> summed gain of the tokens that begin within it.
+
+    A token of a byte-level vocabulary may begin with the space before its word, or be space alone:
+    then it belongs to the word that follows, or at the end to the last one.
+    """
     starts = np.array([start for start, _ in words])
     weights: dict[int, float] = {}
-    for (start, end), out, gain in zip(offsets, special, gains, strict=True):
-        if not out and end > start:
-            place = int(np.searchsorted(starts, start, side="right")) - 1
-            weights[place] = weights.get(place, 0.0) + float(gain)
+    for (start, _), out, gain in zip(offsets, special, gains, strict=True):
+        if out:
+            continue
+        solid = start
+        while solid < len(read) and read[solid].isspace():
+            solid += 1
+        place = max(0, int(np.searchsorted(starts, solid, side="right")) - 1)
+        weights[place] = weights.get(place, 0.0) + float(gain)
     return weights
