@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.pretrain.conftest import save_family
 from trialese.errors import ArtifactError
 from trialese.pipeline.plan import estimate, flops_per_token, read_shape
 from trialese.pretrain.backbone import load_masked_lm
@@ -15,14 +16,27 @@ from trialese.pretrain.encoder import MaskedEncoder
 from trialese.settings import MaskingSettings, PhaseSettings
 
 
-def test_forward_operations_equal_torchs_own_count(tiny_backbone: Path, toy_settings):
-    settings = toy_settings(tiny_backbone, masking=MaskingSettings(ratio=0.25), method="full")
-    encoder = MaskedEncoder(load_masked_lm(tiny_backbone)[0], explicit_attention=True)
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "modernbert"])
+def test_forward_operations_equal_torchs_own_count(family: str, tmp_path: Path, toy_settings):
+    folder = save_family(tmp_path / family, family)
+    settings = toy_settings(folder, masking=MaskingSettings(ratio=0.25), method="full")
+    encoder = MaskedEncoder(load_masked_lm(folder)[0], explicit_attention=True)
     inputs, positions = torch.full((4, 32), 7), torch.arange(8).expand(4, 8).contiguous()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder.logits(inputs, None, positions)
     forward, _ = flops_per_token(read_shape(settings), settings, 32)
+    if family == "modernbert":  # one product makes its last layer's queries, of all tokens
+        forward += 2 * 32 * 32 * (1 - 0.25)
     assert counter.get_total_flops() / 128 == pytest.approx(forward, rel=0.01)
+    shape, hidden, inner = read_shape(settings), 32, 48
+    assert shape.inner_products == (3 if family == "modernbert" else 2)
+    layers = hidden * (4 * hidden + shape.inner_products * inner) * shape.num_hidden_layers
+    held = sum(
+        value.numel()
+        for name, value in load_masked_lm(folder)[0].named_parameters()
+        if "layer" in name and value.ndim == 2
+    )
+    assert held == layers
 
 
 def test_time_and_memory_grow_with_the_work(tiny_backbone: Path, toy_settings):

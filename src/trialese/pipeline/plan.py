@@ -50,6 +50,8 @@ class Shape(msgspec.Struct, frozen=True):
     intermediate_size: int
     num_hidden_layers: int
     vocab_size: int
+    inner_products: int = 2
+    """Of the feed-forward, each hidden x intermediate: 3 where it is gated (GeGLU, SwiGLU)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +88,13 @@ def estimate(
 
 _OTHER_NAMES = {
     "dim": "hidden_size",
+    "emb_dim": "hidden_size",
     "hidden_dim": "intermediate_size",
     "n_layers": "num_hidden_layers",
 }
-"""DistilBERT's."""
+"""DistilBERT's, and XLM's."""
+_GATED = {"modernbert", "nomic_bert", "gte", "eurobert", "esmc"}
+"""transformers' model types with a gated feed-forward."""
 
 
 def read_shape(settings: PretrainSettings) -> Shape:
@@ -102,6 +107,7 @@ def read_shape(settings: PretrainSettings) -> Shape:
     try:
         described = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
         told = {_OTHER_NAMES.get(name, name): size for name, size in described.items()}
+        told["inner_products"] = 3 if described.get("model_type") in _GATED else 2
         return msgspec.convert(told, Shape)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise ArtifactError(f"{file}: not the config of an encoder ({error})") from error
@@ -117,7 +123,8 @@ def flops_per_token(
     """
     ratio, hidden = settings.masking.ratio, shape.hidden_size
     keys_values = 2 * 2 * hidden * hidden
-    queries_on = 2 * 2 * hidden * hidden + 2 * 2 * hidden * shape.intermediate_size
+    inner = shape.inner_products * hidden * shape.intermediate_size
+    queries_on = 2 * 2 * hidden * hidden + 2 * inner
     attention = 2 * 2 * block_tokens * hidden
     layers = (shape.num_hidden_layers - 1.0) * (keys_values + queries_on + attention)
     layers += keys_values + ratio * (queries_on + attention)
@@ -135,7 +142,9 @@ def _lora_weights(shape: Shape, lora: LoraSettings) -> int:
     hidden, inner = shape.hidden_size, shape.intermediate_size
     square = lora.rank * 2 * hidden
     if lora.targets == ("all-linear",):
-        return shape.num_hidden_layers * (4 * square + 2 * lora.rank * (hidden + inner))
+        return shape.num_hidden_layers * (
+            4 * square + shape.inner_products * lora.rank * (hidden + inner)
+        )
     return shape.num_hidden_layers * len(lora.targets) * square
 
 
@@ -144,12 +153,14 @@ def _peak_bytes(
 ) -> int:
     """Weights, optimiser, activations kept for the backward pass, and scores of hidden tokens."""
     hidden, inner = shape.hidden_size, shape.intermediate_size
-    encoder = shape.num_hidden_layers * (4 * hidden * hidden + 2 * hidden * inner)
+    products = 4 * hidden + shape.inner_products * inner
+    encoder = shape.num_hidden_layers * hidden * products
     weights = encoder + shape.vocab_size * hidden
     trained = weights if settings.method == "full" else _lora_weights(shape, settings.lora)
     packed = 2 * weights if settings.method == "lora" else 0
     rows = phase.batch_blocks * block_tokens
-    activations = rows * shape.num_hidden_layers * (11 * hidden + 2 * inner)
+    kept = 11 * hidden + 2 * (shape.inner_products - 1) * inner
+    activations = rows * shape.num_hidden_layers * kept
     scores = 3 * rows * settings.masking.ratio * shape.vocab_size
     interpreter = 600_000_000
     return interpreter + int(4 * (weights + packed + 3 * trained + activations + scores))
