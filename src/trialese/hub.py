@@ -21,13 +21,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from trialese.artifacts import MANIFEST_NAME, digest_of_file, digest_of_folder, read_manifest
+from trialese.artifacts import (
+    MANIFEST_NAME,
+    digest_of_file,
+    digest_of_folder,
+    read_manifest,
+    verify_owner,
+)
 from trialese.errors import ArtifactError, RecordError
 from trialese.settings import BackboneSettings
 
 __all__ = [
     "BackboneFiles",
     "check_folder",
+    "check_masked_lm",
     "is_hub_id",
     "is_repository",
     "locate_backbone",
@@ -151,6 +158,16 @@ def check_folder(folder: Path) -> None:
     elif not folder.is_dir():
         what = "a file, but a masked-LM is a folder"
     raise ArtifactError(f"{folder}: {what}; {cure}")
+
+
+def check_masked_lm(folder: Path) -> None:
+    """`check_folder`, and that the folder's files are as they were written.
+
+    Raises:
+        ArtifactError: no configuration of a model there, or altered files.
+    """
+    check_folder(folder)
+    verify_owner(folder)
 
 
 def _may_be_masked_lm(folder: Path) -> bool:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trialese.errors import ArtifactError
+from trialese.hub import check_masked_lm
 from trialese.pretrain.backbone import (
     check_vocabulary,
     family_of,
@@ -44,7 +45,6 @@ from trialese.tasks.scorer import (
     Preprocessing,
     Preset,
     as_texts,
-    check_masked_lm,
     encode_texts,
     given_labels,
     model_folder,

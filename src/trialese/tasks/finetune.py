@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from trialese.artifacts import Draft, digest_of, digest_of_folder, write_artifact
-from trialese.hub import locate_model, named_model
+from trialese.hub import check_masked_lm, locate_model, named_model
 from trialese.parallel import count_threads
 from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
@@ -42,7 +42,7 @@ from trialese.tasks.folds import (
 )
 from trialese.tasks.labelled import Silver, silver_examples
 from trialese.tasks.linear import LinearClassifier, Regularisation, fit_linear
-from trialese.tasks.scorer import check_masked_lm, origin_of
+from trialese.tasks.scorer import origin_of
 from trialese.tasks.task import TaskDefinition, encode_labels, sentence_examples
 from trialese.temperature import Calibration, calibrate, fit_calibration
 from trialese.thresholds import shrunk_cuts

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from trialese.artifacts import MANIFEST_NAME, digest_of_folder, read_manifest, verify_owner
 from trialese.errors import ArtifactError, RecordError
-from trialese.hub import check_folder
 from trialese.parallel import count_cores
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
@@ -32,11 +31,6 @@ from trialese.tasks.shipped import (
 )
 from trialese.temperature import Calibration, calibrate
 from trialese.thresholds import PUBLISHED_CUT, decide, probabilities
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from trialese.records import Task, Thresholds
 
 __all__ = [
     "CPU_TOKENS",
@@ -51,7 +45,6 @@ __all__ = [
     "Preset",
     "Scorer",
     "as_texts",
-    "check_masked_lm",
     "encode_texts",
     "find_classifier",
     "given_labels",
@@ -198,16 +191,6 @@ def _what_instead(path: Path) -> str:
         f"{manifest.settings.get('system', 'this')} is a baseline, of which only the predictions "
         "are kept, for `trialese evaluate`; give one fitted from a language model"
     )
-
-
-def check_masked_lm(folder: Path) -> None:
-    """Refuse a folder that cannot be a masked-LM to start from.
-
-    Raises:
-        ArtifactError: no configuration of a model there, or altered files.
-    """
-    check_folder(folder)
-    verify_owner(folder)
 
 
 def origin_of(model: Path) -> str:
