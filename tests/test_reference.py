@@ -36,7 +36,8 @@ def test_what_is_made_from_the_code_is_current(reference: ModuleType) -> None:
 def test_a_setting_that_changed_is_found(reference: ModuleType, monkeypatch, tmp_path) -> None:
     stale = tmp_path / "recipe.schema.json"
     stale.write_text(reference.SCHEMA.read_text("utf-8").replace('"rank"', '"rang"'), "utf-8")
-    monkeypatch.setattr(reference, "SCHEMA", stale)
+    (now,) = [text for file, text in reference.made() if file == reference.SCHEMA]
+    monkeypatch.setattr(reference, "made", lambda: [(stale, now)])
     monkeypatch.setattr(reference, "ROOT", tmp_path)
     assert reference.differences() == ["recipe.schema.json"]
 

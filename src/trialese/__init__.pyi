@@ -37,6 +37,7 @@ from .tasks.folds import build_examples as build_examples
 from .tasks.folds import task_named as task_named
 from .tasks.labelled import read_labelled as read_labelled
 from .tasks.linear import LinearClassifier as LinearClassifier
+from .tasks.predict import load_classifier as load_classifier
 from .thresholds import choose_thresholds as choose_thresholds
 from .verdict.judge import judge as judge
 from .verdict.report import load_verdicts as load_verdicts

@@ -50,7 +50,9 @@ from trialese.tasks.scorer import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from trialese.tasks.classifier import Classifier
+    from trialese.tasks.scorer import OnnxScorer
+    from trialese.tasks.shipped import ModelSize
 
 __all__ = [
     "LabelledText",
@@ -58,6 +60,7 @@ __all__ = [
     "divide_records",
     "exists",
     "label_texts",
+    "load_classifier",
     "load_scorer",
     "looks_like_a_file",
     "own_share",
@@ -67,7 +70,27 @@ __all__ = [
 ]
 
 
-def load_scorer(path: Path, *, precision: Precision = "fp32") -> Scorer:
+def load_classifier(
+    name: str | Path, *, size: ModelSize | None = None, precision: Precision = "fp32"
+) -> Classifier | LinearClassifier | OnnxScorer:
+    """The classifier that ships under a name, such as "stop-reasons", or that stands in a folder.
+
+    Its `predict` gives the labels of each text, `predict_proba` probabilities (texts, labels) in
+    the order of `labels`. `size` is that of one that ships; without it the strongest that can run
+    here. The others are those of `load_scorer`.
+
+    Raises:
+        ArtifactError: no such name or folder, a damaged one, or its engine is not installed.
+        RecipeError: a precision that the machine does not have.
+    """
+    from trialese.tasks.scorer import find_classifier
+
+    return load_scorer(find_classifier(Path(name), size), precision=precision)
+
+
+def load_scorer(
+    path: Path, *, precision: Precision = "fp32"
+) -> Classifier | LinearClassifier | OnnxScorer:
     """The classifier in a folder that `finetune` or `export` wrote.
 
     `precision` is that of PyTorch; in fp32, scores do not depend on the chip, in `auto` (bf16
