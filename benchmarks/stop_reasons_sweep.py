@@ -100,7 +100,7 @@ def fit(args: argparse.Namespace) -> None:
     from trialese.tasks.finetune import score_held
     from trialese.tasks.fit import fit_classifier
     from trialese.tasks.folds import inner_rounds, split_fold
-    from trialese.tasks.stop_reasons import STOP_REASON_SENTENCES
+    from trialese.tasks.stop_reasons import written_sentences
     from trialese.tasks.task import encode_labels, sentence_examples
 
     examples = read_exported(args.examples)
@@ -128,7 +128,7 @@ def fit(args: argparse.Namespace) -> None:
             seed=defaults.split_seed,
         )
         train, tune = ([e for e in divided if e.split == split] for split in ("train", "tune"))
-        extra = sentence_examples(STOP_REASON_SENTENCES, examples, defaults.dedup, times=times)
+        extra = sentence_examples(written_sentences(), examples, defaults.dedup, times=times)
         rounds = inner_rounds(train, tune, inner_folds, fold=fold, seed=defaults.split_seed)
         rounds = rounds[: args.rounds]
         clean = Preprocessing(max_tokens=settings.max_tokens, cleaning="none")

@@ -406,7 +406,8 @@ class TaskSettings(Section, frozen=True, kw_only=True):
     scoring the part that it has not seen (`tasks/finetune.py`), then averaged into one model."""
     sentences: int = 0
     """So many times the hand-written sentences of each label stand among the texts that every
-    system, baselines too, is fitted on; no text to be scored is among them."""
+    system, baselines too, is fitted on; no text to be scored or of a behavioural test is among
+    them."""
     silver: SilverSettings | None = None
     """Language models are fitted on these texts first, baselines on them and the labelled ones
     (`tasks/labelled.py`). The verdict says so: who gave the labels may have seen the test's."""
@@ -487,7 +488,7 @@ class DeclaredTaskSettings(TaskSettings, frozen=True, kw_only=True):
     keywords: dict[str, tuple[str, ...]] = {}
     """Label -> lower-case words of the baseline `keywords`; {}: the words of each label's name."""
     label_sentences: dict[str, tuple[str, ...]] = {}
-    """Label -> sentences that say it, to be learnt `sentences` times."""
+    """Label, or several joined by `|` -> sentences that say it, to be learnt `sentences` times."""
     groups: dict[str, str] = {}
     """Label -> a coarser group, by which the verdict scores too; all labels or none."""
     label_descriptions: dict[str, str] = {}

@@ -21,7 +21,9 @@ from trialese.settings import (
     TasksSettings,
     VerdictSettings,
 )
+from trialese.tasks import fit as fit_module
 from trialese.tasks.baselines import blend_classifiers
+from trialese.tasks.behaviour import BehaviourTest
 from trialese.tasks.classifier import Classifier
 from trialese.tasks.finetune import average_weights, finetune, score_held
 from trialese.tasks.fit import fit_classifier
@@ -337,3 +339,41 @@ def test_silver_texts_are_learnt_by_every_system_and_the_verdict_says_so(
     blend_classifiers("stop-reasons", both, "hybrid", tmp_path / "hybrid")
     assert read_manifest(tmp_path / "hybrid").notes["silver"] == notes
     assert f"silver: learnt from {notes['texts']} texts that a model labelled" in said
+
+
+@pytest.mark.parametrize("system", ["tfidf", "base"])
+def test_what_is_near_a_behavioural_test_is_scored_but_never_learnt(
+    system: str, recipe: TasksSettings, tiny_backbone: Path, tmp_path: Path, monkeypatch
+) -> None:
+    from trialese.tasks import finetune as module
+
+    near = "lack of funding from sponsor number alpha 0"
+    tests = (BehaviourTest(group="g", text=near.upper(), must=("Business_Administrative",)),)
+    monkeypatch.setattr(module, "shipped_tests", lambda task: tests)
+    learnt: list[set[str]] = []
+
+    def spy(name: str, place: int):
+        original = getattr(fitting[name], name)
+
+        def fit(*given, **options):
+            learnt.append({example.text for example in given[place]})
+            return original(*given, **options)
+
+        monkeypatch.setattr(fitting[name], name, fit)
+
+    fitting = {"fit_linear": module, "fit_classifier": fit_module}
+    spy(*(("fit_linear", 1) if system == "tfidf" else ("fit_classifier", 1)))
+    section = msgspec.structs.replace(recipe.stop_reasons, seeds=(1,), sentences=1)
+    model = None if system == "tfidf" else tiny_backbone
+    out = tmp_path / "out"
+    manifest = finetune(
+        "stop-reasons", system, path=out, model=model,
+        settings=msgspec.structs.replace(recipe, stop_reasons=section),
+    )  # fmt: skip
+    assert learnt and all(len(texts) > 20 and near not in texts for texts in learnt)
+    assert manifest.notes["near_behavioural_tests"] == 1
+    assert "sentences" in manifest.inputs
+    examples = build_examples("stop-reasons", recipe, None).examples
+    (spared,) = (e.example_id for e in examples if e.text == near)
+    scored = {each for run in load_predictions(out / "predictions.parquet") for each in run.ids}
+    assert spared in scored

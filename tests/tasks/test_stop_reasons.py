@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 from trialese.records import Example, Trial
 from trialese.settings import DedupSettings
+from trialese.tasks.behaviour import shipped_tests
 from trialese.tasks.stop_reasons import (
     STOP_REASON_SENTENCES,
     STOP_REASON_WORDS,
     STOP_REASONS,
     examples_of_trials,
+    written_sentences,
 )
-from trialese.tasks.task import sentence_examples
+from trialese.tasks.task import encode_labels, sentence_examples
 
 
 def test_labels_come_from_synthetic_trials_only_and_the_rest_is_counted() -> None:
@@ -61,3 +65,26 @@ def test_none_is_near_a_labelled_text() -> None:
     assert len(texts) == sum(map(len, STOP_REASON_SENTENCES.values())) - 1
     assert sentence_examples(STOP_REASON_SENTENCES, [], DEDUP, times=0) == []
     assert sentence_examples({}, [], DEDUP, times=1) == []
+
+
+def test_the_table_adds_sentences_with_several_labels_and_denied_reasons() -> None:
+    found = written_sentences()
+    texts = [text for written in found.values() for text in written]
+    assert len(texts) == len(set(texts)) > 480
+    assert all(found[label][: len(own)] == own for label, own in STOP_REASON_SENTENCES.items())
+    both = [each for each in sentence_examples(found, [], DEDUP, times=1) if len(each.labels) == 2]
+    assert len(both) > 60
+    encode_labels(STOP_REASONS, both)
+    assert any("no safety" in text.lower() for text in found["Business_Administrative"])
+
+
+def test_no_sentence_shares_more_than_half_of_its_words_with_a_behavioural_test() -> None:
+    def words(text: str) -> set[str]:
+        return set(re.findall(r"\w+", text.lower()))
+
+    tests = [words(test.text) for test in shipped_tests(STOP_REASONS)]
+    for written in written_sentences().values():
+        for text in written:
+            own = words(text)
+            nearest = max(len(own & other) / len(own | other) for other in tests)
+            assert nearest <= 0.5, text

@@ -22,6 +22,7 @@ from trialese.records import Example, Task, Trial
 from trialese.settings import (
     CollectSettings,
     DeclaredTaskSettings,
+    DedupSettings,
     SampleSettings,
     SexSettings,
     SilverSettings,
@@ -44,8 +45,10 @@ from trialese.tasks.stop_reasons import STOP_REASONS
 from trialese.tasks.task import (
     TaskDefinition,
     declared_task,
+    define_declared,
     encode_labels,
     examples_of_declared,
+    sentence_examples,
 )
 from trialese.verdict.report import load_verdicts
 
@@ -332,3 +335,18 @@ def test_nothing_asks_which_task_it_is() -> None:
         if module.name not in own:
             assert not re.search(r"isinstance\([^)]*(Sex|StopReasons|Declared\w*)Settings", text)
             assert not re.search(r"(task|name) [!=]= \"(sex|stop-reasons)\"", text), module
+
+
+def test_a_sentence_may_have_several_labels_where_a_text_may(tmp_path: Path) -> None:
+    (tmp_path / "gold.tsv").write_text("text\tlabels\nslow\tA\n")
+    options = {"labels": ("A", "B"), "labelled": str(tmp_path / "gold.tsv"), "sentences": 1}
+    both = {"A": ("only a",), "A|B": ("a and b",)}
+    several = DeclaredTaskSettings(name="own", kind="multilabel", label_sentences=both, **options)
+    made = sentence_examples(define_declared(several).sentences, [], DedupSettings(), times=1)
+    assert [(e.text, e.labels) for e in made] == [("only a", ("A",)), ("a and b", ("A", "B"))]
+    one = DeclaredTaskSettings(name="own", kind="multiclass", label_sentences=both, **options)
+    with pytest.raises(RecipeError, match=r"tasks, own: no label 'A\|B'; it has A, B"):
+        define_declared(one)
+    words = DeclaredTaskSettings(name="own", kind="multilabel", keywords={"A|B": ("x",)}, **options)
+    with pytest.raises(RecipeError, match=r"no label 'A\|B'"):
+        define_declared(words)

@@ -28,6 +28,7 @@ from trialese.progress import Progress, silent
 from trialese.records import Example, Manifest, Predictions, Snapshot, Split, Task, Thresholds
 from trialese.settings import FinetuneSettings, TaskSettings, TasksSettings
 from trialese.tasks.baselines import Baseline, check_system, fit_baseline
+from trialese.tasks.behaviour import shipped_tests, without_near
 from trialese.tasks.folds import (
     ExampleSet,
     Parts,
@@ -129,6 +130,8 @@ def finetune(
     if section.silver is not None:
         silver = silver_examples(found.task, section.silver, found.examples, section.dedup)
     inputs = {"examples": found.digest}
+    if section.sentences:
+        inputs["sentences"] = digest_of(definition.sentences)
     plain = describe_section(section, is_model=model is not None)
     described: dict[str, Any] = {"task": name, "system": system, "section": plain}
     if silver is not None:
@@ -166,11 +169,8 @@ def _runs(
     section, task = definition.section, found.task
     folds, first_seed = folds_of(section), section.seeds[0]
     what = f"{task.name}: fits of {system}"
-    extra = sentence_examples(
-        definition.sentences, found.examples, section.dedup, times=section.sentences
-    )
-    if silver is not None and model is None:
-        extra += silver.examples
+    extra, silver, near = _learnt(definition, found, silver, is_model=model is not None)
+    draft.notes |= {"near_behavioural_tests": len(near)} if near else {}
     fit = _Fitting(definition, system, model, silver, draft.folder / ".silver", progress)
     runs: list[Predictions] = []
     raw: list[Predictions] = []
@@ -181,7 +181,9 @@ def _runs(
     finally_all = fits_on_everything(section, is_model=model is not None)
     for fold in folds:
         parts, rounds = divide(found, section, fold)
-        rounds = [(train + extra, held) for train, held in rounds]
+        rounds = [
+            ([e for e in train if e.example_id not in near] + extra, held) for train, held in rounds
+        ]
         gaps |= _gaps(task, parts, fold)
         tests = _texts(parts["test"])
         for seed in section.seeds:
@@ -206,7 +208,8 @@ def _runs(
     if fit.is_classifier:
         about = _about_fold(found, folds[0], first_seed, parts=folds)
         if finally_all:
-            final, tune = fit.everything(found, extra, _pooled(raw))
+            learnt = tuple(e for e in found.examples if e.example_id not in near)
+            final, tune = fit.everything(replace(found, examples=learnt), extra, _pooled(raw))
             _finish(final, definition, tune, fit.calibration_of(tune), settings)
             final.save_pretrained(draft.folder / "model")
             about = _about_final(found, section, extra, folds)
@@ -221,6 +224,29 @@ def _runs(
     if gaps:
         draft.notes["labels_without_examples"] = gaps
     return runs
+
+
+def _learnt(
+    definition: TaskDefinition, found: ExampleSet, silver: Silver | None, *, is_model: bool
+) -> tuple[list[Example], Silver | None, set[str]]:
+    """(texts to learn beside the labelled ones, silver texts, ids of what is not to be learnt).
+
+    No text near a behavioural test is learnt from, wherever it comes from.
+    """
+    section = definition.section
+    extra = sentence_examples(
+        definition.sentences, found.examples, section.dedup, times=section.sentences
+    )
+    every = [*found.examples, *extra, *(silver.examples if silver is not None else ())]
+    kept, _ = without_near(every, shipped_tests(definition.task), section.dedup)
+    near = {e.example_id for e in every} - {e.example_id for e in kept}
+    extra = [example for example in extra if example.example_id not in near]
+    if silver is not None and near:
+        left = tuple(example for example in silver.examples if example.example_id not in near)
+        silver = replace(silver, examples=left)
+    if silver is not None and not is_model:
+        extra += silver.examples
+    return extra, silver, near
 
 
 def fits_on_everything(section: TaskSettings, *, is_model: bool) -> bool:

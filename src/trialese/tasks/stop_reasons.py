@@ -3,12 +3,16 @@
 Labels and their meaning: Razuvayevskaya et al. 2024, "Genetic factors associated with reasons
 for clinical trial stoppage", Nature Genetics 56; `opentargets/clinical_trial_reason_to_stop`.
 The sentences are written from the label names, none taken from a labelled file: a label with a
-dozen texts learns from them what its name says (`tasks.stop_reasons.sentences`)."""
+dozen texts learns from them what its name says (`tasks.stop_reasons.sentences`). More, many of
+them with two reasons or with one that is denied, stand in `sentences/stop-reasons.tsv`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.resources import as_file, files
 
+from trialese.collect.tables import read_table
 from trialese.corpus.clean import clean_text
 from trialese.records import Example, Task, Trial
 from trialese.settings import TasksSettings
@@ -23,6 +27,7 @@ __all__ = [
     "STOP_REASON_WORDS",
     "define",
     "examples_of_trials",
+    "written_sentences",
 ]
 
 
@@ -174,7 +179,7 @@ STOP_REASON_SENTENCES: dict[str, tuple[str, ...]] = {
     "Negative": (
         "Lack of efficacy.",
         "Futility: no difference from placebo.",
-        "The drug did not work.",
+        "The drug was ineffective.",
     ),
     "No_Context": (
         "Terminated.",
@@ -244,6 +249,17 @@ STOP_REASON_DESCRIPTIONS: dict[str, str] = {
 }
 
 
+@cache
+def written_sentences() -> Mapping[str, tuple[str, ...]]:
+    """Labels, several joined by `|` -> every sentence written for them, `STOP_REASON_SENTENCES`
+    first; read once."""
+    found = {label: list(texts) for label, texts in STOP_REASON_SENTENCES.items()}
+    with as_file(files("trialese.tasks") / "sentences" / f"{STOP_REASONS.name}.tsv") as table:
+        for row in read_table(table, wanted=("labels", "text")):
+            found.setdefault(str(row.cells["labels"]), []).append(str(row.cells["text"]))
+    return {labels: tuple(texts) for labels, texts in found.items()}
+
+
 def define(settings: TasksSettings) -> TaskDefinition:
     """The task as the recipe wants it."""
     section = settings.stop_reasons
@@ -254,7 +270,7 @@ def define(settings: TasksSettings) -> TaskDefinition:
             examples_of_trials(trials, dropped), section.max_trials, dropped
         ),
         keywords=STOP_REASON_WORDS,
-        sentences=STOP_REASON_SENTENCES,
+        sentences=written_sentences(),
         descriptions=STOP_REASON_DESCRIPTIONS,
         groups=STOP_REASON_GROUPS,
         preset=OPEN_TARGETS_PRESET,

@@ -67,7 +67,7 @@ class TaskDefinition:
     keywords: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Label -> lower-case words of the baseline `keywords`; {}: the words of the label's name."""
     sentences: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Label -> sentences that say it, in a registry's words."""
+    """Label, or several joined by `|` -> sentences that say it, in a registry's words."""
     groups: Mapping[str, str] = field(default_factory=dict)
     """Label -> coarser group that the verdict scores too."""
     descriptions: Mapping[str, str] = field(default_factory=dict)
@@ -80,7 +80,10 @@ class TaskDefinition:
     """Of synthetic trials, those that carry a label; for estimates."""
 
     def __post_init__(self) -> None:
-        named = (self.keywords, self.sentences, self.groups, self.descriptions)
+        said = list(self.sentences)
+        if self.task.kind == "multilabel":  # a sentence may give several reasons
+            said = [label for key in self.sentences for label in key.split("|")]
+        named = (self.keywords, said, self.groups, self.descriptions)
         foreign = [label for each in named for label in each if label not in self.task.labels]
         if foreign:
             known = ", ".join(self.task.labels)
@@ -285,13 +288,13 @@ def sentence_examples(
     """Each label's sentences, `times` over, to be learnt beside labelled texts; never scored.
 
     A sentence that is equal or nearly equal to a labelled text is left out, so that no text is
-    judged that stood among them.
+    judged that stood among them. Keys are labels, or several joined by `|`.
     """
     if not times or not sentences:
         return []
     written = {
-        f"sentence {label} {place}": Example("", clean_text(text), (label,))
-        for label, texts in sentences.items()
+        f"sentence {key} {place}": Example("", clean_text(text), tuple(key.split("|")))
+        for key, texts in sentences.items()
         for place, text in enumerate(texts)
     }
     texts = [(f"text {text.example_id}", text.text) for text in labelled]
