@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import as_file, files
 
+from trialese.collect.delimited import BadRow
 from trialese.collect.tables import read_table
 from trialese.corpus.clean import clean_text
 from trialese.records import Example, Task, Trial
@@ -256,6 +257,7 @@ def written_sentences() -> Mapping[str, tuple[str, ...]]:
     found = {label: list(texts) for label, texts in STOP_REASON_SENTENCES.items()}
     with as_file(files("trialese.tasks") / "sentences" / f"{STOP_REASONS.name}.tsv") as table:
         for row in read_table(table, wanted=("labels", "text")):
+            assert not isinstance(row, BadRow), row  # the table is our own
             found.setdefault(str(row.cells["labels"]), []).append(str(row.cells["text"]))
     return {labels: tuple(texts) for labels, texts in found.items()}
 
