@@ -405,9 +405,8 @@ class TaskSettings(Section, frozen=True, kw_only=True):
     """0: fit on train; stop and choose cut-offs on tune. From 2 up: so many fits over both, each
     scoring the part that it has not seen (`tasks/finetune.py`), then averaged into one model."""
     sentences: int = 0
-    """So many times the hand-written sentences of each label stand among the texts that every
-    system, baselines too, is fitted on; no text to be scored or of a behavioural test is among
-    them."""
+    """So many times each label's hand-written sentences stand among the texts that every system,
+    baselines too, is fitted on; no scored text and no behavioural test is among them."""
     silver: SilverSettings | None = None
     """Language models are fitted on these texts first, baselines on them and the labelled ones
     (`tasks/labelled.py`). The verdict says so: who gave the labels may have seen the test's."""
