@@ -1,7 +1,8 @@
 """Tokens per second of a masked-LM LoRA training step: ours and two rivals, in one run.
 
 A: the prior art's way, stock `Trainer` + peft + `DataCollatorForLanguageModeling`, fp32,
-   dropout 0.1.   B: the same with `bf16=True`.   Ours: `trialese.pretrain`'s own step.
+   dropout 0.1.   B: the same with `bf16=True`.   C: and `torch_compile`.
+   Ours: `trialese.pretrain`'s own step.
 Same random weights and shape, same blocks, same masking rate, same LoRA. Variants take turns in
 one process (so one allocator serves all); a round is a few steps of each. Peak memory is that of
 a process of its own for each variant. Useful work counts the products that a step cannot do
@@ -52,16 +53,17 @@ SHAPES = {
     "minilm": Shape(384, 1536, 6, 30522),
     "roberta-base": Shape(768, 3072, 12, 50265),
     "mpnet-base": Shape(768, 3072, 12, 30527),
-    # GeGLU: three products of 1,152 cost as two of 1,728
-    "modernbert-base": Shape(768, 1728, 22, 50368),
+    "modernbert-base": Shape(768, 1152, 22, 50368, inner_products=3),  # GeGLU
     "distilbert-base": Shape(768, 3072, 6, 30522),
     "toy": Shape(64, 128, 2, 1000),
+    "toy-modernbert": Shape(64, 96, 3, 1000, inner_products=3),
 }
 QUERY_VALUE = {"mpnet": ("q", "v"), "modernbert": ("Wqkv",), "distilbert": ("q_lin", "v_lin")}
 MASK_ID, CLS_ID, SEP_ID = 103, 101, 102
 VARIANTS = {
     "A stock fp32": {},
     "B stock bf16": {},
+    "C stock bf16 compiled": {},
     "ours": {},
     "ours fp32": {"precision": "fp32"},
     "ours dropout 0.1": {"backbone_dropout": 0.1},
@@ -71,6 +73,8 @@ VARIANTS = {
 }
 
 
+COMPILER = ["inductor"]
+"""Of the stock step; a dry run takes one that needs no C++ compiler."""
 Run = Callable[[int], float]  # so many steps -> seconds by the chosen clock
 
 
@@ -85,7 +89,7 @@ def now(arguments: argparse.Namespace) -> float:
 
 def family_of_shape(name: str) -> str:
     """transformers' name of the family that the shape is of."""
-    family = name.removesuffix("-base")
+    family = name.removesuffix("-base").removeprefix("toy-")
     return family if family in CONFIG_MAPPING else "bert"
 
 
@@ -95,7 +99,7 @@ def make_model(name: str) -> Any:
     torch.manual_seed(0)
     sizes = {
         "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size if family != "modernbert" else 1152,
+        "intermediate_size": shape.intermediate_size,
         "num_hidden_layers": shape.num_hidden_layers,
         "num_attention_heads": max(2, shape.hidden_size // 64),
         "max_position_embeddings": 514 if family in {"roberta", "mpnet"} else 512,
@@ -122,17 +126,20 @@ def make_blocks(shape: Shape, count: int, block_tokens: int) -> TokenBlocks:
     return TokenBlocks(ids, special, np.zeros(count, np.int64), ("NCT0",), 0, "")
 
 
-def ours(arguments: argparse.Namespace, **changes: Any) -> Run:
-    """A function that takes so many steps of ours and returns their seconds."""
+def our_phase(
+    arguments: argparse.Namespace, *, phase: PhaseSettings | None = None, **changes: Any
+) -> tuple[Any, Phase]:
+    """A model of the shape, with LoRA or all of it to be trained, and the phase that trains it."""
     shape = SHAPES[arguments.shape]
     blocks = make_blocks(shape, arguments.batch_blocks * 8, arguments.block_tokens)
     settings = PretrainSettings(device=arguments.device, **changes)
-    model = make_model(arguments.shape)
-    model.requires_grad_(False)
-    wrapped = attach_lora(model, lora_settings(arguments), train_head=False, seed=0)
+    model = make_model(arguments.shape).eval()
+    if arguments.method == "lora":
+        model.requires_grad_(False)
+        model = attach_lora(model, lora_settings(arguments), train_head=False, seed=0)
     compute = choose_compute(settings)
-    wrapped.to(compute.device)
-    phase = PhaseSettings(epochs=1000, batch_blocks=arguments.batch_blocks, lr=1e-4)
+    model.to(compute.device)
+    phase = phase or PhaseSettings(epochs=1000, batch_blocks=arguments.batch_blocks, lr=1e-4)
     ordinary = np.arange(min(1000, shape.vocab_size // 2), shape.vocab_size)
     vocabulary = Vocabulary(MASK_ID, 0, ordinary, np.zeros(shape.vocab_size, bool))
     made = Phase(
@@ -141,8 +148,14 @@ def ours(arguments: argparse.Namespace, **changes: Any) -> Run:
         compute=compute,
         dropout=settings.backbone_dropout, compile=settings.compile,
     )  # fmt: skip
-    named = {name: value for name, value in wrapped.named_parameters() if value.requires_grad}
-    step = Step(wrapped, made, named)
+    return model, made
+
+
+def ours(arguments: argparse.Namespace, **changes: Any) -> Run:
+    """A function that takes so many steps of ours and returns their seconds."""
+    model, made = our_phase(arguments, **changes)
+    named = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    step = Step(model, made, named)
     batches = ready_batches(made)  # masked one ahead in a thread, as the loop does it
 
     def run(count: int) -> float:
@@ -154,7 +167,7 @@ def ours(arguments: argparse.Namespace, **changes: Any) -> Run:
     return run
 
 
-def stock(arguments: argparse.Namespace, *, bf16: bool) -> Run:
+def stock(arguments: argparse.Namespace, *, bf16: bool, compiled: bool = False) -> Run:
     """The same for `Trainer`: seconds from the end of its first step to the end of its last."""
     from peft import LoraConfig, get_peft_model
     from transformers import (
@@ -172,7 +185,9 @@ def stock(arguments: argparse.Namespace, *, bf16: bool) -> Run:
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0 if arguments.rank > 1 else 0.1,
         target_modules=list(lora.targets) if arguments.rank == 1 else "all-linear",
     )  # fmt: skip
-    model = get_peft_model(make_model(arguments.shape), config)
+    model = make_model(arguments.shape)
+    if arguments.method == "lora":
+        model = get_peft_model(model, config)
     rows = [{"input_ids": row.tolist()} for row in blocks.ids]
     collator = DataCollatorForLanguageModeling(
         toy_tokenizer(shape.vocab_size), mlm_probability=arguments.ratio
@@ -189,8 +204,10 @@ def stock(arguments: argparse.Namespace, *, bf16: bool) -> Run:
         with tempfile.TemporaryDirectory() as folder:
             options = TrainingArguments(
                 folder, max_steps=count + 1, per_device_train_batch_size=arguments.batch_blocks,
-                use_cpu=device.type == "cpu", bf16=bf16, report_to=[], save_strategy="no",
+                use_cpu=device.type == "cpu", report_to=[], save_strategy="no",
                 logging_strategy="no", disable_tqdm=True, learning_rate=1e-4,
+                bf16=bf16 and (device.type != "cpu" or cpu_has_bf16()), torch_compile=compiled,
+                torch_compile_backend=COMPILER[0] if compiled else None,
             )  # fmt: skip
             trainer = Trainer(
                 model, options, data_collator=collator, train_dataset=rows, callbacks=[Clock()]
@@ -226,8 +243,8 @@ def lora_settings(arguments: argparse.Namespace) -> LoraSettings:
 
 def build(name: str, arguments: argparse.Namespace) -> Run:
     """The runner of a variant."""
-    if name[0] in "AB":
-        return stock(arguments, bf16=name[0] == "B")
+    if name[0] in "ABC":
+        return stock(arguments, bf16=name[0] != "A", compiled=name[0] == "C")
     return ours(arguments, **VARIANTS[name])
 
 
@@ -255,10 +272,21 @@ def matrix_rate(arguments: argparse.Namespace) -> dict[str, float]:
     return best
 
 
+def useful_flops(arguments: argparse.Namespace) -> float:
+    """Operations that a step cannot do without."""
+    settings = PretrainSettings(
+        method=arguments.method,
+        masking=MaskingSettings(ratio=arguments.ratio),
+        lora=lora_settings(arguments),
+    )
+    a_token = sum(flops_per_token(SHAPES[arguments.shape], settings, arguments.block_tokens))
+    return a_token * arguments.batch_blocks * arguments.block_tokens
+
+
 def number_format(name: str, arguments: argparse.Namespace) -> str:
     """In which format a variant multiplies: float32 or bfloat16."""
-    if name[0] in "AB":
-        return "bfloat16" if name[0] == "B" else "float32"
+    if name[0] in "ABC":
+        return "float32" if name[0] == "A" else "bfloat16"
     settings = PretrainSettings(device=arguments.device, **VARIANTS[name])
     return str(choose_compute(settings).dtype).removeprefix("torch.")
 
@@ -292,6 +320,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--block-tokens", type=int, default=128)
     parser.add_argument("--batch-blocks", type=int, default=16)
     parser.add_argument("--rank", type=int, default=1, help="1: prior art's; more: all linear")
+    parser.add_argument("--method", choices=("lora", "full"), default="lora")
     parser.add_argument("--ratio", type=float, default=0.15)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="steps of each variant a round")
@@ -352,14 +381,12 @@ def main() -> None:
         for name, runner in runners.items():
             seconds[name].append(runner(arguments.steps) / arguments.steps)
     tokens = arguments.batch_blocks * arguments.block_tokens
-    settings = PretrainSettings(
-        masking=MaskingSettings(ratio=arguments.ratio), lora=lora_settings(arguments)
-    )
-    work = sum(flops_per_token(SHAPES[arguments.shape], settings, arguments.block_tokens)) * tokens
+    work = useful_flops(arguments)
     shape_text = f"{arguments.shape}, {arguments.batch_blocks} x {arguments.block_tokens} tokens"
+    method = f"rank {arguments.rank}" if arguments.method == "lora" else "all weights"
     rate_text = ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in rates.items())
     print(
-        f"{shape_text}, rank {arguments.rank}, {device.type}, {torch.get_num_threads()} threads, "
+        f"{shape_text}, {method}, {device.type}, {torch.get_num_threads()} threads, "
         f"{arguments.clock} clock"
     )
     print(f"best matrix rate {rate_text}; load average {os.getloadavg()[0]:.1f}")

@@ -197,3 +197,28 @@ def test_a_gpu_follows_the_cpu(
         rows = read_rows(tmp_path / device / "adapter" / "metrics.jsonl")
         ends[device] = [row["loss"] for row in rows]
     assert ends["cuda"] == pytest.approx(ends["cpu"], rel=0.03)
+
+
+GPU_TABLE = Path(__file__).parents[2] / "benchmarks" / "pretrain_gpu.py"
+
+
+@pytest.mark.parametrize(
+    ("minutes", "lines"), [(0, 1), pytest.param(9, 2, marks=pytest.mark.slow)], ids=["none", "two"]
+)
+def test_the_table_of_a_gpu_runs_dry_on_a_cpu(minutes: int, lines: int, tmp_path: Path):
+    command = [sys.executable, str(GPU_TABLE), "--dry-run", "--json", str(tmp_path / "gpu.json")]
+    command += ["--minutes", str(minutes), "--lines", str(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = msgspec.json.decode((tmp_path / "gpu.json").read_bytes())
+    assert found["resumed_exactly"] and "the same bytes" in done.stdout
+    variants = {"ours", "B stock bf16", "C stock bf16 compiled"}
+    if not minutes:
+        assert found["rows"] == [] and len(found["left_out"]) == len(variants)
+        assert "left out for want of time: toy 32 lora ours" in done.stdout
+        return
+    assert {(row["shape"], row["variant"]) for row in found["rows"]} == {
+        (shape, variant) for shape in ("toy", "toy-modernbert") for variant in variants
+    }
+    assert all(row["tokens_per_second"] > 0 for row in found["rows"])
+    assert done.stdout.count(" times ") == 2 and not found["failed"]
