@@ -322,7 +322,7 @@ def serve(
 ) -> None:
     """Classifiers -> a web page and an API, until stopped."""
     from trialese.tasks.scorer import find_classifier
-    from trialese.tasks.shipped import SHIPPED
+    from trialese.tasks.shipped import SHIPPED, shipped_sizes
     from trialese.web.app import serve as run
     from trialese.web.models import open_served
 
@@ -332,7 +332,8 @@ def serve(
         raise RecipeError("--token: printable ASCII only, and not empty")
     asked = {"serve.host": host, "serve.port": port, "serve.live": live or None}
     section = read_recipe(recipe, settings, asked).serve
-    folders = [find_classifier(each, model_size) for each in models or map(Path, SHIPPED)]
+    shipped = [Path(name) for name in SHIPPED if shipped_sizes(name)]
+    folders = [find_classifier(each, model_size) for each in models or shipped]
     if queue is not None and labels is None:
         raise typer.BadParameter("--queue needs --labels FILE.sqlite, where the answers go")
     served = open_served(
