@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from trialese.errors import LeakageError, RecordError
-from trialese.records import Predictions
+from trialese.errors import LeakageError, RecipeError, RecordError
+from trialese.records import Predictions, Thresholds
 from trialese.settings import VerdictSettings
-from trialese.thresholds import best_cut, choose_thresholds, decide, f1_averages, shrunk_cuts
+from trialese.thresholds import (
+    best_cut,
+    choose_thresholds,
+    decide,
+    f1_averages,
+    measure_points,
+    needs_person,
+    prefer,
+    read_preference,
+    shrunk_cuts,
+    sigmoid,
+)
 
 SEEDS = st.integers(0, 10_000)
 
@@ -139,3 +151,76 @@ def test_fixed_cut_off_is_chosen_from_no_row() -> None:
     assert chosen.chosen_from == frozenset()
     empty = tune(np.zeros((0, 2)), np.zeros((0, 2)))
     assert choose_thresholds(empty, fixed).values == (0.3, 0.3)
+
+
+def drawn_cuts(rows: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, Thresholds]:
+    """(chances that are right, outcomes, cut-offs for F1): a common, a rare, an absent label."""
+    random = np.random.default_rng(seed)
+    scores = sigmoid(random.normal(0, 2.5, (rows, 3)) - np.array([1.0, 6.0, 30.0]))
+    truth = random.random(scores.shape) < scores
+    cuts = Thresholds(
+        labels=("common", "rare", "absent"),
+        values=tuple(shrunk_cuts(scores, truth, shrinkage=10.0).tolist()),
+        chosen_on="tune",
+        points=measure_points(scores, truth, "multilabel"),
+    )
+    return scores, truth, cuts
+
+
+def test_points_count_what_each_cut_off_gives() -> None:
+    scores, truth, cuts = drawn_cuts()
+    assert [len(each.cuts) for each in cuts.points] == [40, 40, 0]
+    for label, points in enumerate(cuts.points):
+        assert points.support == truth[:, label].sum()
+        for cut, count, hits in zip(points.cuts, points.given, points.hits, strict=True):
+            reached = scores[:, label] >= cut
+            assert (reached.sum(), (reached & truth[:, label]).sum()) == (count, hits)
+    assert cuts.points[0].hits[-1] == cuts.points[0].support
+
+
+def test_a_promise_is_kept_on_other_texts_and_who_cannot_says_so() -> None:
+    _, _, cuts = drawn_cuts()
+    scores, truth, _ = drawn_cuts(seed=1)
+    precise, unable = prefer(cuts, "multilabel", "precision=0.8")
+    assert precise.prefer == "precision=0.8" and precise.usual == cuts.values
+    assert set(unable) == {"rare", "absent"} and "texts" in unable["rare"]
+    chosen = decide(scores, "multilabel", np.array(precise.values))
+    assert chosen[:, 0].any() and not chosen[:, 1:].any()
+    assert truth[:, 0][chosen[:, 0]].mean() >= 0.8
+    complete, unable = prefer(cuts, "multilabel", "recall=0.9")
+    chosen = decide(scores, "multilabel", np.array(complete.values))
+    assert chosen[:, 0][truth[:, 0]].mean() >= 0.9 and set(unable) == {"absent"}
+    back, none = prefer(precise, "multilabel", "f1")
+    assert (back.values, back.usual, back.prefer, none) == (cuts.values, (), "f1", {})
+
+
+@pytest.mark.parametrize("text", ["", "best", "precision", "precision=2", "recall=x", "f1=0.5"])
+def test_what_is_no_preference_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match="write f1, or precision or recall with a share"):
+        read_preference(text)
+
+
+def test_a_promise_needs_what_it_is_made_from() -> None:
+    _, _, cuts = drawn_cuts()
+    with pytest.raises(RecipeError, match="exactly one label"):
+        prefer(cuts, "multiclass", "recall=0.9")
+    with pytest.raises(RecipeError, match="does not hold what its cut-offs do; fit it again"):
+        prefer(replace(cuts, points=()), "multilabel", "precision=0.9")
+
+
+def test_a_person_is_asked_where_nothing_is_sure() -> None:
+    cuts = Thresholds(
+        labels=("a", "b"), values=(0.8, 1.0), chosen_on="tune", usual=(0.4, 0.4), prefer="x"
+    )
+    scores = np.array([[0.9, 0.1], [0.6, 0.1], [0.9, 0.6], [0.1, 0.1]])
+    chosen = decide(scores, "multilabel", np.array(cuts.values))
+    asked = needs_person(scores, chosen, "multilabel", cuts, below=0.5)
+    assert asked.tolist() == [False, True, True, True]
+    usual = Thresholds(labels=("a", "b"), values=(0.4, 0.4), chosen_on="tune")
+    chosen = decide(scores, "multilabel", np.array(usual.values))
+    asked = needs_person(scores, chosen, "multilabel", usual, below=0.7)
+    assert asked.tolist() == [False, True, False, True]
+    single = np.array([[0.7, 0.3], [0.9, 0.1]])
+    chosen = decide(single, "multiclass")
+    asked = needs_person(single, chosen, "multiclass", cuts, below=0.5)
+    assert asked.tolist() == [True, False]

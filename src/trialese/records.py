@@ -27,6 +27,7 @@ __all__ = [
     "Interval",
     "LabelScore",
     "Manifest",
+    "OperatingPoints",
     "Predictions",
     "Scores",
     "Snapshot",
@@ -220,6 +221,19 @@ class Predictions:
     model_digest: str = ""
 
 
+class OperatingPoints(msgspec.Struct, frozen=True, kw_only=True):
+    """What cut-offs of one label do, on texts scored by fits that had not seen them."""
+
+    support: int
+    """Texts with the label."""
+    cuts: tuple[float, ...]
+    """Falling; each just below the score of a text with the label."""
+    given: tuple[int, ...]
+    """Texts whose score reaches the cut-off."""
+    hits: tuple[int, ...]
+    """Those of them that have the label."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
     """Cut-off per label, and the split that they were chosen on."""
@@ -229,6 +243,12 @@ class Thresholds:
     chosen_on: Split
     chosen_from: frozenset[str] = frozenset()
     """Clusters of the rows that they were chosen on."""
+    points: tuple[OperatingPoints, ...] = ()
+    """Of each label, for cut-offs that keep a promise; (): not known."""
+    prefer: str = "f1"
+    """What they are good for: f1, or a promise such as precision=0.9."""
+    usual: tuple[float, ...] = ()
+    """The cut-offs for F1, where these are others."""
 
 
 class Interval(msgspec.Struct, frozen=True):

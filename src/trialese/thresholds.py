@@ -8,25 +8,31 @@ Cut-offs per label, chosen on tune only."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from trialese.errors import LeakageError, RecordError
-from trialese.records import Predictions, Thresholds
+from trialese.errors import LeakageError, RecipeError, RecordError
+from trialese.records import OperatingPoints, Predictions, Thresholds
 from trialese.settings import VerdictSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "PERSON_BELOW",
     "PUBLISHED_CUT",
     "best_cut",
     "choose_thresholds",
     "decide",
     "f1_averages",
     "log_odds",
+    "measure_points",
+    "needs_person",
+    "prefer",
     "probabilities",
+    "read_preference",
     "shrunk_cuts",
     "sigmoid",
 ]
@@ -35,6 +41,13 @@ __all__ = [
 PUBLISHED_CUT = 0.3
 """Open Targets' preset, and the prior art's: a label is given from this probability up."""
 
+PERSON_BELOW = 0.5
+"""A text whose surest label has a lower chance needs a person."""
+
+Aim = Literal["f1", "precision", "recall"]
+
+_AIMS: tuple[Aim, ...] = ("f1", "precision", "recall")
+_MOST_POINTS = 40
 _EDGE = 1e-6  # keeps log-odds finite
 
 
@@ -75,6 +88,135 @@ def shrunk_cuts(
     positives = truth.sum(axis=0)
     kept = positives / np.maximum(positives + shrinkage, 1e-12)
     return sigmoid(kept * log_odds(own) + (1 - kept) * log_odds(np.array(common)))
+
+
+def measure_points(
+    scores: NDArray[np.float64],
+    truth: NDArray[np.bool_],
+    kind: Literal["multilabel", "multiclass"],
+) -> tuple[OperatingPoints, ...]:
+    """Of each label, what up to 40 cut-offs do; for tune texts.
+
+    Each cut-off is halfway between the score of a text with the label and the next lower score: a
+    higher one loses that text for nothing. Of one label a text, texts are those whose highest
+    score is the label's.
+    """
+    found = []
+    for label in range(scores.shape[1]):
+        rows = slice(None) if kind == "multilabel" else scores.argmax(axis=1) == label
+        mine, holds = scores[rows, label], truth[rows, label]
+        order = np.argsort(-mine, kind="stable")
+        ranked, hits = mine[order], np.cumsum(holds[order])
+        lower = np.append(ranked[1:], 0.0)
+        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)])
+        gains = ends[np.diff(hits[ends], prepend=0) > 0]
+        spaced = np.linspace(0, max(0, len(gains) - 1), min(len(gains), _MOST_POINTS))
+        kept = gains[np.unique(spaced.round().astype(int))]
+        cuts = np.floor(((ranked + lower) / 2)[kept] * 1e6) / 1e6
+        found.append(
+            OperatingPoints(
+                support=int(truth[:, label].sum()),
+                cuts=tuple(cuts.tolist()),
+                given=tuple((kept + 1).tolist()),
+                hits=tuple(hits[kept].tolist()),
+            )
+        )
+    return tuple(found)
+
+
+def read_preference(text: str) -> tuple[Aim, float]:
+    """What is preferred, and the share that is promised (0 for f1).
+
+    Raises:
+        RecipeError: neither f1 nor precision or recall with a share.
+    """
+    aim, _, share = text.replace(" ", "").partition("=")
+    try:
+        promise = float(share or 0)
+    except ValueError:
+        promise = -1.0
+    for known in _AIMS:
+        if aim == known and (0 < promise < 1 if known != "f1" else not share):
+            return known, promise
+    raise RecipeError(
+        f"prefer {text!r}: write f1, or precision or recall with a share, such as precision=0.9"
+    )
+
+
+def prefer(
+    thresholds: Thresholds, kind: Literal["multilabel", "multiclass"], preference: str
+) -> tuple[Thresholds, dict[str, str]]:
+    """Cut-offs that keep a promise, and of each label that cannot why not.
+
+    A precision or recall is promised where the lower end of its one-sided 90 % interval (Wilson)
+    on tune reaches it. A label that cannot promise the precision is never given; one that cannot
+    promise the recall is given as freely as any text with it needed.
+
+    Raises:
+        RecipeError: a preference that cannot be read, recall of a task with one label a text, or
+            a classifier that does not know what its cut-offs do.
+    """
+    aim, promise = read_preference(preference)
+    if thresholds.usual:
+        thresholds = replace(thresholds, values=thresholds.usual, usual=(), prefer="f1")
+    if aim == "f1":
+        return thresholds, {}
+    if aim == "recall" and kind == "multiclass":
+        raise RecipeError(
+            f"prefer {preference}: each text gets exactly one label here, so that recall cannot be "
+            "bought; prefer a precision"
+        )
+    if not thresholds.points:
+        raise RecipeError(
+            f"prefer {preference}: this classifier does not hold what its cut-offs do; fit it again"
+        )
+    values, unable = [], {}
+    for label, points in zip(thresholds.labels, thresholds.points, strict=True):
+        hits = np.array(points.hits, np.float64)
+        of = np.array(points.given) if aim == "precision" else np.full(len(hits), points.support)
+        kept = np.flatnonzero(_lower_end(hits, of) >= promise)
+        if len(kept):
+            values.append(points.cuts[kept[-1] if aim == "precision" else kept[0]])
+            continue
+        best = float(_lower_end(hits, of).max()) if len(hits) else 0.0
+        values.append(min((1.0,) if aim == "precision" else (*points.cuts, 1.0)))
+        unable[label] = f"at most {best:.2f} can be promised, from {points.support} texts"
+    chosen = replace(
+        thresholds,
+        values=tuple(values),
+        usual=thresholds.values,
+        prefer=f"{aim}={promise:g}",
+    )
+    return chosen, unable
+
+
+def _lower_end(hits: NDArray[np.float64], of: NDArray[Any]) -> NDArray[np.float64]:
+    """The lower end of Wilson's one-sided 90 % interval of each share."""
+    z = 1.2815515655446004
+    spread = z * np.sqrt(hits * (of - hits) / np.maximum(of, 1) + z * z / 4)
+    return np.asarray((hits + z * z / 2 - spread) / (of + z * z))
+
+
+def needs_person(
+    scores: NDArray[np.float64],
+    given: NDArray[np.bool_],
+    kind: Literal["multilabel", "multiclass"],
+    thresholds: Thresholds | None,
+    *,
+    below: float,
+) -> NDArray[np.bool_]:
+    """Which texts (rows) somebody should look at.
+
+    Those that are given no label; whose surest given label has a score under `below`; and, where a
+    promise is to be kept, those where a label would usually be given that cannot be promised.
+    """
+    surest = np.where(given, scores, -1.0).max(axis=1, initial=-1.0)
+    unsure = ~given.any(axis=1) | (surest < below)
+    if thresholds is not None and thresholds.usual:
+        if kind == "multiclass":
+            return np.asarray(unsure | (given & (scores < np.array(thresholds.values))).any(axis=1))
+        unsure |= ((scores >= np.array(thresholds.usual)) & ~given).any(axis=1)
+    return np.asarray(unsure)
 
 
 def best_cut(scores: NDArray[np.float64], truth: NDArray[np.bool_], *, near: float) -> float:

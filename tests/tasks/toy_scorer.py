@@ -34,6 +34,7 @@ class ToyScorer:
     thresholds: Thresholds | None = CUTS
     digest: str = "0123456789abcdef" * 4
     engine: str = "toy"
+    calibration: None = None
     seen: list[str] = field(default_factory=list)
 
     def predict_proba(

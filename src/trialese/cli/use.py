@@ -74,6 +74,10 @@ def predict(
         bool, typer.Option("--all-scores", help="Print every label with its probability.")
     ] = False,
     precision: _Precision = "fp32",
+    prefer: Annotated[
+        str | None,
+        typer.Option(help="Cut-offs for a use: f1, or a promise: precision=0.9, recall=0.9."),
+    ] = None,
     model_size: ModelSizeOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -97,16 +101,26 @@ def predict(
     stdin = _stdin_lines() if inputs == ["-"] else None
     if out is not None:
         with replacing_anything(force):
-            _predict_file(model, inputs, out, format_name, precision, columns, as_json=as_json)
+            _predict_file(
+                model, inputs, out, format_name, precision, columns, prefer, as_json=as_json
+            )
         return
     with _pipes_as_files(inputs) as given:
         if format_name is not None:
             for part in stream_inputs(
-                model, given, format_name, stdin=stdin, precision=precision, columns=columns
+                model,
+                given,
+                format_name,
+                stdin=stdin,
+                precision=precision,
+                columns=columns,
+                prefer=prefer,
             ):
                 sys.stdout.buffer.write(part)
             return
-        for row in predict_inputs(model, given, stdin=stdin, precision=precision, columns=columns):
+        for row in predict_inputs(
+            model, given, stdin=stdin, precision=precision, columns=columns, prefer=prefer
+        ):
             if as_json:
                 print_json(row)
             elif top or all_scores:
@@ -145,6 +159,7 @@ def _predict_file(
     format_name: str | None,
     precision: Precision,
     columns: AskedColumns,
+    prefer: str | None,
     *,
     as_json: bool,
 ) -> None:
@@ -158,6 +173,7 @@ def _predict_file(
         own_share,
         predict_file,
     )
+    from trialese.tasks.scorer import with_preference
 
     one = inputs[0] if len(inputs) == 1 else ""
     source = Path(one)
@@ -183,7 +199,7 @@ def _predict_file(
     elif is_pipe(source):
         spooled = spool(source, out.with_name(f".{out.name}.piped"))
     source = spooled or source
-    scorer = load_scorer(model, precision=precision)
+    scorer = with_preference(load_scorer(model, precision=precision), prefer)
     with watch() as progress:
         about = predict_file(
             scorer, source, out, format_name=format_name, columns=columns, progress=progress

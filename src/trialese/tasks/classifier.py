@@ -3,13 +3,18 @@
 `AutoModelForSequenceClassification.from_pretrained(folder)` loads it, labels and problem type
 included. Beside the weights stand `thresholds.json` and `preprocessing.json`, so that what was
 done to a text in training is done to it in use.
+
+A classifier can also be stored as what it adds to a pinned backbone, in a tenth of the bytes: of
+each matrix of the encoder the two factors of its difference from the backbone's own, the best of
+their rank (truncated singular values, Eckart & Young 1936), and the head whole.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +24,12 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trialese.errors import ArtifactError
-from trialese.hub import check_masked_lm
+from trialese.hub import check_masked_lm, locate_backbone
 from trialese.pretrain.backbone import (
     check_vocabulary,
     family_of,
@@ -35,7 +42,7 @@ from trialese.pretrain.compute import choose_compute
 from trialese.pretrain.encoder import Encoder
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
-from trialese.settings import Precision, PretrainSettings
+from trialese.settings import BackboneSettings, Precision, PretrainSettings
 from trialese.tasks.linear import LINEAR_NAME
 from trialese.tasks.scorer import (
     CPU_TOKENS,
@@ -148,6 +155,21 @@ def fast_forward(model: Any, precision: Precision) -> FirstTokenLogits | OwnLogi
 
 
 logger = logging.getLogger(__name__)
+
+ADAPTER_NAME = "adapter.json"
+_ADAPTER_WEIGHTS = "adapter.safetensors"
+
+
+class _SavedAdapter(msgspec.Struct, frozen=True, kw_only=True):
+    """`adapter.json`."""
+
+    backbone: str
+    """`minilm`, `mpnet` or a hub id."""
+    revision: str | None
+    digest: str
+    """sha256 over the backbone's configuration and weights."""
+    rank: int
+
 
 _PROBLEM_TYPES = {
     "multilabel": "multi_label_classification",
@@ -276,17 +298,51 @@ class Classifier(LabelsTexts):
         Raises:
             ArtifactError: something stands at `path` already.
         """
-        path = Path(path)
+        with self._described_folder(Path(path)) as folder, quiet_transformers():
+            self.model.save_pretrained(folder)
+            # stock code truncates where this says; training did at `max_tokens`
+            self.tokenizer.model_max_length = self.preprocessing.max_tokens
+            self.tokenizer.save_pretrained(folder)
+
+    def save_adapter(self, path: str | Path, *, rank: int, backbone: str = "minilm") -> None:
+        """Write, as a folder at `path`, what the classifier adds to the backbone it was fitted
+        from: at most `rank` a matrix, half precision. `from_pretrained` adds it up again.
+
+        Raises:
+            ArtifactError: something stands at `path`, or the backbone is not to be had.
+        """
+        files = locate_backbone(BackboneSettings(name=backbone))
+        plain = _with_empty_head(self.task, files.folder)[0].state_dict()
+        stored: dict[str, Tensor] = {}
+        for name, value in self.model.state_dict().items():
+            gain = value.detach().cpu() - plain[name]
+            if not value.is_floating_point() or not bool(gain.abs().max() > 0):
+                continue
+            low_rank = value.ndim == 2 and min(value.shape) > rank
+            if low_rank and _of_encoder(name, self.model.base_model_prefix):
+                left, sizes, right = torch.linalg.svd(gain, full_matrices=False)
+                stored[f"{name}.left"] = (left * sizes)[:, :rank]
+                stored[f"{name}.right"] = right[:rank]
+            else:
+                stored[f"{name}.whole"] = value.detach().cpu()
+        about = _SavedAdapter(
+            backbone=files.name, revision=files.revision, digest=files.digest, rank=rank
+        )
+        with self._described_folder(Path(path)) as folder:
+            half = {name: each.half().contiguous() for name, each in stored.items()}
+            save_file(half, folder / _ADAPTER_WEIGHTS)
+            text = msgspec.json.format(msgspec.json.encode(about, order="deterministic"), indent=2)
+            (folder / ADAPTER_NAME).write_bytes(text + b"\n")
+
+    @contextmanager
+    def _described_folder(self, path: Path) -> Iterator[Path]:
+        """A folder to put weights into, which becomes `path` with the description beside them."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ArtifactError(f"{path}: something stands there already; choose a new folder")
         aside = path.with_name(f".{path.name}.partial")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        with quiet_transformers():
-            self.model.save_pretrained(aside)
-            # stock code truncates where this says; training did at `max_tokens`
-            self.tokenizer.model_max_length = self.preprocessing.max_tokens
-            self.tokenizer.save_pretrained(aside)
+        yield aside
         write_description(
             aside, self.task, self.preprocessing, self.thresholds, self.preset, self.calibration
         )
@@ -296,7 +352,8 @@ class Classifier(LabelsTexts):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, precision: Precision = "fp32") -> Classifier:
-        """The classifier in a folder that `save_pretrained` or `finetune` wrote, ready for use.
+        """The classifier in a folder that `save_pretrained` or `finetune` wrote, ready for use; or
+        the large one that ships with trialese under that name.
 
         In fp32 scores do not depend on the chip; `bf16` is faster where the processor computes
         in it, and `auto` takes it there.
@@ -305,7 +362,7 @@ class Classifier(LabelsTexts):
             ArtifactError: no classifier there, or a damaged one.
             RecipeError: a precision that the machine does not have.
         """
-        folder = model_folder(Path(path))
+        folder = model_folder(Path(path), size="large")
         if (folder / LINEAR_NAME).is_file():
             raise ArtifactError(
                 f"{folder}: TF-IDF with logistic regression; load it with "
@@ -317,34 +374,10 @@ class Classifier(LabelsTexts):
                 "it; give the classifier that it was made from"
             )
         known = read_description(folder)
-        config = read_config(folder)
-        if config.num_labels != len(known.task.labels):
-            raise ArtifactError(
-                f"{folder}: the model has {config.num_labels} outputs but "
-                f"{len(known.task.labels)} labels are declared; fit it again"
-            )
-        named = tuple(config.id2label[place] for place in range(config.num_labels))
-        if named != known.task.labels:
-            raise ArtifactError(
-                f"{folder}: config.json and preprocessing.json name other labels, or in another "
-                "order; fit it again"
-            )
-        model, missing, surplus = load_weights(
-            transformers.AutoModelForSequenceClassification, folder, config=config
-        )
-        for what, names in (("lacks", missing), ("has beside those of its model", surplus)):
-            if names:  # what is missing would be drawn at random, and labels with it
-                raise ArtifactError(
-                    f"{folder}: damaged classifier: model.safetensors {what} {min(names)}"
-                    f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}; fit it again"
-                )
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # transformers and tokenizers raise whatever they do
-            first = str(error).strip().splitlines()[0]
-            raise ArtifactError(f"{folder}: damaged classifier ({first}); fit it again") from error
+        if (folder / ADAPTER_NAME).is_file():
+            model, tokenizer = _load_adapter(known.task, folder)
+        else:
+            model, tokenizer = _load_whole(known.task, folder)
         return cls(
             task=known.task,
             model=model.eval(),
@@ -356,6 +389,77 @@ class Classifier(LabelsTexts):
             forward=fast_forward(model, precision),
             calibration=known.calibration,
         )
+
+
+def _load_whole(task: Task, folder: Path) -> tuple[Any, Any]:
+    """(model, tokenizer) of a plain Hugging Face folder."""
+    config = read_config(folder)
+    if config.num_labels != len(task.labels):
+        raise ArtifactError(
+            f"{folder}: the model has {config.num_labels} outputs but "
+            f"{len(task.labels)} labels are declared; fit it again"
+        )
+    named = tuple(config.id2label[place] for place in range(config.num_labels))
+    if named != task.labels:
+        raise ArtifactError(
+            f"{folder}: config.json and preprocessing.json name other labels, or in another "
+            "order; fit it again"
+        )
+    model, missing, surplus = load_weights(
+        transformers.AutoModelForSequenceClassification, folder, config=config
+    )
+    for what, names in (("lacks", missing), ("has beside those of its model", surplus)):
+        if names:  # what is missing would be drawn at random, and labels with it
+            raise ArtifactError(
+                f"{folder}: damaged classifier: model.safetensors {what} {min(names)}"
+                f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}; fit it again"
+            )
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # transformers and tokenizers raise whatever they do
+        first = str(error).strip().splitlines()[0]
+        raise ArtifactError(f"{folder}: damaged classifier ({first}); fit it again") from error
+    return model, tokenizer
+
+
+def _load_adapter(task: Task, folder: Path) -> tuple[Any, Any]:
+    """(model, tokenizer) of a folder that `save_adapter` wrote, its backbone added."""
+    try:
+        saved = msgspec.json.decode((folder / ADAPTER_NAME).read_bytes(), type=_SavedAdapter)
+        stored = load_file(folder / _ADAPTER_WEIGHTS)
+    except (OSError, msgspec.DecodeError, SafetensorError) as error:
+        raise ArtifactError(f"{folder}: damaged classifier ({error}); fit it again") from error
+    files = locate_backbone(BackboneSettings(name=saved.backbone, revision=saved.revision))
+    if files.digest != saved.digest:
+        raise ArtifactError(
+            f"{folder}: was fitted from another {saved.backbone} than that in {files.folder}; "
+            f"install version {saved.revision}"
+        )
+    model, tokenizer = _with_empty_head(task, files.folder)
+    state = model.state_dict()
+    for name in {name.rpartition(".")[0] for name in stored}:
+        try:
+            if f"{name}.whole" in stored:
+                state[name].copy_(stored[f"{name}.whole"])
+            else:
+                left, right = stored[f"{name}.left"], stored[f"{name}.right"]
+                state[name].add_(left.float() @ right.float())
+        except (KeyError, RuntimeError) as error:
+            raise ArtifactError(
+                f"{folder}: damaged classifier: {name} does not fit the backbone; fit it again"
+            ) from error
+    return model, tokenizer
+
+
+def _with_empty_head(task: Task, folder: Path) -> tuple[Any, Any]:
+    """(the backbone with a head of zeros, its tokenizer)."""
+    model, tokenizer, missing = load_masked_lm(task, folder)
+    state = model.state_dict()
+    for name in missing:  # what the checkpoint lacks would be drawn at random
+        state[name].zero_()
+    return model, tokenizer
 
 
 def labels_layer(model: Any) -> tuple[str, torch.nn.Linear]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,12 +19,11 @@ from trialese.errors import ArtifactError, RecordError
 from trialese.pretrain.backbone import FAMILIES
 from trialese.records import Manifest, Task, Thresholds
 from trialese.tasks.classifier import Classifier, FirstTokenLogits
+from trialese.tasks.onnx_scorer import OnnxScorer
 from trialese.tasks.scorer import (
     ONNX_NAME,
     TOKENIZER_NAME,
-    OnnxScorer,
     given_labels,
-    model_folder,
     write_description,
 )
 
@@ -79,7 +77,7 @@ def export_classifier(
     inputs = {"classifier": classifier.digest}
     with write_artifact(path, kind="export", settings={"to": to}, inputs=inputs) as draft:
         folder = draft.folder
-        shutil.copyfile(model_folder(model) / TOKENIZER_NAME, folder / TOKENIZER_NAME)
+        classifier.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_NAME))
         write_description(
             folder,
             classifier.task,

@@ -46,7 +46,7 @@ from trialese.tasks.linear import LinearClassifier, Regularisation, fit_linear
 from trialese.tasks.scorer import origin_of
 from trialese.tasks.task import TaskDefinition, encode_labels, sentence_examples
 from trialese.temperature import Calibration, calibrate, fit_calibration
-from trialese.thresholds import shrunk_cuts
+from trialese.thresholds import measure_points, shrunk_cuts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -571,11 +571,13 @@ def _thresholds(tune: Predictions, shrinkage: float) -> Thresholds:
     values = np.zeros(len(tune.labels))
     if tune.kind == "multilabel":
         values = shrunk_cuts(tune.scores, tune.truth, shrinkage=shrinkage)
+    _, once = np.unique(np.array(tune.ids), return_index=True)  # several folds may hold a text
     return Thresholds(
         labels=tune.labels,
         values=tuple(float(value) for value in values),
         chosen_on="tune",
         chosen_from=frozenset(tune.clusters),
+        points=measure_points(tune.scores[once], tune.truth[once], tune.kind),
     )
 
 

@@ -30,9 +30,9 @@ from trialese.collect.delimited import (
     text_lines,
 )
 from trialese.errors import RecipeError, RecordError
-from trialese.records import Trial
+from trialese.records import Thresholds, Trial
 from trialese.tasks.scorer import Agreement
-from trialese.thresholds import decide
+from trialese.thresholds import PERSON_BELOW, decide, needs_person
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,6 +59,7 @@ __all__ = [
     "about_file",
     "beginning",
     "count_characters",
+    "describe_cuts",
     "format_of",
     "layout_of",
     "person_line",
@@ -263,12 +264,22 @@ def safe_cell(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def person_line(name: str, labels: Sequence[str], scores: dict[str, float], text: str) -> str:
-    """A line for people: what names it, labels with probabilities, the beginning of the text."""
+def person_line(
+    name: str,
+    labels: Sequence[str],
+    scores: dict[str, float],
+    text: str,
+    *,
+    needs_person: bool = False,
+) -> str:
+    """A line for people: what names it, labels with probabilities, whether somebody should look at
+    it, the beginning of the text."""
     given = ", ".join(f"{label} {scores[label]:.3f}" for label in labels)
     if not given:
         label = max(scores, key=scores.__getitem__)
         given = f"no label (nearest: {label} {scores[label]:.3f})"
+    elif needs_person:
+        given += " (needs a person)"
     return "\t".join(filter(None, (name, given, beginning(text, 80))))
 
 
@@ -287,34 +298,46 @@ class Layout:
     kind: Literal["multilabel", "multiclass"]
     cuts: tuple[float, ...]
     chosen_on: str
-    """The split that the cut-offs were chosen on, or "0.5"."""
+    """The split that the cut-offs were chosen on, or "0.5"; and the promise that they keep."""
     model: str
     """Digest of the model, its first twelve digits."""
+    thresholds: Thresholds | None = None
+    """Where `cuts` are from."""
+    below: float = 0.0
+    """A text whose surest label has a lower chance needs a person."""
 
     def header(self) -> bytes:
         """What stands before the first part."""
         if self.format not in ("csv", "tsv"):
             return b""
-        names = ["row", "id", "labels", *map(_column, self.labels), "thresholds", "model", "text"]
+        names = ["row", "id", "labels", *map(_column, self.labels)]
+        names += ["needs_person", "thresholds", "model", "text"]
         return self._table([[safe_cell(name) for name in names]])
 
     def part(self, texts: Sequence[TextToLabel], scores: NDArray[np.float64]) -> bytes:
         """The rows of some texts with their probabilities (texts, labels)."""
         given = decide(scores, self.kind, np.array(self.cuts))
+        unsure = needs_person(scores, given, self.kind, self.thresholds, below=self.below).tolist()
         chances = np.round(scores, 6).tolist()
         labels = [[self.labels[column] for column in np.flatnonzero(row)] for row in given]
         if self.format == "parquet":
-            return self._parquet(texts, labels, chances)
-        rows = zip(texts, labels, chances, strict=True)
+            return self._parquet(texts, labels, chances, unsure)
+        rows = zip(texts, labels, chances, unsure, strict=True)
         if self.format == "table":
             lines = [
-                person_line(each.name, names, dict(zip(self.labels, row, strict=True)), each.text)
-                for each, names, row in rows
+                person_line(
+                    each.name,
+                    names,
+                    dict(zip(self.labels, row, strict=True)),
+                    each.text,
+                    needs_person=asks,
+                )
+                for each, names, row, asks in rows
             ]
             return "".join(f"{line}\n" for line in lines).encode()
         if self.format == "jsonl":
             return msgspec.json.Encoder().encode_lines(
-                [self._object(each, names, row) for each, names, row in rows]
+                [self._object(each, names, row, asks) for each, names, row, asks in rows]
             )
         return self._table(
             [
@@ -322,11 +345,12 @@ class Layout:
                 safe_cell(each.name),
                 safe_cell("|".join(names)),
                 *row,
+                int(asks),
                 self.chosen_on,
                 self.model,
                 "" if each.from_trial else safe_cell(each.text),
             ]
-            for each, names, row in rows
+            for each, names, row, asks in rows
         )
 
     def join(self, parts: Iterable[Path], path: Path) -> None:
@@ -340,10 +364,12 @@ class Layout:
                 with part.open("rb") as file:
                     shutil.copyfileobj(file, out)
 
-    def _object(self, each: TextToLabel, names: list[str], row: list[float]) -> dict[str, Any]:
+    def _object(
+        self, each: TextToLabel, names: list[str], row: list[float], asks: bool
+    ) -> dict[str, Any]:
         found: dict[str, Any] = {"row": each.row, "id": each.name, "labels": names}
         found["scores"] = dict(zip(self.labels, row, strict=True))
-        found |= {"thresholds": self.chosen_on, "model": self.model}
+        found |= {"needs_person": asks, "thresholds": self.chosen_on, "model": self.model}
         return found if each.from_trial else {**found, "text": each.text}
 
     def _table(self, rows: Iterable[Sequence[Any]]) -> bytes:
@@ -359,7 +385,11 @@ class Layout:
         return out.getvalue().encode()
 
     def _parquet(
-        self, texts: Sequence[TextToLabel], labels: list[list[str]], chances: list[list[float]]
+        self,
+        texts: Sequence[TextToLabel],
+        labels: list[list[str]],
+        chances: list[list[float]],
+        unsure: list[bool],
     ) -> bytes:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -368,6 +398,7 @@ class Layout:
             "row": [each.row for each in texts],
             "id": [each.name for each in texts],
             "labels": labels,
+            "needs_person": unsure,
             "thresholds": [self.chosen_on] * len(texts),
             "model": [self.model] * len(texts),
             "text": [None if each.from_trial else each.text for each in texts],
@@ -395,6 +426,7 @@ class Layout:
             ("id", pa.string()),
             ("labels", pa.list_(pa.string())),
             *((_column(label), pa.float64()) for label in self.labels),
+            ("needs_person", pa.bool_()),
             ("thresholds", pa.string()),
             ("model", pa.string()),
             ("text", pa.string()),
@@ -450,9 +482,18 @@ def layout_of(scorer: Scorer, format_: Format) -> Layout:
         labels=labels,
         kind=scorer.task.kind,
         cuts=(0.5,) * len(labels) if cuts is None else cuts.values,
-        chosen_on="0.5" if cuts is None else cuts.chosen_on,
+        chosen_on=describe_cuts(cuts),
         model=scorer.digest[:12],
+        thresholds=cuts,
+        below=PERSON_BELOW if scorer.calibration is not None else 0.0,
     )
+
+
+def describe_cuts(cuts: Thresholds | None) -> str:
+    """The split that cut-offs were chosen on, with the promise that they keep; None: "0.5"."""
+    if cuts is None:
+        return "0.5"
+    return cuts.chosen_on if cuts.prefer == "f1" else f"{cuts.chosen_on}, {cuts.prefer}"
 
 
 def _column(label: str) -> str:

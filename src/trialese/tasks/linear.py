@@ -191,12 +191,13 @@ class LinearClassifier(LabelsTexts):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> LinearClassifier:
-        """The classifier in a folder that `save_pretrained` wrote.
+        """The classifier in a folder that `save_pretrained` wrote, or the small one that ships with
+        trialese under that name.
 
         Raises:
             ArtifactError: damaged files, or weights that do not fit the vocabulary and labels.
         """
-        folder = model_folder(Path(folder))
+        folder = model_folder(Path(folder), size="small")
         known = read_description(folder)
         if not (folder / LINEAR_NAME).is_file():
             raise ArtifactError(f"{folder}: no {LINEAR_NAME}; a classifier of another kind")

@@ -35,6 +35,7 @@ from trialese.tasks.formats import (
     TextToLabel,
     about_file,
     count_characters,
+    describe_cuts,
     format_of,
     layout_of,
     person_line,
@@ -47,6 +48,7 @@ from trialese.tasks.scorer import (
     ONNX_NAME,
     Scorer,
     named_results,
+    with_preference,
 )
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ def load_scorer(
 
     folder = model_folder(path)
     if (folder / ONNX_NAME).is_file():
-        from trialese.tasks.scorer import OnnxScorer
+        from trialese.tasks.onnx_scorer import OnnxScorer
 
         return OnnxScorer.load(folder)
     if (folder / LINEAR_NAME).is_file():
@@ -129,11 +131,16 @@ class LabelledText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     scores: dict[str, float]
     nct_id: str = ""
     thresholds: str = "tune"
-    """"tune", or "0.5" where the classifier carries no thresholds of its own."""
+    """"tune", or "0.5" where the classifier carries no thresholds of its own; with a promise that
+    they keep, such as "tune, precision=0.9"."""
+    needs_person: bool = False
+    """Whether somebody should look at it: see `thresholds.needs_person`."""
 
     def as_line(self) -> str:
         """A line for people: labels with probabilities, then the beginning of the text."""
-        return person_line(self.nct_id, self.labels, self.scores, self.text)
+        return person_line(
+            self.nct_id, self.labels, self.scores, self.text, needs_person=self.needs_person
+        )
 
 
 def predict_inputs(
@@ -143,17 +150,20 @@ def predict_inputs(
     stdin: Iterable[str] | None = None,
     precision: Precision = "fp32",
     columns: AskedColumns = KNOWN_COLUMNS,
+    prefer: str | None = None,
 ) -> Iterator[LabelledText]:
     """One result a text or trial, in their order, streamed.
 
     `inputs` are texts, or the path of one snapshot or file: `.txt` with a text a line, or any kind
     that `collect` knows. With `stdin`, its lines are the texts. `columns` go with a table.
+    `prefer` chooses the cut-offs: see `thresholds.prefer`.
 
     Raises:
         ArtifactError: no classifier at `model`.
+        RecipeError: a preference that cannot be read or kept.
         RecordError: an empty text, or a file that cannot be understood.
     """
-    scorer = load_scorer(model, precision=precision)
+    scorer = with_preference(load_scorer(model, precision=precision), prefer)
     for texts in _chunks(scorer, inputs, stdin, columns):
         yield from label_texts(scorer, texts)
     _tell_agreement(scorer)
@@ -167,6 +177,7 @@ def stream_inputs(
     stdin: Iterable[str] | None = None,
     precision: Precision = "fp32",
     columns: AskedColumns = KNOWN_COLUMNS,
+    prefer: str | None = None,
 ) -> Iterator[bytes]:
     """The bytes of the results in a format that can be streamed; see `predict_inputs`.
 
@@ -176,7 +187,7 @@ def stream_inputs(
     format_ = format_of(Path(), format_name)
     if format_ == "parquet":
         raise RecipeError("parquet cannot be streamed; name a file with -o")
-    scorer = load_scorer(model, precision=precision)
+    scorer = with_preference(load_scorer(model, precision=precision), prefer)
     layout = layout_of(scorer, format_)
     yield layout.header()
     for texts in _chunks(scorer, inputs, stdin, columns):
@@ -217,8 +228,8 @@ def _chunks(
 def label_texts(scorer: Scorer, texts: Sequence[TextToLabel]) -> Iterator[LabelledText]:
     """One result for each text, in their order."""
     scores = scorer.predict_proba([each.text for each in texts])
-    chosen_on = "0.5" if scorer.thresholds is None else scorer.thresholds.chosen_on
-    for each, (labels, chances) in zip(texts, named_results(scorer, scores), strict=True):
+    chosen_on = describe_cuts(scorer.thresholds)
+    for each, (labels, chances, asks) in zip(texts, named_results(scorer, scores), strict=True):
         yield LabelledText(
             row=each.row,
             text=each.text,
@@ -226,6 +237,7 @@ def label_texts(scorer: Scorer, texts: Sequence[TextToLabel]) -> Iterator[Labell
             scores=chances,
             nct_id=each.name,
             thresholds=chosen_on,
+            needs_person=asks,
         )
 
 
@@ -510,5 +522,6 @@ def _key_of(
             "window_records": window_records,
             "code_version": __version__,
             "columns": list(columns),
+            "cuts": [layout.chosen_on, *layout.cuts],
         }
     )

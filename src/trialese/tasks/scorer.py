@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trialese.artifacts import MANIFEST_NAME, digest_of_folder, read_manifest, verify_owner
-from trialese.errors import ArtifactError, RecordError
-from trialese.parallel import count_cores
+from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.progress import Progress, silent
-from trialese.records import Task, Thresholds
+from trialese.records import OperatingPoints, Task, Thresholds
 from trialese.tasks.shipped import (
     SHIPPED,
     ModelSize,
@@ -29,8 +28,15 @@ from trialese.tasks.shipped import (
     shipped_sizes,
     why_not_large,
 )
-from trialese.temperature import Calibration, calibrate
-from trialese.thresholds import PUBLISHED_CUT, decide, probabilities
+from trialese.temperature import Calibration
+from trialese.thresholds import (
+    PERSON_BELOW,
+    PUBLISHED_CUT,
+    decide,
+    needs_person,
+    prefer,
+    read_preference,
+)
 
 __all__ = [
     "CPU_TOKENS",
@@ -40,7 +46,6 @@ __all__ = [
     "Agreement",
     "Description",
     "LabelsTexts",
-    "OnnxScorer",
     "Preprocessing",
     "Preset",
     "Scorer",
@@ -48,6 +53,7 @@ __all__ = [
     "encode_texts",
     "find_classifier",
     "given_labels",
+    "left_to_person",
     "length_sorted_batches",
     "model_folder",
     "named_results",
@@ -55,6 +61,7 @@ __all__ = [
     "padded",
     "read_description",
     "score_ids",
+    "with_preference",
     "write_description",
 ]
 
@@ -126,6 +133,9 @@ class _SavedThresholds(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     chosen_on: Literal["train", "tune", "test"]
     preset: Preset | None = None
     """What Open Targets' own pipeline uses instead of `values`, for their 17 labels."""
+    points: tuple[OperatingPoints, ...] = ()
+    prefer: str = "f1"
+    usual: tuple[float, ...] = ()
 
 
 def find_classifier(path: Path, size: ModelSize | None = None) -> Path:
@@ -153,16 +163,17 @@ def find_classifier(path: Path, size: ModelSize | None = None) -> Path:
     return folder
 
 
-def model_folder(path: Path) -> Path:
+def model_folder(path: Path, size: ModelSize | None = None) -> Path:
     """The folder with the weights: `path`, or `path/model` in what `finetune` wrote; of a name
-    that ships with trialese and is no folder here, that classifier's.
+    that ships with trialese and is no folder here, that classifier's, of that size if there is one.
 
     Raises:
         ArtifactError: no classifier there.
     """
     found = _weights_at(path)
     if found is None and shipped_sizes(str(path)):
-        found = _weights_at(shipped_folder(str(path)))
+        kept = size if size in shipped_sizes(str(path)) else None
+        found = _weights_at(shipped_folder(str(path), kept))
     if found is None:
         raise ArtifactError(
             f"{path}: no classifier here (no {_PREPROCESSING}): {_what_instead(path)}"
@@ -220,7 +231,12 @@ def read_description(folder: Path) -> Description:
         saved = msgspec.json.decode((folder / _PREPROCESSING).read_bytes(), type=_Saved)
         if (folder / _THRESHOLDS).is_file():
             cut = msgspec.json.decode((folder / _THRESHOLDS).read_bytes(), type=_SavedThresholds)
-            thresholds = Thresholds(labels=cut.labels, values=cut.values, chosen_on=cut.chosen_on)
+            thresholds = Thresholds(
+                labels=cut.labels, values=cut.values, chosen_on=cut.chosen_on, points=cut.points,
+                prefer=cut.prefer, usual=cut.usual,
+            )  # fmt: skip
+            if len(cut.points) not in (0, len(cut.labels)):
+                raise ValueError(f"{_THRESHOLDS} has points of another number of labels")
             preset = cut.preset
         if (folder / _CALIBRATION).is_file():
             calibration = msgspec.json.decode(
@@ -267,6 +283,9 @@ def write_description(
             values=thresholds.values,
             chosen_on=thresholds.chosen_on,
             preset=preset,
+            points=thresholds.points,
+            prefer=thresholds.prefer,
+            usual=thresholds.usual,
         )
         _write_json(folder / _THRESHOLDS, cut)
     if calibration is not None:
@@ -279,6 +298,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 ONNX_NAME = "model.onnx"
+TOKENIZER_NAME = "tokenizer.json"
 CPU_TOKENS = 512
 """Of a batch: enough rows for the matrix products, few enough for the caches."""
 
@@ -365,7 +385,7 @@ class LabelsTexts:
             RecordError: one text instead of several, or something that is no text.
         """
         scores = self.predict_proba(texts, progress=progress)
-        return [labels for labels, _ in named_results(self, scores)]
+        return [labels for labels, _, _ in named_results(self, scores)]
 
 
 def as_texts(texts: Sequence[str]) -> list[str]:
@@ -398,16 +418,48 @@ def given_labels(
 
 def named_results(
     scorer: Scorer, scores: NDArray[np.float64]
-) -> Iterator[tuple[tuple[str, ...], dict[str, float]]]:
-    """Of each row of scores (texts, labels): its label set, and all probabilities to six places."""
+) -> Iterator[tuple[tuple[str, ...], dict[str, float], bool]]:
+    """Of each row of scores (texts, labels): its label set, all probabilities to six places, and
+    whether a person should look at it."""
     labels = scorer.task.labels
-    for row, given in zip(
-        scores, given_labels(scorer.task, scorer.thresholds, scores), strict=True
-    ):
+    given = given_labels(scorer.task, scorer.thresholds, scores)
+    unsure = left_to_person(scorer, scores, given)
+    for row, held, asks in zip(scores, given, unsure, strict=True):
         yield (
-            tuple(labels[column] for column in np.flatnonzero(given)),
+            tuple(labels[column] for column in np.flatnonzero(held)),
             {label: round(float(score), 6) for label, score in zip(labels, row, strict=True)},
+            bool(asks),
         )
+
+
+def left_to_person(
+    scorer: Scorer, scores: NDArray[np.float64], given: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which of the texts (rows) somebody should look at; see `thresholds.needs_person`. Scores that
+    are no chances say nothing of how sure they are."""
+    below = PERSON_BELOW if scorer.calibration is not None else 0.0
+    return needs_person(scores, given, scorer.task.kind, scorer.thresholds, below=below)
+
+
+def with_preference(scorer: Scorer, preference: str | None) -> Scorer:
+    """The classifier with cut-offs for a use (see `thresholds.prefer`), each label that cannot keep
+    the promise logged; None: as it is.
+
+    Raises:
+        RecipeError: a preference that cannot be read or kept.
+    """
+    if preference is None:
+        return scorer
+    read_preference(preference)
+    if scorer.thresholds is None:
+        raise RecipeError(
+            f"prefer {preference}: this classifier has no cut-offs of its own; fit it again"
+        )
+    chosen, unable = prefer(scorer.thresholds, scorer.task.kind, preference)
+    for label, why in unable.items():
+        logger.warning("%s: %s cannot be promised: %s", label, chosen.prefer, why)
+    given: Scorer = replace(scorer, thresholds=chosen)  # type: ignore[type-var]
+    return given
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
@@ -490,101 +542,3 @@ def length_sorted_batches(
             batches.append([row])
             widest = lengths[row]
     return batches
-
-
-TOKENIZER_NAME = "tokenizer.json"
-
-
-@dataclass(frozen=True, slots=True)
-class OnnxScorer(LabelsTexts):
-    """A task, a graph, its tokenizer, its thresholds and its preprocessing."""
-
-    task: Task
-    preprocessing: Preprocessing
-    thresholds: Thresholds | None
-    digest: str
-    precision: str
-    """"fp32", or "int8" of weights."""
-    session: Any
-    """`onnxruntime.InferenceSession`: input_ids, attention_mask -> logits."""
-    tokenizer: Any
-    """`tokenizers.Tokenizer`."""
-    calibration: Calibration | None = None
-
-    @property
-    def engine(self) -> str:
-        """ONNX Runtime, its version and the precision, such as "onnxruntime 1.20.1 fp32"."""
-        import onnxruntime
-
-        return f"onnxruntime {onnxruntime.__version__} {self.precision}"
-
-    @classmethod
-    def load(cls, folder: Path, *, threads: int | None = None) -> OnnxScorer:
-        """The exported classifier in a folder; `threads` are those of one batch, None: all cores.
-
-        Raises:
-            ArtifactError: a damaged one, or onnxruntime is not installed.
-        """
-        try:
-            import onnxruntime
-            from tokenizers import Tokenizer
-        except ImportError as error:
-            raise ArtifactError(
-                f"{folder}: an exported classifier needs onnxruntime and tokenizers; "
-                "run `pip install 'trialese[infer]'`"
-            ) from error
-        known = read_description(folder)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or count_cores()
-        try:
-            session = onnxruntime.InferenceSession(
-                str(folder / ONNX_NAME), options, providers=["CPUExecutionProvider"]
-            )
-            tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_NAME))
-        except Exception as error:  # both raise whatever their parsers do
-            first = str(error).strip().splitlines()[0]
-            raise ArtifactError(f"{folder}: damaged export ({first}); export it again") from error
-        outputs = session.get_outputs()[0].shape[-1]
-        if outputs != len(known.task.labels):
-            raise ArtifactError(
-                f"{folder}: the graph has {outputs} outputs but {len(known.task.labels)} labels "
-                "are declared; export it again"
-            )
-        return cls(
-            task=known.task,
-            preprocessing=known.preprocessing,
-            thresholds=known.thresholds,
-            digest=known.digest,
-            precision=_precision_of_export(folder),
-            session=session,
-            tokenizer=tokenizer,
-            calibration=known.calibration,
-        )
-
-    def predict_proba(
-        self, texts: Sequence[str], *, batch_texts: int = 32, progress: Progress = silent
-    ) -> NDArray[np.float64]:
-        """Probabilities (texts, labels); see `Classifier.predict_proba`."""
-        cleaned = [self.preprocessing.clean(text) for text in as_texts(texts)]
-        logits = score_ids(
-            encode_texts(self.tokenizer, cleaned, self.preprocessing.max_tokens),
-            self._logits,
-            len(self.task.labels),
-            batch_texts=batch_texts,
-            progress=progress,
-        )
-        kind = self.task.kind
-        return calibrate(probabilities(logits, kind), self.calibration, kind=kind)
-
-    def _logits(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        block, mask = padded(ids, 0)
-        (logits,) = self.session.run(None, {"input_ids": block, "attention_mask": mask})
-        found: NDArray[np.float32] = logits
-        return found
-
-
-def _precision_of_export(folder: Path) -> str:
-    if not (folder / MANIFEST_NAME).is_file():
-        return "fp32"
-    return "int8" if read_manifest(folder).settings.get("to") == "onnx-int8" else "fp32"

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trialese.artifacts import MANIFEST_NAME, read_manifest
 from trialese.collect.snapshot import open_snapshot
-from trialese.errors import ArtifactError, TrialeseError
+from trialese.errors import ArtifactError, RecipeError, TrialeseError
 from trialese.records import Snapshot, Task
 from trialese.tasks.folds import defined_in
 from trialese.tasks.predict import load_scorer
-from trialese.tasks.scorer import model_folder, named_results, read_description
+from trialese.tasks.scorer import (
+    model_folder,
+    named_results,
+    read_description,
+    with_preference,
+)
 from trialese.verdict.report import load_verdicts
 from trialese.web.active_learning import MOST_TEXTS
 from trialese.web.guidelines import read_guidelines
@@ -60,14 +65,29 @@ class ServedModel:
             if task.kind == "multilabel"
             else None,
             chosen_on=None if cuts is None or task.kind == "multiclass" else cuts.chosen_on,
+            calibrated=self.scorer.calibration is not None,
+            prefer="f1" if cuts is None else cuts.prefer,
             description=task.description,
         )
+
+    def preferring(self, preference: str) -> ServedModel:
+        """The model with cut-offs for a use, such as "precision=0.9"; "": as it is.
+
+        Raises:
+            Refusal: 422, a preference that cannot be read or kept.
+        """
+        if not preference:
+            return self
+        try:
+            return replace(self, scorer=with_preference(self.scorer, preference))
+        except RecipeError as error:
+            raise Refusal(422, str(error), code="invalid_preference") from error
 
     def predictions(self, texts: Sequence[str], scores: NDArray[np.float64]) -> list[Prediction]:
         """Label sets and probabilities of texts whose scores (texts, labels) are known."""
         return [
-            Prediction(text=text, labels=list(labels), scores=chances)
-            for text, (labels, chances) in zip(
+            Prediction(text=text, labels=list(labels), scores=chances, needs_person=asks)
+            for text, (labels, chances, asks) in zip(
                 texts, named_results(self.scorer, scores), strict=True
             )
         ]

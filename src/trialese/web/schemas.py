@@ -224,6 +224,13 @@ class PredictRequest(BaseModel):
         default=[], min_length=1, description="Looked up in the snapshot that the server was given."
     )
 
+    prefer: str = Field(
+        default="",
+        max_length=40,
+        examples=["f1", "precision=0.9", "recall=0.9"],
+        description="Cut-offs for a use; empty: the model's own.",
+    )
+
     @model_validator(mode="after")
     def _one_of_three(self) -> PredictRequest:
         if len(self.model_fields_set & {"texts", "trials", "nct_ids"}) != 1:
@@ -238,6 +245,10 @@ class Prediction(BaseModel):
     text: str = Field(description="What was read, as it was given.")
     labels: list[str] = Field(description="Predicted labels, in the task's order.")
     scores: dict[str, float]
+    needs_person: bool = Field(
+        default=False,
+        description="No label, an unsure one, or one that the preference cannot promise.",
+    )
     missing: Literal["no_text", "not_in_snapshot", "unreadable"] | None = Field(
         default=None, description="Why there is no prediction."
     )
@@ -260,6 +271,10 @@ class ModelCard(BaseModel):
     )
     chosen_on: Literal["train", "tune", "test"] | None = Field(
         description="Split that the cut-offs were chosen on; null: they are 0.5."
+    )
+    prefer: str = Field(default="f1", description="What the cut-offs are good for.")
+    calibrated: bool = Field(
+        default=False, description="Whether scores are probabilities: calibrated on tune texts."
     )
     description: str = ""
 

@@ -46,6 +46,7 @@ def predict_routes(served: Served, engine: Engine, settings: ServeSettings) -> A
     async def predict(asked: PredictRequest, request: Request) -> PredictAnswer:
         """Labels with probabilities, one prediction an item, in the order of the request."""
         model = served.model_named(asked.model)
+        decider = model.preferring(asked.prefer)
         items = len(asked.texts) + len(asked.trials) + len(asked.nct_ids)
         if items > settings.request_texts:
             raise Refusal(
@@ -54,9 +55,9 @@ def predict_routes(served: Served, engine: Engine, settings: ServeSettings) -> A
                 "or a file to /v1/jobs",
                 code="too_many",
             )
-        work = _predicted(served, engine, model, asked)
+        work = _predicted(served, engine, model, decider, asked)
         predictions = await answer_in_time(request, work, seconds=settings.request_seconds)
-        return PredictAnswer(**dict(model.card()), predictions=predictions)
+        return PredictAnswer(**dict(decider.card()), predictions=predictions)
 
     @routes.post("/explain")
     async def explain(asked: ExplainRequest, request: Request) -> ExplainAnswer:
@@ -87,8 +88,13 @@ def _explained(model: ServedModel, asked: ExplainRequest) -> ExplainAnswer:
 
 
 async def _predicted(
-    served: Served, engine: Engine, model: ServedModel, asked: PredictRequest
+    served: Served,
+    engine: Engine,
+    model: ServedModel,
+    decider: ServedModel,
+    asked: PredictRequest,
 ) -> list[Prediction]:
+    """The predictions: scores by `model`, whose batches all requests share, labels by `decider`."""
     if asked.texts:
         predictions = [_unscored(text) for text in asked.texts]
     else:
@@ -96,8 +102,9 @@ async def _predicted(
     readable = [each for each in predictions if each.missing is None]
     texts = [each.text for each in readable]
     scores = await engine.score(model, texts)
-    for each, scored in zip(readable, model.predictions(texts, scores), strict=True):
+    for each, scored in zip(readable, decider.predictions(texts, scores), strict=True):
         each.labels, each.scores = scored.labels, scored.scores
+        each.needs_person = scored.needs_person
     return predictions
 
 
