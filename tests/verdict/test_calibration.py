@@ -25,6 +25,7 @@ from trialese.verdict.calibration import (
     measure_calibration,
     missed_share,
     reliability,
+    risk_coverage,
     set_figures,
 )
 
@@ -296,3 +297,17 @@ def test_level_of_several_labels_is_mapies_to_a_step_of_its_grid(miss_rate: floa
     level = choose_level(scores, truth, [f"c{n}" for n in range(250)], miss_rate=miss_rate)
     theirs = float(np.ravel(mapie.best_predict_param)[0])
     assert theirs <= level <= theirs + 0.01 + 1e-9
+
+
+def test_fewer_answers_leave_fewer_wrong_labels() -> None:
+    random = np.random.default_rng(0)
+    scores = random.random((2000, 3)) ** 3
+    truth = random.random(scores.shape) < scores
+    found = risk_coverage(scores, scores >= 0.4, truth)
+    chosen = scores >= 0.4
+    assert found["coverage"][0] == pytest.approx(chosen.any(axis=1).mean(), abs=1e-6)
+    assert found["wrong"][0] == pytest.approx((chosen & ~truth).sum() / chosen.sum(), abs=1e-6)
+    assert found["coverage"] == sorted(found["coverage"], reverse=True)
+    assert found["wrong"][-1] < found["wrong"][0] / 2
+    nothing = risk_coverage(scores, np.zeros_like(chosen), truth)
+    assert nothing == {"coverage": [], "wrong": []}

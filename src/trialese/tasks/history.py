@@ -208,7 +208,7 @@ def _score(scorer: Scorer, texts: Mapping[str, str], progress: Progress) -> dict
     for start in range(0, len(ordered), _TEXTS):
         names = ordered[start : start + _TEXTS]
         scores = scorer.predict_proba([texts[name] for name in names])
-        given = [labels for labels, _ in named_results(scorer, scores)]
+        given = [labels for labels, _, _ in named_results(scorer, scores)]
         chances = np.round(scores, 6).tolist()  # as `predict_file` rounds
         for name, labels, row in zip(names, given, chances, strict=True):
             found[name] = ("scored", labels, row)

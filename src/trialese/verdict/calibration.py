@@ -30,6 +30,7 @@ __all__ = [
     "measure_calibration",
     "missed_share",
     "reliability",
+    "risk_coverage",
     "set_figures",
 ]
 
@@ -41,6 +42,8 @@ Kind = Literal["multilabel", "multiclass"]
 BINS = 15
 FLOOR = 0.05
 """Forecasts below it play no part in the calibration error."""
+_CURVE_POINTS = 40
+_FEWEST_ANSWERED = 50  # texts; a share among fewer jumps about
 _EDGES = np.array([FLOOR, 0.2, 0.4, 0.6, 0.8, 1.0])
 
 
@@ -190,6 +193,27 @@ def set_figures(
             np.ones(len(truth)),
         ]
     ).astype(np.float64)
+
+
+def risk_coverage(scores: Floats, given: Bools, truth: Bools) -> dict[str, list[float]]:
+    """How many of the given labels are wrong while ever fewer texts are answered (El-Yaniv & Wiener
+    2010): `coverage`, the share of texts that are, and `wrong`, of their labels, both falling.
+
+    A text is as sure as its surest given label; texts without a label are answered by nobody.
+    """
+    answered = given.any(axis=1)
+    surest = np.where(given, scores, -1.0).max(axis=1)[answered]
+    order = np.argsort(-surest, kind="stable")
+    wrong = np.cumsum((given & ~truth).sum(axis=1)[answered][order])
+    labels = np.cumsum(given.sum(axis=1)[answered][order])
+    ends = np.flatnonzero(np.append(np.diff(surest[order]) != 0, True)[: len(order)])
+    ends = ends[ends >= min(_FEWEST_ANSWERED, len(order)) - 1]
+    places = np.linspace(0, max(0, len(ends) - 1), min(len(ends), _CURVE_POINTS))
+    kept = ends[np.unique(places.round().astype(int))][::-1]
+    return {
+        "coverage": [round(float(x), 6) for x in (kept + 1) / max(1, len(scores))],
+        "wrong": [round(float(x), 6) for x in wrong[kept] / np.maximum(labels[kept], 1)],
+    }
 
 
 def _cluster_sizes(clusters: Sequence[str]) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from trialese.records import BASELINES, Difference, Interval, Verdict
+from trialese.thresholds import PUBLISHED_CUT
 from trialese.verdict.text import METRICS, in_brackets, short_word, signed
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Panel",
     "Strip",
     "Timeline",
+    "coverage_panel",
     "difference_strips",
     "label_strips",
     "learning_panels",
@@ -380,6 +382,26 @@ def reliability_panel(system: str, notes: Mapping[str, Any]) -> Panel:
         "forecast",
         tuple(curves),
     )
+
+
+def coverage_panel(system: str, notes: Mapping[str, Mapping[str, Sequence[float]]]) -> Panel:
+    """Share of given labels that are wrong against the share of texts answered, surest first."""
+    names = {
+        "chosen": ("cut-offs chosen on tune", "adapted"),
+        "fixed": (f"{PUBLISHED_CUT} for all, else Uncategorised", "base"),
+    }
+    across = Axis(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), 1)
+    up = make_axis([0.0, 0.1, *(wrong for each in notes.values() for wrong in each["wrong"])])
+    curves, sentences = [], []
+    for key, (name, look) in names.items():
+        pairs = list(zip(notes[key]["coverage"], notes[key]["wrong"], strict=True))
+        if pairs:
+            points = ((across.share(x), round(100 - up.share(y), 3)) for x, y in reversed(pairs))
+            curves.append(Curve(name, look, tuple(points)))
+            said = f"{pairs[0][0]:.0%} of texts answered, {pairs[0][1]:.0%} of their labels wrong"
+            sentences.append(f"{name}: {said}")
+    title = f"{system}: share of given labels that are wrong"
+    return Panel(title, "; ".join(sentences), across, up, "texts answered", tuple(curves))
 
 
 def _mark(axis: Axis, look: str, interval: Interval) -> Mark:

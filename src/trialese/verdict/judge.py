@@ -12,9 +12,10 @@ from trialese import __version__
 from trialese.artifacts import as_settings
 from trialese.records import Audit, Predictions, Thresholds, Verdict
 from trialese.settings import VerdictSettings
-from trialese.thresholds import choose_thresholds
+from trialese.thresholds import PUBLISHED_CUT, choose_thresholds, decide
 from trialese.verdict.audits import audit_overlap, audit_scores
-from trialese.verdict.scores import averages_of, score, score_groups, score_slices
+from trialese.verdict.calibration import risk_coverage
+from trialese.verdict.scores import Scoreboard, averages_of, score, score_groups, score_slices
 from trialese.verdict.significance import compare, count_discordant
 from trialese.verdict.systems import Comparison, align_systems
 
@@ -91,6 +92,11 @@ def judge(
             "reliability": {
                 system: board.reliability_notes(system) for system in comparison.systems
             },
+            "risk_coverage": {
+                system: _risk_coverage(comparison, board, system)
+                for system in comparison.systems
+                if comparison.kind == "multilabel" and system not in ("prior", "keywords")
+            },
             "confusions": {system: board.confusions(system) for system in comparison.systems},
             "mcnemar": count_discordant(comparison),
             "set_coverage": {
@@ -106,6 +112,21 @@ def judge(
             "groups": score_groups(comparison, board.decided, groups, settings) if groups else {},
         },
     )
+
+
+def _risk_coverage(
+    comparison: Comparison, board: Scoreboard, system: str
+) -> dict[str, dict[str, list[float]]]:
+    """With the cut-offs chosen on tune, and with one fixed cut-off for all, as Open Targets has."""
+    rounds = comparison.rounds
+    truth = np.concatenate([each.truth for each in rounds])
+    scores = np.concatenate([each.test[system].scores for each in rounds])
+    chosen = np.concatenate([board.decided[system, each.seed, each.fold] for each in rounds])
+    fixed = decide(scores, comparison.kind, PUBLISHED_CUT)
+    return {
+        "chosen": risk_coverage(scores, chosen, truth),
+        "fixed": risk_coverage(scores, fixed, truth),
+    }
 
 
 def _label_counts(comparison: Comparison) -> dict[str, dict[str, str]]:

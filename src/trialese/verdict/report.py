@@ -17,6 +17,7 @@ from trialese.records import BASELINES, Difference, Scores, Verdict
 from trialese.verdict.card import attribution_of, format_data_card, format_model_card, list_facts
 from trialese.verdict.charts import (
     LEAST_FORECASTS,
+    coverage_panel,
     difference_strips,
     label_strips,
     learning_panels,
@@ -161,6 +162,10 @@ def _task(verdict: Verdict) -> dict[str, Any]:
             if name not in BASELINES
         ],
         "least_forecasts": LEAST_FORECASTS,
+        "risk_coverage": [
+            coverage_panel(name, found)
+            for name, found in verdict.notes.get("risk_coverage", {}).items()
+        ],
         "coverage": [
             {"label": label, "cells": cells}
             for label, *cells in zip(
