@@ -33,6 +33,7 @@ from trialese.tasks.classifier import (
     fast_forward,
     load_masked_lm,
 )
+from trialese.tasks.explain import explain
 from trialese.tasks.fit import fit_classifier
 from trialese.tasks.predict import predict_file
 from trialese.tasks.scorer import encode_texts, given_labels, length_sorted_batches
@@ -230,6 +231,46 @@ def test_a_calibration_of_another_number_of_labels_is_refused(
     (tmp_path / "odd" / "calibration.json").write_bytes(msgspec.json.encode(odd))
     with pytest.raises(ArtifactError, match=r"calibration.json is of another number of labels"):
         Classifier.from_pretrained(tmp_path / "odd")
+
+
+def test_what_it_adds_to_its_backbone_is_enough(
+    toy_folder: Path, tiny_backbone: Path, tmp_path: Path
+) -> None:
+    whole = Classifier.from_pretrained(toy_folder)
+    texts = ["slow accrual", "lack of funding from the sponsor", "interim futility"]
+    whole.save_adapter(tmp_path / "adapter", rank=64, backbone=str(tiny_backbone))
+    again = Classifier.from_pretrained(tmp_path / "adapter")
+    np.testing.assert_allclose(again.predict_proba(texts), whole.predict_proba(texts), atol=5e-3)
+    assert (again.task, again.thresholds) == (whole.task, whole.thresholds)
+    assert again.engine == whole.engine and again.digest
+    assert explain(again, texts[0]).text == texts[0]
+    files = {file.name for file in (tmp_path / "adapter").iterdir()}
+    assert "adapter.safetensors" in files and "model.safetensors" not in files
+    low = tmp_path / "low"
+    whole.save_adapter(low, rank=2, backbone=str(tiny_backbone))
+    sizes = [(each / "adapter.safetensors").stat().st_size for each in (tmp_path / "adapter", low)]
+    assert sizes[1] < sizes[0]
+
+
+def test_an_adapter_of_another_backbone_or_damaged_is_refused(
+    toy_folder: Path, tiny_backbone: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_backbone, tmp_path / "backbone")
+    whole = Classifier.from_pretrained(toy_folder)
+    whole.save_adapter(tmp_path / "adapter", rank=4, backbone=str(tmp_path / "backbone"))
+    saved = tmp_path / "adapter" / "adapter.safetensors"
+    weights = load_file(saved)
+    save_file({**weights, "bert.nowhere.weight.whole": torch.ones(2)}, saved)
+    with pytest.raises(ArtifactError, match=r"nowhere\.weight does not fit the backbone"):
+        Classifier.from_pretrained(tmp_path / "adapter")
+    saved.write_bytes(b"?")
+    with pytest.raises(ArtifactError, match="damaged classifier"):
+        Classifier.from_pretrained(tmp_path / "adapter")
+    save_file(weights, saved)
+    config = tmp_path / "backbone" / "config.json"
+    config.write_text(config.read_text("utf-8") + "\n")
+    with pytest.raises(ArtifactError, match="was fitted from another"):
+        Classifier.from_pretrained(tmp_path / "adapter")
 
 
 def test_training_and_use_clean_alike(fitted: Classifier) -> None:

@@ -18,6 +18,7 @@ from trialese.artifacts import read_manifest, replacing_anything, write_artifact
 from trialese.collect.collection import collect_snapshot
 from trialese.collect.snapshot import open_snapshot
 from trialese.errors import RecordError
+from trialese.hub import locate_model
 from trialese.pipeline.evaluate import judge_classifiers
 from trialese.progress import Progress, silent
 from trialese.recipe import Recipe, load_recipe
@@ -39,6 +40,9 @@ __all__ = ["format_card", "make_models"]
 logger = logging.getLogger(__name__)
 
 _SYSTEMS: dict[ModelSize, str] = {"small": "tfidf", "large": "minilm"}
+
+_RANK = 32
+"""Of each matrix's difference from MiniLM."""
 
 _SOURCES = {
     "stop-reasons": (
@@ -65,7 +69,8 @@ def make_models(recipe: Recipe, work: Path, out: Path, *, progress: Progress = s
         RecordError: such a text, or labelled texts that cannot be understood.
         ArtifactError: the embedded MiniLM is not installed, or the disk refused.
     """
-    _make(recipe, "stop-reasons", ("small",), work, out, progress)
+    _make(recipe, "sex", ("small",), work, out, progress)
+    _make(recipe, "stop-reasons", ("small", "large"), work, out, progress)
 
 
 def _make(
@@ -122,17 +127,20 @@ def _make(
 def _backbone(size: ModelSize) -> Path | None:
     if size == "small":
         return None
-    from trialese.hub import locate_backbone
-    from trialese.settings import BackboneSettings
-
-    return locate_backbone(BackboneSettings()).folder
+    return locate_model("minilm")
 
 
 def _write_small(folder: Path, target: Path, size: ModelSize) -> tuple[Scorer, Scorer]:
     """(the classifier as fitted, the one that was written in a tenth of the bytes)."""
-    whole = LinearClassifier.from_pretrained(folder)
-    whole.save_pretrained(target, compact=True)
-    return whole, LinearClassifier.from_pretrained(target)
+    if size == "small":
+        linear = LinearClassifier.from_pretrained(folder)
+        linear.save_pretrained(target, compact=True)
+        return linear, LinearClassifier.from_pretrained(target)
+    from trialese.tasks.classifier import Classifier  # loads torch
+
+    whole = Classifier.from_pretrained(folder)
+    whole.save_adapter(target, rank=_RANK)
+    return whole, Classifier.from_pretrained(target)
 
 
 def _compare(whole: Scorer, kept: Scorer, texts: list[str]) -> str:

@@ -53,6 +53,9 @@ _REGULARISATIONS: tuple[Regularisation, ...] = (
 _LONG = 2_000_000
 """Characters in all, from which rare n-grams are left out: it keeps minutes to seconds."""
 
+_MOST_TERMS = 25_000
+"""N-grams of words, and of characters, that are kept of such texts: the most frequent ones."""
+
 _WORD = re.compile(r"(?u)\b\w\w+\b")
 
 
@@ -291,13 +294,17 @@ def fit_linear(
 
     long = sum(len(example.text) for example in train) > _LONG
     shortest, longest = (3, 4) if long else (2, 5)
+    most = _MOST_TERMS if long else None
     vectorisers = (
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if long else 1),
+        TfidfVectorizer(
+            ngram_range=(1, 2), sublinear_tf=True, min_df=2 if long else 1, max_features=most
+        ),
         TfidfVectorizer(
             analyzer="char_wb",
             ngram_range=(shortest, longest),
             sublinear_tf=True,
             min_df=5 if long else 1,
+            max_features=most,
         ),
     )
     union = make_union(*vectorisers)

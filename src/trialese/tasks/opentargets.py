@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trialese.records import Audit
-from trialese.tasks.scorer import OPEN_TARGETS_PRESET, Description, read_description
+from trialese.tasks.scorer import (
+    OPEN_TARGETS_PRESET,
+    Description,
+    model_folder,
+    read_description,
+)
 from trialese.tasks.stop_reasons import STOP_REASONS
+
+if TYPE_CHECKING:
+    from trialese.tasks.classifier import Classifier
 
 __all__ = ["check_dropin", "preset_labels"]
 
@@ -42,18 +53,29 @@ def check_dropin(path: Path, *, texts: Sequence[str] = _PROBES) -> list[Audit]:
 
     Stock transformers classes load the folder, weights are safetensors alone, labels are Open
     Targets' 17 names, and the stock text-classification pipeline gives the probabilities, and the
-    labels at their preset, that trialese gives.
+    labels at their preset, that trialese gives. One that is stored as what it adds to a backbone
+    is written as a whole folder first, as `Classifier.save_pretrained` does.
 
     Raises:
         ArtifactError: no classifier at `path`, or a damaged one.
     """
-    import transformers
-
-    from trialese.pretrain.backbone import quiet_transformers
     from trialese.tasks.classifier import Classifier
 
     ours = Classifier.from_pretrained(path)
-    folder = path / "model" if (path / "model" / "config.json").is_file() else path
+    folder = model_folder(path, size="large")
+    with ExitStack() as held:
+        if not (folder / "config.json").is_file():  # stored as what it adds to its backbone
+            folder = Path(held.enter_context(TemporaryDirectory())) / "whole"
+            ours.save_pretrained(folder)
+        return _check(ours, folder, texts)
+
+
+def _check(ours: Classifier, folder: Path, texts: Sequence[str]) -> list[Audit]:
+    """The audits of a plain Hugging Face folder."""
+    import transformers
+
+    from trialese.pretrain.backbone import quiet_transformers
+
     with quiet_transformers():
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
