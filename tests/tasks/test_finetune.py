@@ -23,14 +23,18 @@ from trialese.settings import (
 )
 from trialese.tasks import fit as fit_module
 from trialese.tasks.baselines import blend_classifiers
-from trialese.tasks.behaviour import BehaviourTest
+from trialese.tasks.behaviour import BehaviourTest, check_behaviour, shipped_tests
 from trialese.tasks.classifier import Classifier
 from trialese.tasks.finetune import average_weights, finetune, score_held
 from trialese.tasks.fit import fit_classifier
 from trialese.tasks.folds import build_examples, inner_rounds
+from trialese.tasks.linear import LinearClassifier
+from trialese.tasks.stop_reasons import STOP_REASONS
 from trialese.temperature import log_loss
 from trialese.thresholds import choose_thresholds, shrunk_cuts
 from trialese.verdict.judge import judge
+from trialese.verdict.report import load_verdicts
+from trialese.verdict.text import format_markdown, format_table
 
 
 def in_pairs(rows: list[Example]) -> list[Example]:
@@ -372,8 +376,30 @@ def test_what_is_near_a_behavioural_test_is_scored_but_never_learnt(
     )  # fmt: skip
     assert learnt and all(len(texts) > 20 and near not in texts for texts in learnt)
     assert manifest.notes["near_behavioural_tests"] == 1
+    assert [row["group"] for row in manifest.notes["behaviour"]] == ["g", "all"]
+    assert manifest.notes["behaviour"][-1]["texts"] == 1
     assert "sentences" in manifest.inputs
     examples = build_examples("stop-reasons", recipe, None).examples
     (spared,) = (e.example_id for e in examples if e.text == near)
     scored = {each for run in load_predictions(out / "predictions.parquet") for each in run.ids}
     assert spared in scored
+
+
+def test_the_verdict_tells_what_each_system_passed_of_the_behavioural_tests(
+    artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    folders = [artifacts["base"], artifacts["tfidf"], artifacts["prior"]]
+    (verdict,) = load_verdicts(
+        judge_classifiers(folders, VerdictSettings(resamples=100), tmp_path / "verdict")
+    )
+    assert set(verdict.notes["behaviour"]) == {"base", "tfidf"}  # the prior cannot be used
+    report = check_behaviour(
+        LinearClassifier.from_pretrained(artifacts["tfidf"]), shipped_tests(STOP_REASONS)
+    )
+    passed = f"{report.total.passed} of {report.total.texts}"
+    assert f"behavioural tests passed: tfidf {passed}, " in format_table(verdict)
+    page = (tmp_path / "verdict" / "report.html").read_text()
+    told = format_markdown([verdict])
+    for text in (page, told):
+        assert "Wilson" in text and passed in text
+        assert all(group.group in text for group in report.groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from trialese.errors import LeakageError
 from trialese.records import Audit, Predictions
 from trialese.settings import VerdictSettings
-from trialese.verdict.audits import audit_giveaways
+from trialese.verdict.audits import audit_giveaways, best_of_clusters
 from trialese.verdict.judge import judge
 
 Runs = dict[str, list[Predictions]]
@@ -65,6 +66,26 @@ def test_contradictory_labels_are_counted(runs: Runs) -> None:
             hits += (rows[0] & rows[1]).sum()
             sizes += (rows[0].sum() + rows[1].sum()) / 2
     assert f"with micro-F1 {hits / sizes:.2f}: a ceiling" in found.finding
+    (parts,) = (
+        judge(runs, QUICK).notes["slices"][name] for name in ("labels of nearly equal texts",)
+    )
+    texts = sum(len(rows) for rows in truths.values() if len({r.tobytes() for r in rows}) > 1)
+    assert {row["part"]: row["texts"] for row in parts}["other labels too"] == texts
+    assert f"at most on the {texts:,} texts with different labels" in found.finding
+
+
+def test_the_best_of_equal_answers_is_that_of_all_that_could_be_given() -> None:
+    generator = np.random.default_rng(3)
+    for _ in range(20):
+        clusters = [generator.random((int(n), 2)) < 0.5 for n in generator.integers(1, 4, size=3)]
+        best = 0.0
+        for given in itertools.product((False, True), repeat=6):
+            answers = np.array(given).reshape(3, 2)
+            pairs = list(zip(clusters, answers, strict=True))
+            hits = sum((rows & answer).sum() for rows, answer in pairs)
+            sizes = sum(rows.sum() + len(rows) * answer.sum() for rows, answer in pairs)
+            best = max(best, 2 * hits / sizes if sizes else 1.0)
+        assert best_of_clusters(clusters) == pytest.approx(best)
 
 
 def test_perfect_label_asks_for_an_explanation(

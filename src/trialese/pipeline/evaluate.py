@@ -50,6 +50,8 @@ class _Entry:
     """Of each system whose folder can be used, which weights it holds, and what they have seen."""
     silver: dict[str, int] = field(default_factory=dict)
     """Of each system that learnt from another model's labels, from how many texts."""
+    behaviour: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Of each system that can be used, its pass rate on each group of behavioural tests."""
     groups: Mapping[str, str] = field(default_factory=dict)
     """The task's coarser groups of labels."""
     synthetic: bool = False
@@ -235,6 +237,8 @@ def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
         entry.weights[system] = {
             key: manifest.notes[key] for key in _ABOUT_WEIGHTS if key in manifest.notes
         }
+        if "behaviour" in manifest.notes:
+            entry.behaviour[system] = manifest.notes["behaviour"]
         if way == "published":
             entry.overlap |= _overlap(system, manifest)
         inputs[f"{task}/{system}" + ("/published" if way == "published" else "")] = manifest.digest
@@ -288,6 +292,7 @@ def _judge(
             "weights": {name: told for name, told in entry.weights.items() if told},
             "protocol": way,
             **({"silver": entry.silver} if entry.silver else {}),
+            **({"behaviour": entry.behaviour} if entry.behaviour else {}),
         },
     )
 

@@ -28,7 +28,7 @@ from trialese.progress import Progress, silent
 from trialese.records import Example, Manifest, Predictions, Snapshot, Split, Task, Thresholds
 from trialese.settings import FinetuneSettings, TaskSettings, TasksSettings
 from trialese.tasks.baselines import Baseline, check_system, fit_baseline
-from trialese.tasks.behaviour import shipped_tests, without_near
+from trialese.tasks.behaviour import check_behaviour, shipped_tests, without_near
 from trialese.tasks.folds import (
     ExampleSet,
     Parts,
@@ -203,15 +203,13 @@ def _runs(
                 }
             runs += [name(part, parts, scores[part]) for part in ("tune", "test")]
             if fit.classifier is not None and len(runs) == 2 and not finally_all:
-                _finish(fit.classifier, definition, raw[0], calibration, settings)
-                fit.classifier.save_pretrained(draft.folder / "model")
+                _finish(fit.classifier, definition, raw[0], calibration, settings, draft)
     if fit.is_classifier:
         about = _about_fold(found, folds[0], first_seed, parts=folds)
         if finally_all:
             learnt = tuple(e for e in found.examples if e.example_id not in near)
             final, tune = fit.everything(replace(found, examples=learnt), extra, _pooled(raw))
-            _finish(final, definition, tune, fit.calibration_of(tune), settings)
-            final.save_pretrained(draft.folder / "model")
+            _finish(final, definition, tune, fit.calibration_of(tune), settings, draft)
             about = _about_final(found, section, extra, folds)
             draft.notes["scored_by"] = final.engine
         elif fit.classifier is not None:
@@ -261,12 +259,18 @@ def _finish(
     tune: Predictions,
     calibration: Calibration | None,
     settings: TasksSettings,
+    draft: Draft,
 ) -> None:
-    """Give the classifier its calibration, and the cut-offs for what is then calibrated."""
+    """Give the classifier its calibration, and the cut-offs for what is then calibrated; test its
+    behaviour, for the notes, and write it to `model/`."""
     scores = calibrate(tune.scores, calibration, kind=tune.kind)
     classifier.take_calibration(calibration)
     classifier.thresholds = _thresholds(replace(tune, scores=scores), settings.threshold_shrinkage)
     classifier.preset = definition.preset
+    if tests := shipped_tests(definition.task):
+        report = check_behaviour(classifier, tests)
+        draft.notes["behaviour"] = msgspec.to_builtins([*report.groups, report.total])
+    classifier.save_pretrained(draft.folder / "model")
 
 
 def _about_fold(found: ExampleSet, fold: int, seed: int, *, parts: Sequence[int]) -> dict[str, Any]:

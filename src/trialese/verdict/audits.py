@@ -14,7 +14,14 @@ from trialese.errors import LeakageError
 from trialese.records import Audit, Interval, Scores, Verdict
 from trialese.verdict.systems import Comparison, Round, RoundThresholds
 
-__all__ = ["audit_giveaways", "audit_overlap", "audit_scores", "count_overlap", "describe_ablation"]
+__all__ = [
+    "audit_giveaways",
+    "audit_overlap",
+    "audit_scores",
+    "best_of_clusters",
+    "count_overlap",
+    "describe_ablation",
+]
 
 
 Bools = NDArray[np.bool_]
@@ -130,9 +137,14 @@ def _contradictory(comparison: Comparison) -> Audit:
     torn = sum(bool((rows != rows[0]).any()) for rows in several)
     finding = f"{torn:,} of {len(members):,} clusters hold texts with different labels"
     if torn:
+        apart = [rows for rows in several if (rows != rows[0]).any()]
+        whole = [np.array(rows) for rows in members.values()]
         finding += (
             f"; among the {len(several):,} with several texts, one text's labels predict "
             f"another's with micro-F1 {_agreement(several):.2f}: a ceiling for any classifier there"
+            f"; equal answers for all texts of a cluster, chosen with these labels in sight, reach "
+            f"{best_of_clusters(apart):.2f} at most on the {sum(map(len, apart)):,} texts with "
+            f"different labels and {best_of_clusters(whole):.2f} on all"
         )
     return Audit(name="near-identical texts have the same labels", passed=not torn, finding=finding)
 
@@ -146,6 +158,22 @@ def _agreement(clusters: Sequence[Bools]) -> float:
         hits += float((held * (held - 1)).sum()) / pairs
         sizes += float(held.sum()) * (count - 1) / pairs
     return hits / sizes if sizes else 1.0
+
+
+def best_of_clusters(clusters: Sequence[Bools]) -> float:
+    """The highest micro-F1 of answers that are equal for all texts of a cluster.
+
+    `clusters` are their true labels, (texts, labels) each. Giving a label pays where more than half
+    of the best F1 of a cluster's texts have it (Dinkelbach's rule), so the best is found in steps.
+    """
+    counts = np.array([len(rows) for rows in clusters])[:, None]
+    held = np.array([rows.sum(axis=0) for rows in clusters])
+    best, last = 0.0, -1.0
+    while best > last:
+        given = held > best / 2 * counts
+        hits, size = (held * given).sum(), (counts * given).sum() + held.sum()
+        last, best = best, float(2 * hits / size) if size else 1.0
+    return best
 
 
 def _too_good(scores: Sequence[Scores]) -> Audit:

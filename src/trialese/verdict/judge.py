@@ -45,8 +45,9 @@ def judge(
     "phase" -> id -> "PHASE2") asks for scores by part; texts with one label and with several are
     always told apart. `about` goes into the notes:
     `synthetic` (true for made-up trials), `silver` (system -> how many texts labelled by a model it
-    learnt from, which the signature names) and `models` (system -> what its language model is) are
-    said with every table.
+    learnt from, which the signature names), `models` (system -> what its language model is) and
+    `behaviour` (system -> its pass rate on each group of behavioural tests) are said with every
+    table.
 
     Raises:
         RecordError: no rival, or systems that were not tested alike (see `align_systems`).
@@ -107,7 +108,7 @@ def judge(
                 for system in comparison.systems
             },
             "slices": score_slices(
-                comparison, board.decided, {**_label_counts(comparison), **(slices or {})}, settings
+                comparison, board.decided, {**_own_slices(comparison), **(slices or {})}, settings
             ),
             "groups": score_groups(comparison, board.decided, groups, settings) if groups else {},
         },
@@ -127,6 +128,27 @@ def _risk_coverage(
         "chosen": risk_coverage(scores, chosen, truth),
         "fixed": risk_coverage(scores, fixed, truth),
     }
+
+
+def _own_slices(comparison: Comparison) -> dict[str, dict[str, str]]:
+    """Parts that every verdict tells apart, where there are any."""
+    return {**_label_counts(comparison), **_contradictions(comparison)}
+
+
+def _contradictions(comparison: Comparison) -> dict[str, dict[str, str]]:
+    """Whether a text's cluster holds other labels too, so that nobody can be right on all of it."""
+    held: dict[str, set[bytes]] = {}
+    for each in comparison.rounds:
+        for cluster, row in zip(each.clusters, each.truth, strict=True):
+            held.setdefault(cluster, set()).add(row.tobytes())
+    if all(len(rows) == 1 for rows in held.values()):
+        return {}
+    parts = {
+        text: "other labels too" if len(held[cluster]) > 1 else "the same labels, or alone"
+        for each in comparison.rounds
+        for text, cluster in zip(each.ids, each.clusters, strict=True)
+    }
+    return {"labels of nearly equal texts": parts}
 
 
 def _label_counts(comparison: Comparison) -> dict[str, dict[str, str]]:

@@ -27,8 +27,10 @@ from trialese.verdict.charts import (
 )
 from trialese.verdict.encoders import as_panel, format_panel, panel_sentences, panel_strips
 from trialese.verdict.text import (
+    BEHAVIOUR,
     METRICS,
     NO_CONTROL,
+    behaviour_rows,
     format_markdown,
     group_rows,
     headline_rows,
@@ -175,6 +177,8 @@ def _task(verdict: Verdict) -> dict[str, Any]:
             )
         ],
         "slices": verdict.notes.get("slices", {}),
+        "behaviour": behaviour_rows(verdict),
+        "about_behaviour": BEHAVIOUR,
         "groups": group_rows(verdict),
         "confusions": _confusions(verdict),
         "matrix": _matrix(verdict),

@@ -13,11 +13,13 @@ from trialese.records import BASELINES, Difference, Interval, Scores, Verdict
 from trialese.verdict.audits import describe_ablation
 
 __all__ = [
+    "BEHAVIOUR",
     "METRICS",
     "UNSHARED",
     "GroupRow",
     "HeadlineRow",
     "LanguageModelRow",
+    "behaviour_rows",
     "classification_report",
     "format_markdown",
     "format_table",
@@ -204,6 +206,9 @@ def format_table(verdict: Verdict) -> str:
         once = "; one training run each" if trained_once(verdict) else ""
         out += ["", f"further differences, exploratory{once}:"]
         out += [f"{each.system} - {each.rival}, {_phrase(each)}" for each in further]
+    told, rows = behaviour_rows(verdict)
+    for system, cell in zip(told, rows[-1][1] if rows else (), strict=True):
+        out += ["", f"behavioural tests passed: {system} {cell}"]
     out.append("")
     out += [f"audit: {audit.name}: {audit.finding}" for audit in verdict.audits if not audit.passed]
     return "\n".join([*out, verdict.signature])
@@ -339,6 +344,11 @@ def language_model_lines(context: Mapping[str, Any]) -> list[str]:
 
 UNSHARED = " with under half of their 8-grams in training text"
 
+BEHAVIOUR = (
+    "Short texts by hand that were not learnt from, passed by the classifier for use at its own "
+    "cut-offs: number, share and Wilson's 95 % interval."
+)
+
 NO_CONTROL = (
     "No control was trained (pretrain.control = false), so what is due to the new text and what "
     "to more training cannot be told apart."
@@ -391,6 +401,7 @@ def _markdown(verdict: Verdict) -> Iterator[str]:
         yield from classification_report(scores, verdict)
     yield from _groups(verdict)
     yield from _slices(verdict)
+    yield from _behaviour(verdict)
     yield "## Paired differences\n"
     once = "One training run each. " if trained_once(verdict) else ""
     yield f"{once}P-values of the primary figure are adjusted together; the rest is exploratory.\n"
@@ -441,6 +452,36 @@ def _slices(verdict: Verdict) -> Iterator[str]:
                 cells.append(f"{f1.point:.4f} {in_brackets(f1)}; {recall:.2f}; {whole:.2f}")
             yield f"| {row['part']} | {' | '.join(cells)} | {row['texts']} |"
         yield ""
+
+
+def behaviour_rows(verdict: Verdict) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """(systems, each group of behavioural tests with what each of them passed), "all" last.
+
+    A cell is such as "19 of 24, 0.79 [0.60, 0.91]"; groups are those of any of the systems.
+    """
+    told: dict[str, list[dict[str, Any]]] = verdict.notes.get("behaviour", {})
+    names = dict.fromkeys(row["group"] for rows in told.values() for row in rows)
+    names = {**{name: None for name in names if name != "all"}, **({"all": None} if told else {})}
+    cells = {
+        (system, row["group"]): f"{row['passed']} of {row['texts']}, {row['rate']['point']:.2f} "
+        f"[{row['rate']['low']:.2f}, {row['rate']['high']:.2f}]"
+        for system, rows in told.items()
+        for row in rows
+    }
+    return list(told), [(name, [cells.get((s, name), "") for s in told]) for name in names]
+
+
+def _behaviour(verdict: Verdict) -> Iterator[str]:
+    """How the classifiers for use did on texts by hand, which none of them has learnt from."""
+    systems, rows = behaviour_rows(verdict)
+    if not rows:
+        return
+    yield "## Behavioural tests\n"
+    yield f"{BEHAVIOUR}\n"
+    yield f"| group | {' | '.join(systems)} |"
+    yield f"|---|{'---|' * len(systems)}"
+    yield from (f"| {name} | {' | '.join(cells)} |" for name, cells in rows)
+    yield ""
 
 
 @dataclass(frozen=True, slots=True)
