@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +12,7 @@ import msgspec
 import typer
 
 from trialese.cli.terminal import JsonOption, print_json, watch
+from trialese.errors import ArtifactError
 
 __all__ = ["VERBS"]
 
@@ -26,6 +30,16 @@ def refresh(
     keep: Annotated[
         int | None, typer.Option(min=2, help="Generations kept; else the recipe's, or 6.")
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.sqlite", help="Answers of annotators that join the labels."),
+    ] = None,
+    launcher: Annotated[
+        str,
+        typer.Option(
+            help="What starts the training, such as 'torchrun --nproc-per-node 2' or 'srun python'."
+        ),
+    ] = "",
     notify: Annotated[
         str | None,
         typer.Option(metavar="URL", help="POST the summary there: https, or this machine."),
@@ -46,9 +60,16 @@ def refresh(
         keeping.check_webhook(notify)
     recipe = keeping.read_run_recipe(run)
     try:
-        with watch() as progress:
+        with watch() as progress, _answers(labels, recipe.tasks.names) as answers:
             outcome = keeping.refresh(
-                run, recipe, force=force, never=never, keep=keep, progress=progress
+                run,
+                recipe,
+                force=force,
+                never=never,
+                keep=keep,
+                answers=answers,
+                launcher=launcher,
+                progress=progress,
             )
     except Exception as error:
         if notify is not None:
@@ -63,6 +84,30 @@ def refresh(
         keeping.notify(notify, told)
     if outcome.status:
         raise typer.Exit(outcome.status)
+
+
+@contextmanager
+def _answers(labels: Path | None, tasks: Sequence[str]) -> Iterator[dict[str, Path]]:
+    """Task -> table of the answers that nobody contradicts, while the block lasts."""
+    if labels is None:
+        yield {}
+        return
+    from trialese.web.annotations import AnswerLog, as_tsv
+
+    if not labels.is_file():
+        raise ArtifactError(f"{labels}: no such file of answers; leave --labels out")
+    log = AnswerLog(labels)
+    try:
+        found = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for task in tasks:
+                table, rows, _ = as_tsv(log.standing(task))
+                if rows:
+                    found[task] = Path(folder) / f"{task}.tsv"
+                    found[task].write_text(table, encoding="utf-8")
+            yield found
+    finally:
+        log.close()
 
 
 def rollback(

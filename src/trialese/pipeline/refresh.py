@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -40,7 +41,9 @@ from trialese.generations import (
     open_generation,
     promote,
     prune,
+    read_pointer,
 )
+from trialese.pipeline.challenge import adapt, challenge
 from trialese.pipeline.changes import (
     CHANGES_NAME,
     PAGE_NAME,
@@ -53,7 +56,11 @@ from trialese.pipeline.decision import (
     DECISION_NAME,
     TRAINING_NAME,
     Decision,
+    Training,
+    decide,
+    read_decision,
     read_training,
+    weigh,
 )
 from trialese.progress import Progress, silent
 from trialese.recipe import Recipe
@@ -133,12 +140,15 @@ def refresh(
     force: bool = False,
     never: bool = False,
     keep: int | None = None,
+    answers: Mapping[str, Path] = MappingProxyType({}),
+    launcher: str = "",
     progress: Progress = silent,
 ) -> Outcome:
     """Make and promote the next generation of the run, if there is anything new.
 
     The first refresh takes over what the run made, as generation 1. `force` adapts the language
-    model whatever the figures say, `never` never does.
+    model whatever the figures say, `never` never does. `answers` are tables of annotators' answers,
+    by task; `launcher` starts the training elsewhere (see `challenge.adapt`).
 
     Raises:
         RegistryError, RecordError: the source gives no answer, or something that cannot be read.
@@ -152,7 +162,16 @@ def refresh(
     with hold_run(run):
         work = run / "generations" / ".work"
         work.mkdir(exist_ok=True)
-        made = _Refresh(run, recipe, work, progress, force=force, never=never)
+        made = _Refresh(
+            run,
+            recipe,
+            work,
+            progress,
+            force=force,
+            never=never,
+            answers=answers,
+            launcher=launcher,
+        )
         outcome = made.run_all()
         shutil.rmtree(work, ignore_errors=True)
         prune(run, keep or recipe.refresh.keep)
@@ -196,7 +215,10 @@ class _Refresh:
         *,
         force: bool,
         never: bool,
+        answers: Mapping[str, Path],
+        launcher: str,
     ) -> None:
+        self.answers, self.launcher = answers, launcher
         self.run, self.recipe, self.work, self.progress = run, recipe, work, progress
         self.force, self.never = force, never
         self.settings = recipe.refresh
@@ -314,12 +336,24 @@ class _Refresh:
             )
             changes = find_changes(snapshot, older, next_number(self.run))
         listed = increment.data_timestamp if increment.listed else notes["listed"]
-        decision = Decision(
-            action="never", outcome="The language model stays.", reason="not asked for", rule=()
-        )
-        if not changes and not _differ(snapshot, older):
+        moved = bool(changes) or _differ(snapshot, older)
+        before = read_decision(current)
+        pending = before.action == "never" and not self.never
+        if not (moved or pending or self.force):
             return None
-        return _Parts(
+        decision = decide(
+            current,
+            snapshot,
+            self.settings,
+            force=self.force,
+            never=self.never,
+            tried_at=self._tried_at(before),
+            render=self.recipe.corpus.render,
+            progress=self.progress,
+        )
+        if not moved and decision.action != "adapt":
+            return None
+        parts = _Parts(
             snapshot=snapshot.path,
             language_model=current.language_model,
             control=current.control,
@@ -329,6 +363,52 @@ class _Refresh:
             changes=changes,
             listed=listed,
         )
+        if decision.action == "adapt":
+            self._challenge(current, snapshot, parts)
+        return parts
+
+    def _tried_at(self, before: Decision) -> int | None:
+        """How many new trials there were when a challenger was refused, or turned back from."""
+        pointer = read_pointer(self.run)
+        if pointer is None or pointer.rolled_back is None:
+            return before.tried_at
+        with suppress(ArtifactError):
+            left = read_decision(open_generation(self.run, pointer.rolled_back))
+            if left.action == "promoted":
+                return max(left.new_trials, before.tried_at or 0)
+        return before.tried_at
+
+    def _challenge(self, current: Generation, snapshot: Snapshot, parts: _Parts) -> None:
+        """Let a challenger take over the parts, if it may."""
+        from trialese.pretrain.heldout import compare_models
+
+        training = msgspec.json.decode(parts.training, type=Training)
+        challenger = adapt(
+            current,
+            snapshot,
+            self.recipe,
+            training,
+            self.work,
+            launcher=self.launcher,
+            progress=self.progress,
+        )
+        made, comparisons = challenge(
+            current,
+            challenger,
+            snapshot,
+            self.recipe,
+            training,
+            self.work,
+            answers=self.answers,
+            labelled_folder=self.run / "labelled",
+            progress=self.progress,
+        )
+        told = compare_models(challenger.language_model, challenger.control)
+        parts.decision = weigh(parts.decision, comparisons, told, self.settings)
+        if parts.decision.action == "promoted":
+            parts.language_model, parts.control = challenger.language_model, challenger.control
+            parts.classifiers = {**parts.classifiers, **made}
+            parts.training = msgspec.json.encode(challenger.training)
 
     def _listing_due(self, notes: Mapping[str, Any]) -> str | None:
         """The day from which on all numbers are to be listed again."""
