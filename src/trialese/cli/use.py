@@ -8,9 +8,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 import typer
 
 from trialese.cli.look import print_artifact
@@ -26,17 +28,19 @@ from trialese.cli.terminal import (
     watch,
     writing,
 )
-from trialese.errors import RecipeError
+from trialese.errors import ArtifactError, RecipeError
 from trialese.settings import Precision
 
 if TYPE_CHECKING:
     from trialese.tasks.formats import AskedColumns
+    from trialese.tasks.history import HeldPrediction
+    from trialese.web.models import Served
 
 __all__ = ["VERBS"]
 
 
 _Inputs = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(metavar="TEXT... | - | FILE", help="Texts, stdin, a file or a snapshot."),
 ]
 _Model = Annotated[
@@ -53,9 +57,16 @@ _Precision = Annotated[
 
 def predict(
     model: _Model,
-    inputs: _Inputs,
+    inputs: _Inputs = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write; goes on where it was.")
+    ] = None,
+    changed_since: Annotated[
+        int | None,
+        typer.Option(
+            metavar="GENERATION",
+            help="Of a run that `refresh` keeps: the trials whose prediction changed since.",
+        ),
     ] = None,
     format_name: Annotated[
         str | None,
@@ -92,6 +103,13 @@ def predict(
     from trialese.tasks.predict import exists, predict_inputs, stream_inputs
     from trialese.tasks.scorer import find_classifier
 
+    if changed_since is not None:
+        if inputs or out:
+            raise typer.BadParameter("--changed-since takes the folder of a run, and prints")
+        _print_changed(model, changed_since, as_json=as_json)
+        return
+    if not inputs:
+        raise typer.BadParameter("give texts, - or a file")
     model = find_classifier(model, model_size)
     columns = AskedColumns(column, id_column)
     if (top or all_scores) and (out is not None or format_name is not None):
@@ -128,6 +146,36 @@ def predict(
                 print(person_line(row.nct_id, likeliest[:top], row.scores, row.text))
             else:
                 print(row.as_line())
+
+
+def _print_changed(run: Path, since: int, *, as_json: bool) -> None:
+    from trialese.generations import current_generation
+    from trialese.tasks.history import predictions_changed_since
+
+    now = current_generation(run)
+    if now is None:
+        raise ArtifactError(f"{run}: no generation yet; `trialese refresh {run}` makes one")
+    if since not in now.lineage:
+        known = ", ".join(map(str, now.lineage))
+        raise ArtifactError(
+            f"{run}: the one in use does not come from a generation {since}; it comes from {known}"
+        )
+    for task in now.classifiers:
+        for change in predictions_changed_since(now.predictions(task), since):
+            if as_json:
+                print_json({"task": task, **msgspec.to_builtins(change)})
+            else:
+                both = [_told_prediction(each) for each in (change.before, change.now)]
+                print(f"{task}\t{change.nct_id}\t{both[0]}\t->\t{both[1]}")
+
+
+def _told_prediction(row: HeldPrediction | None) -> str:
+    if row is None:
+        return "nothing"
+    if row.state != "scored":
+        return row.state.replace("_", " ")
+    given = ", ".join(f"{label} {row.scores[label]:.3f}" for label in row.labels)
+    return f"{given or 'no label'} ({row.model[:8]})"
 
 
 @contextmanager
@@ -336,7 +384,11 @@ def serve(
     recipe: RecipeOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Classifiers -> a web page and an API, until stopped."""
+    """Classifiers -> a web page and an API, until stopped.
+
+    With the folder of a run that `refresh` keeps up to date: whatever generation is in use.
+    """
+    from trialese.generations import Generation, read_pointer
     from trialese.tasks.scorer import find_classifier
     from trialese.tasks.shipped import SHIPPED, shipped_sizes
     from trialese.web.app import serve as run
@@ -348,10 +400,29 @@ def serve(
         raise RecipeError("--token: printable ASCII only, and not empty")
     asked = {"serve.host": host, "serve.port": port, "serve.live": live or None}
     section = read_recipe(recipe, settings, asked).serve
-    shipped = [Path(name) for name in SHIPPED if shipped_sizes(name)]
-    folders = [find_classifier(each, model_size) for each in models or shipped]
     if queue is not None and labels is None:
         raise typer.BadParameter("--queue needs --labels FILE.sqlite, where the answers go")
+    if models and len(models) == 1 and read_pointer(models[0]) is not None:
+        if snapshot is not None:
+            raise typer.BadParameter("--snapshot: a run's generation has its own; leave it out")
+
+        def open_generation(found: Generation) -> Served:
+            made = open_served(
+                list(found.classifiers.values()),
+                snapshot=found.snapshot,
+                verdict=verdict,
+                labels=labels,
+                jobs=jobs,
+                queue=queue,
+                guidelines=guidelines,
+            )
+            return replace(made, generation=found.number)
+
+        with watch():
+            run(open_generation, section, token=token, run=models[0], jobs=jobs)
+        return
+    shipped = [Path(name) for name in SHIPPED if shipped_sizes(name)]
+    folders = [find_classifier(each, model_size) for each in models or shipped]
     served = open_served(
         folders,
         snapshot=snapshot,

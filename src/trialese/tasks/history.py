@@ -60,8 +60,9 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     """sha256 that names the model's files."""
     engine: str
     labels: tuple[str, ...]
-    whole: bool
-    """It has a row of every trial that had a text then: no earlier layer matters."""
+    whole_at: int | None = None
+    """The generation, if it is in this layer, that scored every trial that had a text: no earlier
+    layer matters for what holds."""
 
 
 class HeldPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -137,7 +138,7 @@ def extend_history(
             if scorer is not None:
                 found |= _score(scorer, texts, progress)
             if found:
-                about = msgspec.structs.replace(last, generation=generation, whole=False)
+                about = msgspec.structs.replace(last, generation=generation, whole_at=None)
                 _write(path, about, ((name, *found[name]) for name in sorted(found)))
             _join_layers(folder)
             return len(texts)
@@ -175,7 +176,7 @@ def _score_all(
         model=scorer.digest,
         engine=scorer.engine,
         labels=scorer.task.labels,
-        whole=True,
+        whole_at=generation,
     )
     _write(path, about, rows())
     return told.texts
@@ -227,7 +228,7 @@ def read_held(layers: Sequence[Path]) -> dict[str, HeldPrediction]:
                 done.add(row.nct_id)
                 if row.state == "scored":
                     held[row.nct_id] = row
-        if about.whole:
+        if about.whole_at is not None:
             break
     return dict(sorted(held.items()))
 
@@ -253,10 +254,12 @@ def predictions_changed_since(layers: Sequence[Path], generation: int) -> list[C
     for layer in layers:
         about = _read_about(layer)
         rows = {row.nct_id: row for row in _rows_of(layer, about) if row.generation > generation}
-        if rows and about.whole:  # whoever has no row there has no text any more
+        if (
+            about.whole_at is not None and about.whole_at > generation
+        ):  # whoever has no row there has no text any more
             for name in before.keys() - rows.keys():
                 rows[name] = HeldPrediction(
-                    nct_id=name, generation=about.generation, state="no_text", model=about.model
+                    nct_id=name, generation=about.whole_at, state="no_text", model=about.model
                 )
         now |= rows
         before |= {
@@ -337,11 +340,13 @@ def _join_layers(folder: Path) -> None:
     abouts = [_read_about(layer) for layer in earlier]
     if len({(about.labels, about.model) for about in abouts}) > 1:
         # Of several models: those of the last one are joined, so that each file tells its labels.
-        first = next(place for place in reversed(range(len(abouts))) if abouts[place].whole)
+        first = next(
+            place for place in reversed(range(len(abouts))) if abouts[place].whole_at is not None
+        )
         earlier, abouts = earlier[first:], abouts[first:]
     if len(earlier) < 2:
         return
-    about = msgspec.structs.replace(abouts[-1], whole=abouts[0].whole)
+    about = msgspec.structs.replace(abouts[-1], whole_at=abouts[0].whole_at)
     table = pa.concat_tables([pq.read_table(layer) for layer in earlier])
     joined = folder / f".{earlier[-1].name}.partial"
     schema = _SCHEMA.with_metadata({_ABOUT: msgspec.json.encode(about)})

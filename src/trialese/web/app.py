@@ -7,7 +7,9 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import get_args
 
 import uvicorn
@@ -15,7 +17,9 @@ from fastapi import APIRouter, FastAPI, Response
 
 from trialese import __version__
 from trialese.errors import RecipeError, TrialeseError
+from trialese.generations import Generation
 from trialese.settings import ServeSettings
+from trialese.web.changeover import Changeover
 from trialese.web.engine import Engine
 from trialese.web.jobs import JobRunner, JobState, JobStore, job_routes
 from trialese.web.models import Served
@@ -72,8 +76,12 @@ def health_routes(
 
     @routes.get("/version", responses={401: {"model": Failure}})
     async def version() -> ServerVersion:
-        """Of trialese."""
-        return ServerVersion(version=__version__)
+        """Of trialese, and of what is served."""
+        return ServerVersion(
+            version=__version__,
+            generation=served.generation,
+            models={name: model.scorer.digest for name, model in served.models.items()},
+        )
 
     return routes
 
@@ -87,23 +95,26 @@ def create_app(
     *,
     token: str | None = None,
     on_failure: Callable[[TrialeseError], None] | None = None,
+    store: JobStore | None = None,
 ) -> FastAPI:
     """The application over `served`, whose models load in the background once it starts.
 
     Until they are loaded `/readyz` and what needs them answer 503. If they cannot be, `on_failure`
     gets the error; without it the error is raised when the application ends. With a `token`,
-    requests must carry it (`Authorization: Bearer ...`).
+    requests must carry it (`Authorization: Bearer ...`). `store` holds the jobs where one is open
+    already, and is not closed.
     """
     metrics = ServerMetrics()
     engine = Engine(settings, on_batch=metrics.count_batch)
-    store = JobStore(served.jobs) if served.jobs is not None else None
+    opened = JobStore(served.jobs) if served.jobs is not None and store is None else None
+    store = store or opened
     runner = JobRunner(store, served, engine, settings) if store is not None else None
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            if store is not None:
-                stack.callback(store.close)
+            if opened is not None:
+                stack.callback(opened.close)
             await stack.enter_async_context(engine)
             if runner is not None:
                 await stack.enter_async_context(runner)
@@ -129,6 +140,7 @@ def create_app(
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere
         redoc_url=None,
     )
+    app.state.runner = runner
     app.add_middleware(SecurityMiddleware, settings=settings, token=token, metrics=metrics)
     handle_failures(app)
     app.include_router(health_routes(served, engine, metrics, runner))
@@ -139,8 +151,18 @@ def create_app(
     return app
 
 
-def serve(served: Served, settings: ServeSettings, *, token: str | None = None) -> None:
+def serve(
+    served: Served | Callable[[Generation], Served],
+    settings: ServeSettings,
+    *,
+    token: str | None = None,
+    run: Path | None = None,
+    jobs: Path | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are finished first.
+
+    With the folder of a `run`, whatever generation of it is in use is served, and `served` tells
+    what of it; `jobs` is then the folder of jobs.
 
     Raises:
         RecipeError: the address cannot be listened on.
@@ -152,7 +174,38 @@ def serve(served: Served, settings: ServeSettings, *, token: str | None = None) 
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(served, settings, token=token, on_failure=stop)
+    app: FastAPI | Changeover
+    with ExitStack() as held:
+        if callable(served):
+            assert run is not None
+            store = None if jobs is None else JobStore(jobs)
+            if store is not None:
+                held.callback(store.close)
+            app = Changeover(
+                run,
+                served,
+                partial(create_app, settings=settings, token=token, on_failure=stop, store=store),
+                drain_seconds=settings.drain_seconds,
+                on_failure=stop,
+            )
+        else:
+            app = create_app(served, settings, token=token, on_failure=stop)
+        server = _server(app, settings)
+        with _listening(settings) as listener:
+            if settings.host not in LOOPBACK and token is None:
+                logger.warning(
+                    "warning: listening on %s without a token: whoever reaches this machine can "
+                    "use it; give --token",
+                    settings.host,
+                )
+            name = f"[{settings.host}]" if ":" in settings.host else settings.host
+            logger.info("http://%s:%d", name, listener.getsockname()[1])
+            server.run(sockets=[listener])
+    if failures:
+        raise failures[0]
+
+
+def _server(app: FastAPI | Changeover, settings: ServeSettings) -> uvicorn.Server:
     connections = limited_connections(settings)
     config = uvicorn.Config(
         app,
@@ -166,21 +219,9 @@ def serve(served: Served, settings: ServeSettings, *, token: str | None = None) 
         server_header=False,
         timeout_graceful_shutdown=settings.drain_seconds,
     )
-    server = uvicorn.Server(config)
     for name in ("uvicorn.error", "asyncio"):  # else whoever sends nonsense fills the disk
         logging.getLogger(name).addFilter(LogRate())
-    with _listening(settings) as listener:
-        if settings.host not in LOOPBACK and token is None:
-            logger.warning(
-                "warning: listening on %s without a token: whoever reaches this machine can use "
-                "it; give --token",
-                settings.host,
-            )
-        name = f"[{settings.host}]" if ":" in settings.host else settings.host
-        logger.info("http://%s:%d", name, listener.getsockname()[1])
-        server.run(sockets=[listener])
-    if failures:
-        raise failures[0]
+    return uvicorn.Server(config)
 
 
 def _listening(settings: ServeSettings) -> socket.socket:

@@ -108,6 +108,8 @@ class Served:
     """Folder of a classifier -> texts of the user's own for its labelling queue."""
     guidelines: str = ""
     """What annotators are told, as harmless HTML."""
+    generation: int | None = None
+    """Number of the generation of a run that all of this is of."""
     models: dict[str, ServedModel] = field(default_factory=dict)
 
     @property

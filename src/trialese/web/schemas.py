@@ -344,9 +344,15 @@ class ServerState(BaseModel):
 
 
 class ServerVersion(BaseModel):
-    """The version of trialese that answers."""
+    """The version of trialese that answers, and what is served."""
 
     version: str
+    generation: int | None = Field(
+        default=None, description="Of the run that is served; null where single folders are."
+    )
+    models: dict[str, str] = Field(
+        default_factory=dict, description="Digest of each model's files, by its name."
+    )
 
 
 class Failure(BaseModel):

@@ -1,0 +1,127 @@
+"""`refresh`, `rollback` and what goes with them, at the command line."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from trialese.artifacts import write_bytes
+from trialese.collect.collection import collect_snapshot
+from trialese.pipeline import refresh as keeping
+from trialese.recipe import parse_recipe
+from trialese.tasks.finetune import finetune
+from trialese.web.annotations import AnswerLog, Member
+
+Run = Callable[..., tuple[int, str, str]]
+
+RECIPE = """
+name = "run"
+folder = "{folder}"
+[collect.sample]
+studies = 300
+from_date = "2024-10-01"
+[tasks]
+names = ["sex"]
+[tasks.sex]
+run_folds = 1
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A finished run over the sample, with a linear classifier."""
+    recipe = parse_recipe(RECIPE.format(folder=tmp_path))
+    home = tmp_path / "run"
+    snapshot = collect_snapshot(recipe.collect, home / "snapshot")
+    finetune("sex", "tfidf", snapshot=snapshot, settings=recipe.tasks, path=home / "sex" / "tfidf")
+    write_bytes(home / "recipe.json", msgspec.json.encode(recipe))
+    return home
+
+
+def test_months_go_by(home: Path, run: Run) -> None:
+    status, out, _ = run("refresh", home)
+    assert status == 0
+    assert out.count("\n") == 1
+    assert "generation 2 is in use" in out
+    status, out, _ = run("refresh", home, "--json", "--keep", 2)
+    assert status == 0
+    told = json.loads(out)
+    assert (told["outcome"], told["generation"], told["gone"]) == ("promoted", 3, 0)
+    assert told["new"] > 50
+    status, out, _ = run("predict", home, "--changed-since", 2)
+    assert status == 0
+    assert len(out.splitlines()) == told["scored"]
+    assert all(line.startswith("sex\tNCT9") and "->" in line for line in out.splitlines())
+    status, out, _ = run("predict", home, "--changed-since", 2, "--json")
+    first = json.loads(out.splitlines()[0])
+    assert first["now"]["generation"] == 3
+    status, out, _ = run("rollback", home)
+    assert (status, "generation 2 is in use" in out) == (0, True)
+    status, _, err = run("predict", home, "--changed-since", 3)
+    assert (status, "it comes from 1, 2" in err) == (1, True)
+    log = [json.loads(line) for line in (home / "refresh.jsonl").read_text().splitlines()]
+    assert [line["generation"] for line in log] == [2, 3]
+
+
+def test_a_refused_challenger_ends_with_3(
+    home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = keeping.Outcome(
+        run="run", outcome="refused", generation=2, data_timestamp=None, decision="refused",
+        reason="worse",
+    )  # fmt: skip
+    monkeypatch.setattr(keeping, "refresh", lambda *_, **__: refused)
+    status, out, _ = run("refresh", home)
+    assert status == 3
+    assert "refused: worse" in out
+
+
+def test_mistakes_are_one_line(home: Path, run: Run, tmp_path: Path) -> None:
+    for arguments, said in (
+        (("refresh", tmp_path / "none"), "no finished run"),
+        (("refresh", home, "--force", "--never"), "do not go together"),
+        (("refresh", home, "--notify", "http://example.org"), "https"),
+        (("refresh", home, "--labels", tmp_path / "none.sqlite"), "no such file of answers"),
+        (("rollback", home), "no generation yet"),
+        (("predict", home, "--changed-since", 1), "no generation yet"),
+        (("predict", home), "give texts"),
+    ):
+        status, _, err = run(*arguments)
+        assert status in {1, 2}
+        assert said in err
+        assert err.count("\n") == 1
+
+
+def test_a_failure_is_told_too(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[dict[str, object]] = []
+    monkeypatch.setattr(keeping, "notify", lambda _, payload: heard.append(payload))
+    (home / "snapshot" / "trials.parquet").unlink()
+    status, _, err = run("refresh", home, "--notify", "http://127.0.0.1:9/hook")
+    assert status == 1
+    assert "trials.parquet" in err
+    assert heard[0]["outcome"] == "failed"
+
+
+def test_answers_of_annotators_are_handed_over(
+    home: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = AnswerLog(tmp_path / "answers.sqlite")
+    log.record("sex", "ann", [Member("NCT1", "Women with breast cancer")], ["Female"])
+    log.close()
+    found: list[str] = []
+    real = keeping.refresh
+
+    def spy(*given: object, answers: dict[str, Path], **more: object) -> object:
+        found.extend(path.read_text() for path in answers.values())
+        return real(*given, answers=answers, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(keeping, "refresh", spy)
+    assert run("refresh", home, "--labels", tmp_path / "answers.sqlite")[0] == 0
+    assert found == ["id\ttext\tlabels\nNCT1\tWomen with breast cancer\tFemale\n"]
+    with sqlite3.connect(tmp_path / "answers.sqlite") as base:
+        assert base.execute("SELECT count(*) FROM events").fetchone() == (1,)

@@ -1,0 +1,197 @@
+"""A server over a run goes from one generation to the next without a restart or a mixed answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from trialese.artifacts import write_artifact
+from trialese.generations import (
+    KIND,
+    Generation,
+    generation_folder,
+    link_tree,
+    open_generation,
+    promote,
+    roll_back,
+)
+from trialese.records import Snapshot
+from trialese.settings import ServeSettings
+from trialese.tasks.classifier import Classifier
+from trialese.tasks.predict import load_scorer
+from trialese.web.app import create_app
+from trialese.web.changeover import Changeover
+from trialese.web.jobs import JobStore
+from trialese.web.models import Served, open_served
+
+TEXTS = ["slow accrual", "funding"]
+
+
+def make(run: Path, number: int, classifier: Path, snapshot: Snapshot) -> Generation:
+    with write_artifact(generation_folder(run, number), kind=KIND) as draft:
+        link_tree(classifier, draft.folder / "classifiers" / "reasons")
+        link_tree(snapshot.path, draft.folder / "snapshot")
+        draft.notes |= {"tasks": {"reasons": {}}, "lineage": list(range(1, number + 1))}
+    return open_generation(run, number)
+
+
+@pytest.fixture(scope="module")
+def classifiers(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    made = Classifier.from_pretrained(classifier)
+    weights: Any = made.model
+    weights.classifier.bias.data.add_(1.0)
+    other = tmp_path_factory.mktemp("other") / "toy"
+    made.save_pretrained(other)
+    return classifier, other
+
+
+def open_found(found: Generation, **more: Any) -> Served:
+    folders = list(found.classifiers.values())
+    return replace(open_served(folders, snapshot=found.snapshot, **more), generation=found.number)
+
+
+@pytest.fixture
+def client(
+    classifiers: tuple[Path, Path], snapshot: Snapshot, tmp_path: Path
+) -> Iterator[TestClient]:
+    run, jobs = tmp_path / "run", tmp_path / "jobs"
+    run.mkdir()
+    for number, folder in enumerate(classifiers, start=1):
+        promote(run, make(run, number, folder, snapshot))
+    roll_back(run)
+    store = JobStore(jobs)
+    app = Changeover(
+        run,
+        partial(open_found, jobs=jobs),
+        partial(create_app, settings=ServeSettings(), store=store),
+        drain_seconds=10,
+        poll_seconds=0.05,
+    )
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        wait_for(client, 1)
+        yield client
+    store.close()
+
+
+def wait_for(client: TestClient, generation: int) -> dict[str, Any]:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        version: dict[str, Any] = client.get("/version").json()
+        if version["generation"] == generation and version["models"]:
+            return version
+        time.sleep(0.02)
+    raise AssertionError(f"generation {generation} never answered")
+
+
+def expected(classifiers: tuple[Path, Path]) -> dict[str, list[float]]:
+    """Digest -> scores of the first label."""
+    found = {}
+    for folder in classifiers:
+        scorer = load_scorer(folder)
+        found[scorer.digest] = [round(float(row[0]), 6) for row in scorer.predict_proba(TEXTS)]
+    return found
+
+
+def test_no_answer_is_mixed_and_none_fails(
+    client: TestClient, classifiers: tuple[Path, Path], tmp_path: Path
+) -> None:
+    known = expected(classifiers)
+    stop = threading.Event()
+    answers: list[tuple[int, dict[str, Any]]] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            answer = client.post("/v1/predict", json={"texts": TEXTS})
+            answers.append((answer.status_code, answer.json()))
+
+    askers = [threading.Thread(target=ask) for _ in range(3)]
+    for each in askers:
+        each.start()
+    run = tmp_path / "run"
+    for number in (2, 1, 2):
+        promote(run, open_generation(run, number))
+        wait_for(client, number)
+    stop.set()
+    for each in askers:
+        each.join()
+    assert {status for status, _ in answers} == {200}
+    seen = set()
+    for _, answer in answers:
+        digest = answer["digest"]
+        seen.add(digest)
+        scores = [row["scores"]["Enrollment"] for row in answer["predictions"]]
+        assert scores == pytest.approx(known[digest], abs=2e-6)
+    assert seen == set(known)
+
+
+def test_what_is_under_way_finishes_on_the_one_before(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = wait_for(client, 1)["models"]["reasons"]
+    begun, go_on = threading.Event(), threading.Event()
+    real = Classifier.predict_proba
+
+    def slow(self: Classifier, texts: Any, **more: Any) -> Any:
+        if "slow one" in texts:
+            begun.set()
+            go_on.wait(30)
+        return real(self, texts, **more)
+
+    monkeypatch.setattr(Classifier, "predict_proba", slow)
+    found: list[Any] = []
+    asked = threading.Thread(
+        target=lambda: found.append(client.post("/v1/predict", json={"texts": ["slow one"]}))
+    )
+    asked.start()
+    assert begun.wait(30)
+    run = tmp_path / "run"
+    promote(run, open_generation(run, 2))
+    after = wait_for(client, 2)["models"]["reasons"]
+    assert after != before
+    assert not found
+    now = client.post("/v1/predict", json={"texts": TEXTS})
+    assert now.json()["digest"] == after
+    go_on.set()
+    asked.join()
+    assert found[0].status_code == 200
+    assert found[0].json()["digest"] == before
+
+
+def test_a_generation_that_cannot_be_served_leaves_the_one_before(
+    client: TestClient, snapshot: Snapshot, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    with write_artifact(tmp_path / "empty", kind="classifier") as draft:
+        (draft.folder / "nothing").write_text("")
+    promote(run, make(run, 3, tmp_path / "empty", snapshot))
+    until = time.monotonic() + 30
+    while "goes on answering" not in caplog.text and time.monotonic() < until:
+        time.sleep(0.02)
+    assert caplog.text.count("goes on answering") == 1
+    assert client.post("/v1/predict", json={"texts": TEXTS}).status_code == 200
+    assert wait_for(client, 1)
+    promote(run, open_generation(run, 2))
+    assert wait_for(client, 2)
+
+
+def test_jobs_are_taken_before_and_after(client: TestClient, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    promote(run, open_generation(run, 2))
+    digest = wait_for(client, 2)["models"]["reasons"]
+    sent = client.post("/v1/jobs", files={"file": ("a.csv", b"text\nslow accrual\n", "text/csv")})
+    assert sent.status_code in {200, 201, 202}, sent.text
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        job = client.get(f"/v1/jobs/{sent.json()['id']}").json()
+        if job["state"] in {"done", "failed"}:
+            break
+        time.sleep(0.1)
+    assert (job["state"], job["digest"]) == ("done", digest)
