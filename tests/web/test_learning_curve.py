@@ -56,11 +56,11 @@ def test_too_few_texts_are_said_to_be_too_few() -> None:
 def test_what_can_be_learnt_is_forecast_to_be_and_the_truth_is_in_the_interval() -> None:
     curve = fit_curve(TASK, settled(80), resamples=20)
     assert curve.state == "ready" and len(curve.points) == 5
-    assert [point.texts for point in curve.points[-2:]] == [80, 180]
+    assert [point.texts for point in curve.points[-2:]] == [80, 160]
     assert curve.gain is not None and curve.low is not None and curve.high is not None
     assert curve.low <= curve.gain <= curve.high and curve.gain > 0
     assert curve.points[0].f1 < curve.points[2].f1
-    later = fit_curve(TASK, settled(180), resamples=20)
+    later = fit_curve(TASK, settled(160), resamples=20)
     assert curve.points[-1].low - 0.03 <= later.points[-2].f1 <= curve.points[-1].high + 0.03
 
 
@@ -76,8 +76,10 @@ def test_an_hour_is_as_many_answers_as_people_give_in_one() -> None:
     assert answers_per_hour(lunch) == pytest.approx(120)
     assert answers_per_hour({"ann": {str(n): event(30.0 * n, n) for n in range(5)}}) is None
     assert answers_per_hour({"ann": {str(n): event(0.0, n) for n in range(50)}}) is None
-    curve = fit_curve(TASK, settled(80), per_hour=120.0, resamples=5)
-    assert curve.more == 120 and "Another hour (about 120 answers" in curve.message
+    curve = fit_curve(TASK, settled(80), per_hour=60.0, resamples=5)
+    assert curve.more == 60 and "Another hour (about 60 answers" in curve.message
+    curve = fit_curve(TASK, settled(80), per_hour=240.0, resamples=5)  # no further than twice
+    assert curve.more == 80 and "80 more answers (about 20 minutes" in curve.message
 
 
 def test_the_same_labels_give_the_same_curve() -> None:

@@ -3,7 +3,7 @@
 A cheap stand-in for the classifier (TF-IDF of pieces of words, one logistic regression a label) is
 fitted on growing parts of the labelled texts and scored on others, in many bootstrap resamples. In
 each, the error is taken to fall as a power of the number of texts (Hestness et al. 2017), and the
-fall is carried on to more texts; the spread over resamples is the interval.
+fall is carried on to more texts, twice as many at most; the spread over resamples is the interval.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class LearningCurve:
     per_hour: float | None
     """Answers an hour at the annotators' own pace; None: too few to tell."""
     more: int
-    """Further answers that `gain` speaks of: those of an hour, or 100 where the pace is unknown."""
+    """Further answers that `gain` speaks of: those of an hour (100 where the pace is unknown), but
+    never more than there are."""
     points: tuple[CurvePoint, ...] = ()
     """Measured; then one that is forecast, for `more` further texts."""
     gain: float | None = None
@@ -108,6 +109,7 @@ def fit_curve(
     on both sides.
     """
     more = max(1, round(per_hour)) if per_hour else _ANSWERS_WITHOUT_PACE
+    more = min(more, max(1, len(settled)))
     lacking = _lacking(task, settled)
     if lacking:
         return LearningCurve(
@@ -197,9 +199,12 @@ def _carried_on(
     gains = forecast(texts + more) - forecast(texts)
     low, gain, high = np.percentile(gains, [2.5, 50, 97.5])
     points += [_point(texts, forecast(texts)), _point(texts + more, forecast(texts + more))]
-    what = f"about {more} answers at the pace so far" if per_hour else f"{more} answers"
-    told = f"{'Another hour' if per_hour else 'More'} ({what}) would bring about "
-    message = f"{told}{gain:+.3f} micro-F1 [{low:+.3f}, {high:+.3f}]."
+    told = f"{more:,} more answers"
+    if per_hour and more < per_hour:  # carried on no further than that
+        told += f" (about {60 * more / per_hour:.0f} minutes at the pace so far)"
+    elif per_hour:
+        told = f"Another hour (about {more:,} answers at the pace so far)"
+    message = f"{told} would bring about {gain:+.3f} micro-F1 [{low:+.3f}, {high:+.3f}]."
     if low <= 0:
         message += " It may bring nothing."
     return LearningCurve(

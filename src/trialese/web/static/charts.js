@@ -19,7 +19,7 @@ export function probabilityBars(scores, given, cuts, chosen, onchoose) {
       el("span.name", {}, labelName(label)),
       el("span.track", { "aria-hidden": "true", style: { "--share": `${100 * scores[label]}%` } }, el("i"), cut === null ? null : el("b", { style: { "--cut": `${100 * cut}%` } })),
       el("span.number", {}, scores[label].toFixed(2)),
-      el("span.hidden", {}, `${facts}. Show the words behind it.`));
+      el("span.hidden", {}, `${facts}. Show the words that carried it.`));
     const item = el("li", { hidden: place >= FIRST && !hit }, button);
     item.classList.toggle("given", hit);
     item.classList.toggle("chosen", label === chosen);

@@ -58,6 +58,7 @@ async function begin() {
     fail("label-error");
     $("who").hidden = true;
     $("labelling").hidden = reviewing;
+    (reviewing ? $("label") : $("acts").parentElement).append($("guidelines"), $("definitions"));
     if (reviewing) {
       await openReview(state, annotator, () => turnTo(false));
       return;

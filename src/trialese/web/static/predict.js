@@ -96,7 +96,7 @@ async function show(text, { trial, from, quiet = false, example = false } = {}) 
     const best = Object.keys(scores).reduce((a, b) => (scores[b] > scores[a] ? b : a));
     draw(told, text, labels, scores, labels.includes(best) ? best : labels[0] || best, trial, from, !example);
     if (example) $("answer").prepend(el("p.soft", { id: "example" }, "An example, so that you see what comes back. Give a text of your own, a trial’s number or a file."));
-    else say(labels.length ? `Predicted: ${labels.join(", ")}` : `No label predicted; nearest is ${best}`);
+    else say(labels.length ? `Predicted: ${labels.join(", ")}` : `No label predicted; the likeliest is ${best}`);
     nearest(mine, model, text);
   } catch (error) {
     if (mine !== turn) return;
@@ -125,12 +125,12 @@ function draw(told, text, labels, scores, chosen, trial, from, scroll) {
     el("h2", {}, labels.length > 1 ? "Predicted labels" : "Predicted label"),
     chips(labels),
     el("p.soft", { id: "by" }, `Predicted by ${told.model}`, told.digest ? [" (", el("code", {}, told.digest.slice(0, 12)), ")"] : "", "; no person has looked at it."),
-    el("h3", { id: "behind" }, "The words behind it"),
+    el("h3", { id: "behind" }, "Words that carried the label"),
     words,
     el("h3", {}, "Probabilities"),
-    el("p.soft", {}, `Choose a label to see the words behind it.${cuts}`),
+    el("p.soft", {}, `Choose a label to see the words that carried it.${cuts}`),
     bars,
-    el("h3", {}, "Nearest labelled texts"),
+    el("h3", {}, "Most similar labelled texts"),
     el("div", { id: "nearest", "aria-live": "polite" }, el("p.soft", {}, "Looking …")),
   );
   choose(chosen);
@@ -167,7 +167,7 @@ async function nearest(mine, model, text) {
       el("div.line", {}, el("span.tag", {}, "labelled"), chips(example.labels, { human: true, small: true }),
         el("span.soft", {}, `${example.source}, ${example.id} · similarity ${similarity.toFixed(2)}`)))))];
     if (!told.neighbours.length) parts = [el("p.soft", {}, told.missing || "No labelled text shares anything with this one.")];
-    else parts.push(el("p.soft", {}, "Labels by people or by the registry, whichever split the text was in. Near means that pieces of words are shared (TF-IDF), not that the model thinks so."));
+    else parts.push(el("p.soft", {}, "Labels by people or by the registry, whichever split the text was in. Similarity is the cosine of TF-IDF over pieces of words, not what the model makes of them."));
   } catch (error) {
     parts = [el("p.soft", {}, error.message)];
   }

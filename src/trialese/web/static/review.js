@@ -41,7 +41,7 @@ function dispute({ key, id, text, texts, answers, decision }) {
   return el("li", { "data-key": key }, el("p.meta", {}, facts.map((fact) => el("span", {}, fact))), reading(text, [], { "aria-label": `Text ${id}` }),
     el("ul.answers", {}, Object.entries(answers).map(([name, labels]) => el("li", {},
       el("span.who", {}, name), chips(labels, { human: true, small: true }),
-      el("button", { type: "button", "aria-label": `Decide for ${name}’s labels`, onclick: () => decide(key, labels) }, "Decide for this")))),
+      el("button", { type: "button", "aria-label": `Take these labels, ${name}’s`, onclick: () => decide(key, labels) }, "Take these labels")))),
     others,
     decision && el("p.decided", {}, el("span.tag", {}, "decided"), chips(decision.labels, { human: true, small: true }),
       el("span.soft", {}, `by ${decision.decided_by}, ${decision.at.slice(0, 10)}`),
@@ -62,7 +62,7 @@ function choice(key, given) {
     });
     return button;
   }));
-  const decides = el("button.main", { type: "button", onclick: () => (given.size || state.model.kind === "multilabel") && decide(key, [...given]) }, "Decide for these");
+  const decides = el("button.main", { type: "button", onclick: () => (given.size || state.model.kind === "multilabel") && decide(key, [...given]) }, "Decide");
   return [group, el("div.row", {}, decides, state.model.kind === "multilabel" ? el("span.soft", {}, "None chosen: no label fits.") : null)];
 }
 
