@@ -33,6 +33,7 @@ from trialese.settings import BackboneSettings
 
 __all__ = [
     "BackboneFiles",
+    "cache_home",
     "check_folder",
     "check_masked_lm",
     "is_hub_id",
@@ -258,7 +259,7 @@ def _installed_mpnet() -> tuple[Path, str]:
         version = package.version
         found = [file for file in package.files or () if re.search(r"\.zip\.\d{3}$", file.name)]
         parts += [Path(str(package.locate_file(file))) for file in found]
-    home = _cache_home() / f"mpnet-{MPNET_SHA256[:12]}"
+    home = cache_home() / f"mpnet-{MPNET_SHA256[:12]}"
     if (home / "config.json").is_file():
         return home, version
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -302,7 +303,7 @@ def _altered_mpnet(what: str) -> ArtifactError:
     )
 
 
-def _cache_home() -> Path:
+def cache_home() -> Path:
     """The folder for what can be made again, by the user's own setting."""
     for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
         if os.environ.get(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ import typer
 
 from trialese.cli.terminal import (
     MASKED_LM,
+    DryRunOption,
     ForceOption,
     JsonOption,
     ModelSizeOption,
@@ -19,6 +21,7 @@ from trialese.cli.terminal import (
     RecipeOption,
     SetOption,
     print_json,
+    print_plan,
     read_recipe,
     tree_lines,
     watch,
@@ -135,6 +138,7 @@ def staleness(
     ] = None,
     sample: Annotated[int, typer.Option(help="Trials read of each quarter.")] = 40,
     pll_sample: Annotated[int, typer.Option(help="Of these, for pseudo-perplexity.")] = 6,
+    dry_run: DryRunOption = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for staleness.html and .json.")
     ] = None,
@@ -147,10 +151,12 @@ def staleness(
     from trialese.corpus.store import open_corpus
     from trialese.hub import locate_model
     from trialese.pretrain.staleness import (
+        PLL_TOKENS,
         find_reference,
         load_reader,
         load_reference,
         measure_staleness,
+        quarter_of,
         read_training,
     )
     from trialese.pretrain.staleness_page import as_dict, as_table, write_page
@@ -164,15 +170,32 @@ def staleness(
     until = trained_until or newest
     if not until:
         raise typer.BadParameter("say --trained-until DATE, or --corpus with dated trials")
+    beside = str(sibling) if sibling and not reference else ""
+    taken = beside or ("" if reference == "none" else reference)
+    trials = read_trials(open_snapshot(snapshot))
+    if dry_run:
+        from trialese.pipeline.plan import plan_staleness
+
+        quarters = Counter(
+            quarter
+            for trial in trials
+            if trial.nct_id not in trained_on and (quarter := quarter_of(trial.first_posted))
+        )
+        planned = plan_staleness(
+            quarters,
+            [backbone, *filter(None, [taken])],
+            sample=sample,
+            pll_sample=pll_sample,
+            pll_tokens=PLL_TOKENS,
+        )
+        print_plan(planned, as_json=as_json)
+        return
     if out:
         with replacing_anything(force):
             refuse_other(out, None, inputs=[snapshot, *filter(None, (corpus, adapter))])
             for name in ("staleness.html", "staleness.json"):
                 refuse_file(out / name, ours=lambda begins: b"trained" in begins)
-    trials = read_trials(open_snapshot(snapshot))
     model, tokenizer = load_reader(BackboneSettings(name=backbone), adapter)
-    beside = str(sibling) if sibling and not reference else ""
-    taken = beside or ("" if reference == "none" else reference)
     named = f"the {sibling.parent.name} of the same run" if sibling and beside else taken
     other = load_reference(taken, tokenizer) if taken else None
     with watch() as progress:
@@ -436,6 +459,7 @@ def panel(
     out: OutOption,
     trials: Annotated[int, typer.Option(help="At most so many, chosen by hash.")] = 3000,
     max_tokens: Annotated[int, typer.Option(help="Of each text, special ones included.")] = 128,
+    dry_run: DryRunOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -450,6 +474,13 @@ def panel(
         if name in named:
             raise RecordError(f"two models are called {name!r}; write NAME=MODEL for one of them")
         named[name] = folder
+    if dry_run:
+        from trialese.pipeline.plan import plan_panel
+
+        opened = open_snapshot(snapshot)
+        planned = plan_panel(opened, named, most_trials=trials, max_tokens=max_tokens)
+        print_plan(planned, as_json=as_json)
+        return
     with writing(out, "panel", inputs=[snapshot, *named.values()], force=force) as progress:
         make_panel(
             open_snapshot(snapshot),

@@ -9,17 +9,20 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from trialese.cli.look import print_artifact
 from trialese.cli.terminal import (
     MASKED_LM,
+    DryRunOption,
     ForceOption,
     JsonOption,
     OutOption,
     RecipeOption,
     SetOption,
     print_json,
+    print_plan,
     read_recipe,
     writing,
 )
@@ -142,6 +145,7 @@ def pretrain(
         bool,
         typer.Option("--control", help="Also OUT/control: gone on with old text for as long."),
     ] = False,
+    dry_run: DryRunOption = False,
     recipe: RecipeOption = None,
     settings: SetOption = None,
     force: ForceOption = False,
@@ -150,8 +154,6 @@ def pretrain(
     """Corpus -> token blocks, base model and LoRA adapter, in OUT/blocks, base and adapter."""
     from trialese.artifacts import read_manifest
     from trialese.corpus.store import open_corpus
-    from trialese.pretrain.adapt import build_base, tokenise_corpus, train_adapter, train_control
-    from trialese.pretrain.compute import join_workers, only_first
     from trialese.settings import BackboneSettings
 
     tree = read_recipe(recipe, settings)
@@ -159,6 +161,19 @@ def pretrain(
     if continue_from:
         read_manifest(continue_from, kind="adapter")
         backbone = BackboneSettings(name=str(continue_from / "model"))
+    if dry_run:
+        from trialese.pipeline.plan import plan_pretrain
+
+        given = open_corpus(corpus)
+        goes_on = continue_from is not None
+        chosen = msgspec.structs.replace(tree.pretrain, backbone=backbone)
+        tree = msgspec.structs.replace(tree, pretrain=chosen)
+        planned = plan_pretrain(given, tree, continued=goes_on, control=control)
+        print_plan(planned, as_json=as_json)
+        return
+    from trialese.pretrain.adapt import build_base, tokenise_corpus, train_adapter, train_control
+    from trialese.pretrain.compute import join_workers, only_first
+
     read = [corpus, continue_from]
     with (
         writing(out, None, inputs=read, force=force) as progress,
@@ -206,6 +221,7 @@ def finetune(
     protocol: Annotated[
         FitProtocol, typer.Option(help="published: as the prior art did, to measure its inflation.")
     ] = FitProtocol.honest,
+    dry_run: DryRunOption = False,
     recipe: RecipeOption = None,
     settings: SetOption = None,
     force: ForceOption = False,
@@ -231,6 +247,12 @@ def finetune(
     tree = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None})
     section = with_columns(tree.tasks, task, text=column, label=label_column, id_=id_column)
     trials = open_snapshot(snapshot) if snapshot else None
+    if dry_run:
+        from trialese.pipeline.plan import plan_finetune
+
+        tree = msgspec.structs.replace(tree, tasks=section)
+        print_plan(plan_finetune(task, system, tree, model=model, snapshot=trials), as_json=as_json)
+        return
     make = fit
     if protocol is not FitProtocol.honest:
         from trialese.tasks.published import finetune_published as make
@@ -314,9 +336,7 @@ def run(
         Path, typer.Argument(help="TOML file, or the name of a ready one: quickstart.")
     ],
     settings: SetOption = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print stages, tokens, time and memory.")
-    ] = False,
+    dry_run: DryRunOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -325,13 +345,9 @@ def run(
 
     tree = read_recipe(recipe, settings)
     if dry_run:
-        from trialese.pipeline.plan import format_plan, plan_recipe
+        from trialese.pipeline.plan import plan_recipe
 
-        planned = plan_recipe(tree)
-        if as_json:
-            print_json(planned)
-        else:
-            print(format_plan(planned))
+        print_plan(plan_recipe(tree), as_json=as_json)
         return
     with writing(Path(tree.folder) / tree.name, None, force=force) as progress:
         folder = run_recipe(tree, progress=progress, on_stage=_announce)

@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, cast
 
 import msgspec
 import typer
 
 from trialese.progress import Progress, silent
 from trialese.recipe import Recipe, load_recipe, parse_recipe
+
+if TYPE_CHECKING:
+    from trialese.pipeline.plan import PlannedStage
 
 __all__ = [
     "MASKED_LM",
@@ -29,6 +32,7 @@ __all__ = [
     "harmless",
     "harmless_output",
     "print_json",
+    "print_plan",
     "read_recipe",
     "show_progress",
     "tree_lines",
@@ -96,6 +100,16 @@ def harmless_output() -> Iterator[None]:
 def print_json(value: object) -> None:
     """Print a value as one line of JSON."""
     print(msgspec.json.encode(value).decode())
+
+
+def print_plan(planned: list[PlannedStage], *, as_json: bool) -> None:
+    """Print what a command would do and what it would cost."""
+    from trialese.pipeline.plan import format_plan
+
+    if as_json:
+        print_json(planned)
+    else:
+        print(format_plan(planned))
 
 
 @contextmanager
@@ -177,6 +191,9 @@ SetOption = Annotated[
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace whatever stands at OUT, an input or a stranger's.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only print what there is to do, and about how long.")
 ]
 ModelSizeOption = Annotated[
     Literal["small", "large"] | None,

@@ -17,6 +17,7 @@ import typer
 
 from trialese.cli.look import print_artifact
 from trialese.cli.terminal import (
+    DryRunOption,
     ForceOption,
     JsonOption,
     ModelSizeOption,
@@ -24,6 +25,7 @@ from trialese.cli.terminal import (
     RecipeOption,
     SetOption,
     print_json,
+    print_plan,
     read_recipe,
     watch,
     writing,
@@ -90,6 +92,7 @@ def predict(
         typer.Option(help="Cut-offs for a use: f1, or a promise: precision=0.9, recall=0.9."),
     ] = None,
     model_size: ModelSizeOption = None,
+    dry_run: DryRunOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -99,6 +102,7 @@ def predict(
     started by torchrun divide the work.
     """
     from trialese.artifacts import replacing_anything
+    from trialese.collect.files import is_pipe
     from trialese.tasks.formats import AskedColumns, person_line
     from trialese.tasks.predict import exists, predict_inputs, stream_inputs
     from trialese.tasks.scorer import find_classifier
@@ -116,6 +120,15 @@ def predict(
         raise typer.BadParameter("--top and --all-scores go with lines; a file holds all scores")
     if any(columns) and not (len(inputs) == 1 and exists(inputs[0])):
         raise typer.BadParameter("--column and --id-column go with one file, a table")
+    if dry_run:
+        from trialese.pipeline.plan import plan_predict
+        from trialese.tasks.predict import load_scorer
+
+        if not (len(inputs) == 1 and exists(inputs[0])) or is_pipe(Path(inputs[0])):
+            raise typer.BadParameter("--dry-run goes with one file or snapshot")
+        scorer = load_scorer(model, precision=precision)
+        print_plan(plan_predict(scorer, Path(inputs[0]), columns), as_json=as_json)
+        return
     stdin = _stdin_lines() if inputs == ["-"] else None
     if out is not None:
         with replacing_anything(force):

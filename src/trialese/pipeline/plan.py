@@ -1,29 +1,42 @@
 """Costs of a run before it begins: stages, training tokens, seconds and memory.
 
 Exact where an earlier stage is finished, else from the size of the input. No torch is needed: the
-operations follow from a config, and their speed from one short probe."""
+operations follow from a config, and their speed from a calibration of this machine. The commands
+that do one stage alone are planned by the same sums."""
 
 from __future__ import annotations
 
 import math
-import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
-from trialese.artifacts import read_manifest
+from trialese.artifacts import MANIFEST_NAME, read_manifest
 from trialese.errors import ArtifactError, RecordError
 from trialese.hub import locate_backbone
+from trialese.parallel import count_cores
+from trialese.pipeline.calibration import MachineSpeed, machine_speed, scoring_rate
 from trialese.pipeline.stages import Stage, chain_stages, is_finished
 from trialese.recipe import Recipe
-from trialese.settings import LoraSettings, PhaseSettings, PretrainSettings
+from trialese.settings import (
+    BackboneSettings,
+    LoraSettings,
+    PhaseSettings,
+    Precision,
+    PretrainSettings,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trialese.records import Corpus, Snapshot
+    from trialese.tasks.formats import AskedColumns
+    from trialese.tasks.scorer import Scorer
     from trialese.tasks.task import TaskDefinition
 
 __all__ = [
@@ -33,14 +46,18 @@ __all__ = [
     "estimate",
     "flops_per_token",
     "format_plan",
+    "plan_finetune",
+    "plan_panel",
+    "plan_predict",
+    "plan_pretrain",
     "plan_recipe",
+    "plan_staleness",
     "read_shape",
 ]
 
 
 _STEP_EFFICIENCY = 0.75
-"""Share of the probe's rate that a whole fp32 step reached (2 cores, MiniLM, 16 x 128)."""
-_PROBE_SIZE = 1024
+"""Share of the products' rate that a whole step reaches (2 cores, MiniLM, 16 x 128, fp32)."""
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -73,7 +90,7 @@ def estimate(
 ) -> Estimate:
     """Tokens, seconds and peak bytes of one phase over `tokens` training tokens an epoch.
 
-    The rate is that of a short matrix product on this machine's CPU if none is given. A rough
+    The rate is that of matrix products on this machine, measured once, if none is given. A rough
     figure, within a factor of two on a quiet machine; held-out measurements are left out.
     """
     shape = read_shape(settings)
@@ -81,7 +98,7 @@ def estimate(
     steps = phase.steps or max(1, math.ceil(phase.epochs * tokens / per_step))
     seen = steps * per_step
     forward, backward = flops_per_token(shape, settings, block_tokens)
-    rate = gflops_per_second or _probe() * _STEP_EFFICIENCY
+    rate = gflops_per_second or _products_rate(settings.precision) * _STEP_EFFICIENCY
     seconds = seen * (forward + backward) / (rate * 1e9)
     return Estimate(seen, seconds, _peak_bytes(shape, settings, phase, block_tokens))
 
@@ -166,24 +183,25 @@ def _peak_bytes(
     return interpreter + int(4 * (weights + packed + 3 * trained + activations + scores))
 
 
-def _probe() -> float:
-    """GFLOP/s of a square fp32 product: the best of three, a fifth of a second in all."""
-    a = np.ones((_PROBE_SIZE, _PROBE_SIZE), dtype=np.float32)
-    best = math.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - start)
-    return 2 * _PROBE_SIZE**3 / best / 1e9
+def _products_rate(precision: Precision) -> float:
+    """GFLOP/s of matrix products in that precision on this machine."""
+    speed = machine_speed()
+    if precision == "fp32" or speed.bf16_gflops is None:
+        return speed.fp32_gflops
+    return speed.bf16_gflops
 
 
-# Measured on two cores on 2026-11-23 (docs/LOG.md); they only set expectations.
+# Measured on registry records (docs/LOG.md); they only set expectations.
+_TOKENS_A_DOCUMENT = 810
 _CHARACTERS_A_SAMPLE = 1300
 _CHARACTERS_A_RAW_BYTE = 0.22
 _CHARACTERS_A_TOKEN = 4.4
-_RAW_BYTES_A_SECOND = 8e6
-_CHARACTERS_A_SECOND = 1e6
+_PARSED_SHARE = {"xml": 0.08, "other": 0.18}
+"""Of the calibrated rate of parsing, what `collect` as a whole reaches, by kind of record."""
+_PREPARED_SHARE = {"corpus": 0.7, "blocks": 2.0}
+"""Likewise of the rate of preparing documents."""
 _SAMPLED_BYTES = 2**18
+_COUNTED_RECORDS = 20_000
 _RAW_BYTES_A_TRIAL = 16_500
 _STAGE_BYTES = 700_000_000
 _PROBE_SECONDS = 0.006
@@ -219,6 +237,114 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStage]:
     return planned
 
 
+def plan_pretrain(
+    corpus: Corpus, recipe: Recipe, *, continued: bool = False, control: bool = False
+) -> list[PlannedStage]:
+    """What `pretrain` would do with a corpus: blocks, base, adapter, control."""
+    counts = corpus.manifest.counts
+    documents = max(1, counts["documents"])
+    by_split = counts["documents_by_split"]
+    characters = counts["characters"]
+    old, new = (
+        characters * by_split.get(f"{era}-train", 0) / documents / _CHARACTERS_A_TOKEN
+        for era in ("old", "new")
+    )
+    seconds = _text_seconds("blocks", characters, machine_speed())
+    planned = [PlannedStage("blocks", False, seconds=seconds, peak_bytes=_STAGE_BYTES)]
+    trained = [*(() if continued else ("base",)), "adapter", *(("control",) if control else ())]
+    for name in trained:
+        tokens = old if name == "base" else new
+        planned.append(_training_cost(PlannedStage(name, False), recipe, tokens))
+    return planned
+
+
+def plan_finetune(
+    task: str, system: str, recipe: Recipe, *, model: str | None, snapshot: Snapshot | None
+) -> list[PlannedStage]:
+    """What `finetune` would do: the fits of all folds and seeds, and the one for use.
+
+    Of baselines nothing is known but that they are fitted in seconds to a few minutes.
+    """
+    from trialese.tasks.folds import define_task
+
+    define_task(task, recipe.tasks)
+    plan = PlannedStage(f"{task}/{system}", False)
+    raw_bytes = None
+    if snapshot is not None:
+        raw_bytes = snapshot.manifest.counts["trials"] * _RAW_BYTES_A_TRIAL
+    if model is not None:
+        backbone = BackboneSettings(name=model)
+        pretrain = msgspec.structs.replace(recipe.pretrain, backbone=backbone)
+        recipe = msgspec.structs.replace(recipe, pretrain=pretrain)
+        plan = _fitting_cost(plan, recipe, raw_bytes)
+    return [plan]
+
+
+def plan_panel(
+    snapshot: Snapshot, models: Mapping[str, Path], *, most_trials: int, max_tokens: int
+) -> list[PlannedStage]:
+    """What `panel` would do: every trial through every encoder once, and the probes."""
+    shapes = [
+        read_shape(PretrainSettings(backbone=BackboneSettings(name=str(folder))))
+        for folder in models.values()
+    ]
+    trials = float(min(most_trials, snapshot.manifest.counts["trials"]))
+    return [_probing_cost(PlannedStage("panel", False), shapes, trials, max_tokens, 5)]
+
+
+def plan_staleness(
+    quarters: Mapping[str, int],
+    models: Sequence[str],
+    *,
+    sample: int,
+    pll_sample: int,
+    pll_tokens: int,
+) -> list[PlannedStage]:
+    """What `staleness` would do, with the trials of each quarter that may be read.
+
+    Each model reads the whole documents; the first one also reads the beginning of some of them
+    once for each of their tokens (pseudo-perplexity).
+    """
+    trials = sum(min(sample, count) for count in quarters.values())
+    slow = sum(min(pll_sample, count) for count in quarters.values())
+    planned = []
+    for place, name in enumerate(models):
+        shape = read_shape(PretrainSettings(backbone=BackboneSettings(name=name)))
+        seconds = _reading_seconds(shape, trials * _TOKENS_A_DOCUMENT, 512)
+        if place == 0:
+            seconds += _reading_seconds(shape, slow * pll_tokens**2, pll_tokens)
+        planned.append(
+            PlannedStage(f"read by {name}", False, seconds=seconds, peak_bytes=_STAGE_BYTES)
+        )
+    return planned
+
+
+def plan_predict(
+    scorer: Scorer, source: Path, columns: AskedColumns | None = None
+) -> list[PlannedStage]:
+    """What `predict` would do with a file or snapshot: its own speed on the first texts, measured.
+
+    Raises:
+        RecordError: an input that cannot be understood, or that holds no text for the task.
+    """
+    from trialese.tasks.formats import KNOWN_COLUMNS, read_records, texts_of
+
+    left_out: dict[str, int] = {}
+    records = list(islice(read_records(source, columns or KNOWN_COLUMNS), _COUNTED_RECORDS))
+    texts = [each.text for each in texts_of(records, 1, scorer.preprocessing, left_out)]
+    if not texts:
+        raise RecordError(f"{source}: holds no text for {scorer.task.name} ({left_out})")
+    whole = 1.0
+    if len(records) == _COUNTED_RECORDS:  # there are more: by the size of the input
+        if (source / MANIFEST_NAME).is_file():
+            whole = read_manifest(source).counts["trials"] / len(records)
+        elif source.is_file():
+            whole = max(1.0, _rows_of(source)[0] / len(records))
+    characters = whole * sum(map(len, texts))
+    seconds = characters / scoring_rate(scorer, texts)
+    return [PlannedStage(f"{round(whole * len(texts)):,} texts", False, seconds=seconds)]
+
+
 def format_plan(planned: list[PlannedStage]) -> str:
     """The plan as a table for the terminal, with the total of what is left to do."""
     return "\n".join(_rows(planned))
@@ -235,13 +361,17 @@ def _rows(planned: list[PlannedStage]) -> Iterator[str]:
     left = [stage for stage in planned if not stage.finished]
     seconds = sum(stage.seconds or 0.0 for stage in left)
     unknown = sum(stage.seconds is None for stage in left)
-    yield f"{len(left)} of {len(planned)} stages to do, about {_duration(seconds)}" + (
-        f" and what {unknown} more take" if unknown else ""
-    )
+    told = f"about {_duration(seconds)}" if unknown < len(left) or not left else ""
+    more = f"{unknown} of unknown length" if unknown else ""
+    yield f"{len(left)} of {len(planned)} stages to do, {', and '.join(filter(None, (told, more)))}"
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    if 0 < seconds < 1:
+        return "< 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _raw_bytes(recipe: Recipe) -> float | None:
@@ -288,15 +418,35 @@ def _cost(
     if plan.name in {"base", "adapter", "control"}:  # the control takes as many steps
         return _training_cost(plan, recipe, old_tokens if plan.name == "base" else new_tokens)
     if plan.name in {"snapshot", "corpus", "blocks"} and raw_bytes is not None:
-        seconds = raw_bytes / _RAW_BYTES_A_SECOND
-        if plan.name != "snapshot":
-            seconds = raw_bytes * _CHARACTERS_A_RAW_BYTE / _CHARACTERS_A_SECOND
+        speed = machine_speed()
+        if plan.name == "snapshot":
+            kind = "xml" if _holds_xml(recipe) else "other"
+            seconds = raw_bytes / (speed.parsed_bytes * _PARSED_SHARE[kind] * count_cores())
+        else:
+            seconds = _text_seconds(plan.name, raw_bytes * _CHARACTERS_A_RAW_BYTE, speed)
         return replace(plan, seconds=seconds, peak_bytes=_STAGE_BYTES)
     if plan.name == "panel":
         return _panel_cost(plan, recipe, raw_bytes)
     if plan.name.endswith(("/base", "/adapted", "/control")):
         return _fitting_cost(plan, recipe, raw_bytes)
     return plan
+
+
+def _text_seconds(stage: str, characters: float, speed: MachineSpeed) -> float:
+    """Of corpus or blocks, which all cores share."""
+    return characters / (speed.prepared_characters * _PREPARED_SHARE[stage] * count_cores())
+
+
+def _holds_xml(recipe: Recipe) -> bool:
+    """Whether most of the files are legacy XML, which is slower to read."""
+    xml = 0
+    for path in map(Path, recipe.collect.paths):
+        names = [path.name]
+        if path.is_file() and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()[:1]
+        xml += any(name.lower().endswith(".xml") for name in names)
+    return 2 * xml > len(recipe.collect.paths)
 
 
 def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -> PlannedStage:
@@ -341,16 +491,24 @@ def _panel_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -> 
         trials = float(recipe.panel.trials)
     else:
         trials = min(recipe.panel.trials, _trials(recipe, raw_bytes))
-    shape, encoders = read_shape(recipe.pretrain), 2 + recipe.pretrain.control
-    hidden, tokens = shape.hidden_size, recipe.panel.max_tokens
-    a_token = 8 * hidden**2 + 4 * hidden * shape.intermediate_size + 4 * tokens * hidden
-    operations = encoders * trials * tokens * shape.num_hidden_layers * a_token
-    seconds = operations / (_probe() * _STEP_EFFICIENCY * 1e9)
-    return replace(
-        plan,
-        seconds=seconds + trials * recipe.panel.folds * _PROBE_SECONDS,
-        peak_bytes=_STAGE_BYTES,
-    )
+    shapes = [read_shape(recipe.pretrain)] * (2 + recipe.pretrain.control)
+    return _probing_cost(plan, shapes, trials, recipe.panel.max_tokens, recipe.panel.folds)
+
+
+def _probing_cost(
+    plan: PlannedStage, shapes: Sequence[Shape], trials: float, tokens: int, folds: int
+) -> PlannedStage:
+    seconds = sum(_reading_seconds(shape, trials * tokens, tokens) for shape in shapes)
+    return replace(plan, seconds=seconds + trials * folds * _PROBE_SECONDS, peak_bytes=_STAGE_BYTES)
+
+
+def _reading_seconds(shape: Shape, tokens: float, width: int) -> float:
+    """Of tokens that go once through an encoder in fp32, in rows of so many."""
+    hidden = shape.hidden_size
+    a_token = hidden * (8 * hidden + 2 * shape.inner_products * shape.intermediate_size)
+    a_token += 4 * width * hidden
+    operations = tokens * shape.num_hidden_layers * a_token
+    return operations / (_products_rate("fp32") * _STEP_EFFICIENCY * 1e9)
 
 
 def _trials(recipe: Recipe, raw_bytes: float) -> float:

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ __all__ = [
     "note_interrupts",
     "only_first",
     "own_share",
+    "product_rates",
     "rank",
     "sum_gradients",
     "sum_of",
@@ -108,6 +110,42 @@ def computes_in_bf16(precision: Precision, device: str) -> bool:
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 in hardware (AVX-512 BF16 or AMX)."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def product_rates(seconds: float = 0.15) -> tuple[float, float | None]:
+    """GFLOP/s of a layer's products in fp32 and in bf16, None where the chip has none, measured.
+
+    On a CPU one thread is timed, by its own processor time, and counted once for each thread.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fp32 = _product_rate(device, torch.float32, seconds)
+    bf16 = (
+        _product_rate(device, torch.bfloat16, seconds) if computes_in_bf16("auto", device) else None
+    )
+    return fp32, bf16
+
+
+def _product_rate(device: str, dtype: torch.dtype, seconds: float) -> float:
+    rows, inner, outer = 1024, 768, 768
+    one = torch.ones(rows, inner, dtype=dtype, device=device)
+    weight = torch.ones(outer, inner, dtype=dtype, device=device)
+    threads = torch.get_num_threads()
+    clock = time.perf_counter if device == "cuda" else time.thread_time
+    best, spent, runs = float("inf"), 0.0, 0
+    try:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            while spent < seconds or runs < 5:
+                begun = clock()
+                torch.nn.functional.linear(one, weight)
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                took = clock() - begun
+                best, spent, runs = min(best, took), spent + took, runs + 1
+    finally:
+        torch.set_num_threads(threads)
+    rate = 2 * rows * inner * outer / max(best, 1e-9) / 1e9
+    return rate if device == "cuda" else rate * threads
 
 
 @contextmanager
