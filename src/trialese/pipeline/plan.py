@@ -313,8 +313,9 @@ def plan_staleness(
         seconds = _reading_seconds(shape, trials * _TOKENS_A_DOCUMENT, 512)
         if place == 0:
             seconds += _reading_seconds(shape, slow * pll_tokens**2, pll_tokens)
+        reader = "reference" if place else "model"
         planned.append(
-            PlannedStage(f"read by {name}", False, seconds=seconds, peak_bytes=_STAGE_BYTES)
+            PlannedStage(f"read by the {reader}", False, seconds=seconds, peak_bytes=_STAGE_BYTES)
         )
     return planned
 
