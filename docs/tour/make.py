@@ -128,10 +128,14 @@ def begin(driver: Any, _: str) -> None:
     """Begin to label, and give the likeliest label without keeping the answer."""
     driver.find_element(By.ID, "annotator").send_keys("ann", Keys.ENTER)
     until(driver, "return document.getElementById('card-text')")
-    driver.execute_script(
-        "return fetch('/v1/queue?annotator=ann&most=1').then(r => r.json()).then(({items: [one]}) =>"
-        " { const best = Object.keys(one.scores).reduce((a, b) => one.scores[a] < one.scores[b] ? b"
-        ' : a); document.querySelector(`#keys [data-label="${best}"]`).click(); })'
+    driver.execute_async_script(
+        """const done = arguments[0];
+        fetch("/v1/queue?annotator=ann&most=1").then((answer) => answer.json()).then((told) => {
+          const {scores} = told.items[0];
+          const best = Object.keys(scores).reduce((a, b) => (scores[a] < scores[b] ? b : a));
+          document.querySelector(`#keys [data-label="${best}"]`).click();
+          done();
+        });"""
     )
     time.sleep(0.5)
 

@@ -33,7 +33,8 @@ LONG = [
     ["finetune", "sex", "--model", "{home}/adapter/model", "--snapshot", "{home}/snapshot",
      "-r", "{recipe}", "-o", "x"],
     ["panel", "{home}/snapshot", "{home}/base", "-o", "x"],
-    ["staleness", "{home}/snapshot", "--model", "{home}/base/model", "--trained-until", "2021-12-31"],
+    ["staleness", "{home}/snapshot", "--model", "{home}/base/model",
+     "--trained-until", "2021-12-31"],
     ["predict", "{home}/stop-reasons/tfidf", "{home}/snapshot", "-o", "x"],
     ["predict", "{home}/stop-reasons/adapted", "{table}", "--format", "csv"],
 ]  # fmt: skip
