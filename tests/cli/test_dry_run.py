@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from trialese.cli.main import app
-from trialese.pipeline import calibration
-from trialese.pipeline.calibration import MachineSpeed
+from trialese.pipeline import machine
+from trialese.pipeline.machine import MachineSpeed
 from trialese.recipe import Recipe
 
 Run = Callable[..., tuple[int, str, str]]
@@ -22,7 +22,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     speed = MachineSpeed(
         fp32_gflops=100.0, bf16_gflops=None, parsed_bytes=2e8, prepared_characters=3e6
     )
-    monkeypatch.setattr(calibration, "calibrate", lambda: speed)
+    monkeypatch.setattr(machine, "calibrate", lambda: speed)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

@@ -20,7 +20,7 @@ from trialese.artifacts import MANIFEST_NAME, read_manifest
 from trialese.errors import ArtifactError, RecordError
 from trialese.hub import locate_backbone
 from trialese.parallel import count_cores
-from trialese.pipeline.calibration import MachineSpeed, machine_speed, scoring_rate
+from trialese.pipeline.machine import MachineSpeed, machine_speed, scoring_rate
 from trialese.pipeline.stages import Stage, chain_stages, is_finished
 from trialese.recipe import Recipe
 from trialese.settings import (

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from trialese.pipeline import calibration
-from trialese.pipeline.calibration import MachineSpeed, calibrate, machine_speed
+from trialese.pipeline import machine
+from trialese.pipeline.machine import MachineSpeed, calibrate, machine_speed
 
 SPEED = MachineSpeed(fp32_gflops=100.0, bf16_gflops=None, parsed_bytes=2e8, prepared_characters=3e6)
 
@@ -38,12 +38,12 @@ def test_the_speed_is_measured_once_for_a_chip_and_a_version(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = []
-    monkeypatch.setattr(calibration, "calibrate", lambda: measured.append(1) or SPEED)
+    monkeypatch.setattr(machine, "calibrate", lambda: measured.append(1) or SPEED)
     assert machine_speed() == machine_speed() == SPEED
     assert len(measured) == 1
     (key,) = json.loads((cache / "speed.json").read_text())
     assert "trialese 0." in key and "cores" in key
-    monkeypatch.setattr(calibration, "__version__", "99.0")
+    monkeypatch.setattr(machine, "__version__", "99.0")
     machine_speed()
     assert len(measured) == 2 and len(json.loads((cache / "speed.json").read_text())) == 2
 
@@ -52,7 +52,7 @@ def test_the_speed_is_measured_once_for_a_chip_and_a_version(
 def test_a_damaged_or_unwritable_cache_only_costs_time(
     cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    monkeypatch.setattr(calibration, "calibrate", lambda: SPEED)
+    monkeypatch.setattr(machine, "calibrate", lambda: SPEED)
     cache.mkdir(parents=True)
     (cache / "speed.json").write_text(damage)
     assert machine_speed() == SPEED
