@@ -102,7 +102,6 @@ def predict(
     started by torchrun divide the work.
     """
     from trialese.artifacts import replacing_anything
-    from trialese.collect.files import is_pipe
     from trialese.tasks.formats import AskedColumns, person_line
     from trialese.tasks.predict import exists, predict_inputs, stream_inputs
     from trialese.tasks.scorer import find_classifier
@@ -121,13 +120,7 @@ def predict(
     if any(columns) and not (len(inputs) == 1 and exists(inputs[0])):
         raise typer.BadParameter("--column and --id-column go with one file, a table")
     if dry_run:
-        from trialese.pipeline.plan import plan_predict
-        from trialese.tasks.predict import load_scorer
-
-        if not (len(inputs) == 1 and exists(inputs[0])) or is_pipe(Path(inputs[0])):
-            raise typer.BadParameter("--dry-run goes with one file or snapshot")
-        scorer = load_scorer(model, precision=precision)
-        print_plan(plan_predict(scorer, Path(inputs[0]), columns), as_json=as_json)
+        _plan_predict(model, inputs, precision, columns, as_json=as_json)
         return
     stdin = _stdin_lines() if inputs == ["-"] else None
     if out is not None:
@@ -138,7 +131,7 @@ def predict(
         return
     with _pipes_as_files(inputs) as given:
         if format_name is not None:
-            for part in stream_inputs(
+            parts = stream_inputs(
                 model,
                 given,
                 format_name,
@@ -146,8 +139,8 @@ def predict(
                 precision=precision,
                 columns=columns,
                 prefer=prefer,
-            ):
-                sys.stdout.buffer.write(part)
+            )
+            sys.stdout.buffer.writelines(parts)
             return
         for row in predict_inputs(
             model, given, stdin=stdin, precision=precision, columns=columns, prefer=prefer
@@ -159,6 +152,19 @@ def predict(
                 print(person_line(row.nct_id, likeliest[:top], row.scores, row.text))
             else:
                 print(row.as_line())
+
+
+def _plan_predict(
+    model: Path, inputs: list[str], precision: Precision, columns: AskedColumns, *, as_json: bool
+) -> None:
+    from trialese.collect.files import is_pipe
+    from trialese.pipeline.plan import plan_predict
+    from trialese.tasks.predict import exists, load_scorer
+
+    if not (len(inputs) == 1 and exists(inputs[0])) or is_pipe(Path(inputs[0])):
+        raise typer.BadParameter("--dry-run goes with one file or snapshot")
+    scorer = load_scorer(model, precision=precision)
+    print_plan(plan_predict(scorer, Path(inputs[0]), columns), as_json=as_json)
 
 
 def _print_changed(run: Path, since: int, *, as_json: bool) -> None:
