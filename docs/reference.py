@@ -189,7 +189,7 @@ def commands_page() -> str:
         lines.append(f"## {name}\n")
         lines.append(inspect.cleandoc(command.help or "") + "\n")
         takes = [each for each in command.params if each.param_type_name == "argument"]
-        usage = " ".join(each.make_metavar(typer.Context(command)) for each in takes)
+        usage = " ".join(map(_argument, takes))
         lines.append(f"```text\ntrialese {name} {usage} [OPTIONS]".rstrip() + "\n```\n")
         rows = [
             f"| `{each.name.upper()}` | {_cell(getattr(each, 'help', '') or '')} |"
@@ -199,8 +199,13 @@ def commands_page() -> str:
             if option.param_type_name == "option" and option.name != "help":
                 words = ", ".join(f"`{each}`" for each in option.opts)
                 rows.append(f"| {words} | {_cell(option.help or '')} |")
-        lines.extend(["| | |", "|---|---|", *rows, ""])
+        lines.extend(["| given | meaning |", "|---|---|", *rows, ""])
     return "\n".join(lines)
+
+
+def _argument(each: Any) -> str:
+    name = each.metavar or each.name.upper() + ("..." if each.nargs == -1 else "")
+    return name if each.required else f"[{name}]"
 
 
 def python_page() -> str:
