@@ -30,10 +30,17 @@ def test_each_is_whole_small_and_without_pickle(name: str) -> None:
         found = read_description(model_folder(folder))
         assert found.task.name == name and found.calibration is not None
         card = (folder / "README.md").read_text("utf-8")
-        assert "Must not be tested on" in card and "Learnt from" in card and "|seed=" in card
+        listed = (folder / "fitted_on.txt").read_text("utf-8").split()
+        assert len(listed) > 1000 and listed == sorted(set(listed))
+        assert (
+            "that fitted_on.txt lists" in card
+            and "Must not be tested on" in card
+            and "Learnt from" in card
+            and "|seed=" in card
+        )
     files = [file for file in shipped._HOME.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 6 * 2**20
-    assert {file.suffix for file in files} <= {".json", ".npz", ".md", ".safetensors"}
+    assert {file.suffix for file in files} <= {".json", ".npz", ".md", ".safetensors", ".txt"}
 
 
 def test_a_name_is_enough_and_torch_is_not_needed() -> None:

@@ -6,17 +6,20 @@ the same bytes on one machine: everything is computed on one thread.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from trialese.artifacts import is_complete, read_manifest, replacing_anything, write_artifact
 from trialese.collect.collection import collect_snapshot
 from trialese.collect.snapshot import open_snapshot
+from trialese.corpus.dedup import normalise
 from trialese.hub import locate_model
 from trialese.pipeline.evaluate import judge_classifiers
 from trialese.progress import Progress, silent
@@ -30,17 +33,23 @@ from trialese.verdict.report import load_verdicts
 from trialese.verdict.text import classification_report, in_brackets
 
 if TYPE_CHECKING:
-    from trialese.records import Manifest, Verdict
+    from trialese.records import Example, Manifest, Verdict
     from trialese.tasks.scorer import Scorer
     from trialese.tasks.shipped import ModelSize
 
-__all__ = ["format_card", "make_models"]
+__all__ = ["FITTED_ON", "format_card", "make_models"]
 
 logger = logging.getLogger(__name__)
 
 _SYSTEMS: dict[ModelSize, str] = {"small": "tfidf", "large": "minilm"}
 
-_RANK = 32
+FITTED_ON = "fitted_on.txt"
+"""Beside each classifier: the NCT numbers of trials that it was fitted on; of texts without one
+the first 16 digits of the sha256 of what `corpus.dedup.normalise` makes of them."""
+
+_FILES = {"stop-reasons": "gold.tsv", "sex": "the registry"}
+
+_RANK = 64
 """Of each matrix's difference from MiniLM."""
 
 _SOURCES = {
@@ -91,8 +100,8 @@ def _make(
     texts = [example.text for example in found.examples]
     fitted = {size: work / f"{name}-{size}" for size in sizes}
     for size, folder in fitted.items():
-        described = describe_section(definition.section, is_model=size == "large")
-        if is_complete(folder) and read_manifest(folder).settings["section"] == described:
+        section = describe_section(definition.section, is_model=size == "large")
+        if is_complete(folder) and _same(read_manifest(folder).settings["section"], section):
             continue
         finetune(
             name, _SYSTEMS[size], path=folder, model=_backbone(size), snapshot=snapshot,
@@ -115,14 +124,33 @@ def _make(
         ):
             given, kept = _write_small(folder, draft.folder / "model", size)
             behaviour = check_behaviour(kept, tests) if tests else None
-            draft.notes |= {
-                key: made.notes[key] for key in ("model", "must_not_be_tested_on", "synthetic")
-            }
+            draft.notes |= {key: made.notes[key] for key in ("model", "synthetic")}
             draft.notes["licence"] = _SOURCES[name]
+            (draft.folder / FITTED_ON).write_text(_names_of(found.examples), encoding="utf-8")
+            draft.notes["must_not_be_tested_on"] = (
+                f"the {len(texts):,} texts of {_FILES[name]} that {FITTED_ON} lists"
+            )
             draft.notes["made_small"] = _compare(given, kept, texts)
             card = "\n".join(format_card(verdict, size, made, behaviour, draft.notes))
             (draft.folder / "README.md").write_text(card + "\n", encoding="utf-8")
         logger.info("%s: %s", target, draft.notes["made_small"])
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether both are the same values as JSON has them, which knows no tuples."""
+    encode = msgspec.json.Encoder(order="sorted").encode
+    return encode(one) == encode(other)
+
+
+def _names_of(examples: Sequence[Example]) -> str:
+    """A line a text: its NCT number, or what names a text without one."""
+    names = [
+        example.example_id
+        if example.example_id.startswith("NCT")
+        else hashlib.sha256(normalise(example.text).encode()).hexdigest()[:16]
+        for example in examples
+    ]
+    return "".join(f"{name}\n" for name in sorted(set(names)))
 
 
 def _backbone(size: ModelSize) -> Path | None:
