@@ -97,10 +97,10 @@ def assess(scores: np.ndarray, truth: np.ndarray) -> dict[str, object]:
 
 def fit(args: argparse.Namespace) -> None:
     from trialese.tasks.classifier import Preprocessing
-    from trialese.tasks.finetune import score_held
     from trialese.tasks.fit import fit_classifier
     from trialese.tasks.folds import inner_rounds, split_fold
     from trialese.tasks.stop_reasons import written_sentences
+    from trialese.tasks.system import score_held
     from trialese.tasks.task import encode_labels, sentence_examples
 
     examples = read_exported(args.examples)

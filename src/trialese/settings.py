@@ -312,8 +312,7 @@ class PretrainSettings(Section, frozen=True, kw_only=True):
     checkpoint_every_steps: Count = 200
     seed: int = 7
     control: bool = True
-    """In a run: a second continuation of the base, on *old* text for as many steps, so that the
-    report can tell what new text brought from what more training brought."""
+    """In a run: a second continuation of the base, on *old* text for as many steps."""
 
 
 class FinetuneSettings(Section, frozen=True, kw_only=True):
@@ -339,8 +338,7 @@ class FinetuneSettings(Section, frozen=True, kw_only=True):
     dropout: float = 0.1
     """Of hidden states; attention weights are not dropped."""
     pooler: Literal["random", "identity"] = "identity"
-    """How the pooler starts: tanh of the [CLS] state itself, or as the checkpoint has it (at random
-    where it has none). MiniLM's own was never trained with its sentence embeddings."""
+    """How the pooler starts: tanh of the [CLS] state itself, or as the checkpoint has it."""
     label_words: bool = False
     """Start each label's weights from the words of its name instead of at random."""
     loss: Literal["ranking", "cross-entropy", "focal"] = "ranking"
@@ -416,14 +414,14 @@ class TaskSettings(Section, frozen=True, kw_only=True):
     calibration: Literal["labels", "temperature", "none"] = "labels"
     """What makes scores chances, fitted on tune: a line a label, one for all (`temperature.py`)."""
     finetune: FinetuneSettings = FinetuneSettings()
+    search: dict[str, dict[str, tuple[bool | int | float | str, ...]]] = {}
+    """What to choose inside each fold, such as `finetune.lr` or `tfidf.C`, with the values to try:
+    all combinations, on inner folds of what the fold does not test (`tasks/system.py`)."""
+    search_folds: Folds = 3
 
 
 class StopReasonsSettings(TaskSettings, frozen=True, kw_only=True):
-    """Why a trial stopped; without `labelled`, by the labels that synthetic trials carry.
-
-    `labelled` is such as `opentargets/clinical_trial_reason_to_stop@COMMIT`; the sentences stand
-    in `tasks/stop_reasons.py`.
-    """
+    """Why a trial stopped; without `labelled`, by the labels that synthetic trials carry."""
 
     undescribed: ClassVar[tuple[str, ...]] = ("test_from", "max_trials", *_COLUMN_SETTINGS)
 
@@ -445,8 +443,7 @@ class SexSettings(TaskSettings, frozen=True, kw_only=True):
         "eligibility_criteria",
     )
     without_sex_words: bool = False
-    """Leave out every sentence that says women, men, pregnant, ...: what then remains is inference
-    from the disease. For the input ablation."""
+    """Leave out every sentence that says women, men, pregnant, ...; for the input ablation."""
     run_folds: Count | None = 1
     finetune: FinetuneSettings = FinetuneSettings(epochs=3, patience=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from trialese.records import Difference, Interval, Snapshot
 from trialese.settings import CollectSettings, SampleSettings, VerdictSettings
 from trialese.tasks.probes import (
     PROBE_TARGETS,
+    ProbeText,
     count_terms,
     encode_states,
     probe_predictions,
@@ -38,8 +40,10 @@ def test_no_text_says_what_is_asked_of_it(snapshot: Snapshot) -> None:
 
 def test_states_do_not_depend_on_the_batch(tiny_backbone: Path) -> None:
     texts = ["a study of the drug", "women with breast cancer placebo dose safety efficacy trial"]
-    together, counts = encode_states(tiny_backbone, texts)
-    alone = np.concatenate([encode_states(tiny_backbone, [text])[0] for text in texts])
+    together, counts = encode_states(tiny_backbone, texts, precision="fp32")
+    alone = np.concatenate(
+        [encode_states(tiny_backbone, [text], precision="fp32")[0] for text in texts]
+    )
     assert together == pytest.approx(alone, abs=1e-5) and together.shape == (2, 32)
     assert sum(counts[0].values()) == 7  # five words between [CLS] and [SEP]
 
@@ -65,6 +69,39 @@ def test_a_probe_reads_what_the_states_hold_and_nothing_from_noise(snapshot: Sna
             [(run.scores.argmax(1) == run.truth.argmax(1)).mean() for run in tested]
         )
     assert right["told"] > 0.95 > right["noise"]
+
+
+def test_states_are_those_of_the_model_itself(tiny_backbone: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = ["a study of the drug", "women with breast cancer placebo dose safety efficacy trial"]
+    model, tokenizer = (kind.from_pretrained(tiny_backbone) for kind in (AutoModel, AutoTokenizer))
+    encoded = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        last = model.eval()(**encoded).last_hidden_state
+    share = encoded["attention_mask"][..., None] / encoded["attention_mask"].sum(1)[:, None, None]
+    plain = (last * share).sum(1).numpy()
+    exact, _ = encode_states(tiny_backbone, texts, precision="fp32")
+    assert exact == pytest.approx(plain, abs=1e-5)
+    rounded, _ = encode_states(tiny_backbone, texts, precision="bf16")
+    assert rounded == pytest.approx(plain, abs=0.05) and rounded.dtype == np.float32
+
+
+def test_a_word_that_tells_the_label_is_found_by_the_words(snapshot: Snapshot) -> None:
+    """The rival is not starved: words of unit length want a weaker penalty than states."""
+    texts = [replace(text, text=f"{text.text} {_marked(text)}") for text in probe_texts(snapshot)]
+    target = next(t for t in PROBE_TARGETS if t.name == "sex")
+    terms = count_terms([text.text for text in texts], [{1: 1}] * len(texts))  # type: ignore[list-item]
+    runs = probe_predictions(target, texts, {}, terms, folds=3)["tfidf"]
+    tested = [run for run in runs if run.split == "test"]
+    female = tested[0].labels.index("Female")
+    found = sum(((run.scores.argmax(1) == female) & run.truth[:, female]).sum() for run in tested)
+    assert found > 0.8 * sum(run.truth[:, female].sum() for run in tested)  # 0.70 before
+
+
+def _marked(text: ProbeText) -> str:
+    return "xylem xylem xylem" if text.labels.get("sex") == "Female" else ""
 
 
 def test_the_panel_is_a_table_a_picture_and_json(

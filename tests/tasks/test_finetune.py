@@ -25,11 +25,12 @@ from trialese.tasks import fit as fit_module
 from trialese.tasks.baselines import blend_classifiers
 from trialese.tasks.behaviour import BehaviourTest, check_behaviour, shipped_tests
 from trialese.tasks.classifier import Classifier
-from trialese.tasks.finetune import average_weights, finetune, score_held
+from trialese.tasks.finetune import finetune
 from trialese.tasks.fit import fit_classifier
 from trialese.tasks.folds import build_examples, inner_rounds
 from trialese.tasks.linear import LinearClassifier
 from trialese.tasks.stop_reasons import STOP_REASONS
+from trialese.tasks.system import average_weights, score_held
 from trialese.temperature import log_loss
 from trialese.thresholds import choose_thresholds, shrunk_cuts
 from trialese.verdict.judge import judge
@@ -350,6 +351,7 @@ def test_what_is_near_a_behavioural_test_is_scored_but_never_learnt(
     system: str, recipe: TasksSettings, tiny_backbone: Path, tmp_path: Path, monkeypatch
 ) -> None:
     from trialese.tasks import finetune as module
+    from trialese.tasks import system as system_module
 
     near = "lack of funding from sponsor number alpha 0"
     tests = (BehaviourTest(group="g", text=near.upper(), must=("Business_Administrative",)),)
@@ -365,7 +367,7 @@ def test_what_is_near_a_behavioural_test_is_scored_but_never_learnt(
 
         monkeypatch.setattr(fitting[name], name, fit)
 
-    fitting = {"fit_linear": module, "fit_classifier": fit_module}
+    fitting = {"fit_linear": system_module, "fit_classifier": fit_module}
     spy(*(("fit_linear", 1) if system == "tfidf" else ("fit_classifier", 1)))
     section = msgspec.structs.replace(recipe.stop_reasons, seeds=(1,), sentences=1)
     model = None if system == "tfidf" else tiny_backbone

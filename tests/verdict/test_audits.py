@@ -11,7 +11,7 @@ import pytest
 from trialese.errors import LeakageError
 from trialese.records import Audit, Predictions
 from trialese.settings import VerdictSettings
-from trialese.verdict.audits import audit_giveaways, best_of_clusters
+from trialese.verdict.audits import audit_giveaways, audit_sources, best_of_clusters
 from trialese.verdict.judge import judge
 
 Runs = dict[str, list[Predictions]]
@@ -181,3 +181,16 @@ def test_undeclared_training_texts(runs: Runs, changed: Callable[..., Prediction
     found = finding(judge({**runs, "keywords": words}, QUICK).audits, "declared")
     assert found.passed
     assert found.finding == "keywords declared none"
+
+
+def test_a_label_that_one_file_holds_is_told_with_what_the_file_alone_would_score() -> None:
+    texts = [("a.zip", ("All",))] * 80 + [("a.zip", ("Male",))] * 10
+    texts += [("urology.zip", ("Male",))] * 10 + [("urology.zip", ("All",))] * 2
+    audit = audit_sources(texts, ("All", "Female", "Male"))
+    assert not audit.passed
+    # All: 80 right of 90 given and 82 true; Male: 10 of 12 and 20; Female: none.
+    knowing, blind = (160 / 172 + 20 / 32) / 3, (164 / 184) / 3
+    assert f"macro-F1 {knowing:.3f}, without it {blind:.3f}" in audit.finding
+    assert "50% of Male come from urology.zip, which holds 12% of the texts" in audit.finding
+    even = [(file, (label,)) for file in "ab" for label in ("All", "Male") for _ in range(9)]
+    assert audit_sources(even, ("All", "Male")).passed

@@ -8,8 +8,16 @@ import pytest
 
 from trialese.records import Difference, Predictions
 from trialese.settings import VerdictSettings
+from trialese.verdict.card import format_model_card
 from trialese.verdict.judge import judge
-from trialese.verdict.text import format_markdown, format_table, headline_rows, summarise
+from trialese.verdict.report import render_page
+from trialese.verdict.text import (
+    format_markdown,
+    format_table,
+    headline_rows,
+    search_budget,
+    summarise,
+)
 
 Runs = dict[str, list[Predictions]]
 QUICK = VerdictSettings(resamples=100)
@@ -103,3 +111,27 @@ def test_markdown_is_the_classification_report_of_each_system(
     assert ("samples avg" in text) == (kind == "multilabel")
     for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
         assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_the_search_budget_stands_in_report_markdown_and_card(made: Callable[..., Runs]) -> None:
+    """How many settings each system was given to try, and which were taken."""
+    grid = {
+        "settings": 4, "inner_folds": 3, "fits": 60,
+        "chosen": {"0": {"C": 10, "word_ngrams": 2}, "1": {"C": 1, "word_ngrams": 2},
+                   "2": {"C": 10, "word_ngrams": 2}},
+    }  # fmt: skip
+    about = {
+        "search": {"adapted": {"settings": 1, "epochs": 12, "inner_folds": 0}, "tfidf": grid},
+    }
+    verdict = judge(made(systems=("adapted", "tfidf", "prior")), QUICK, about=about)
+    taken = "4 settings on 3 inner folds of each fold, 60 fits; "
+    taken += "taken: C 10, word_ngrams 2 (2 folds); C 1, word_ngrams 2 (1 fold)"
+    assert search_budget(verdict) == {
+        "adapted": "1 setting, the best of up to 12 epochs on tune",
+        "tfidf": taken,
+        "prior": "nothing to choose",
+    }
+    for shown in (format_markdown([verdict]), format_model_card(verdict, "adapted")):
+        assert f"- tfidf: {taken}" in shown
+    assert f"<dt>tfidf</dt><dd>{taken}</dd>" in render_page([verdict])
+    assert "Search budget" not in format_markdown([judge(made(), QUICK)])  # nothing is known of it

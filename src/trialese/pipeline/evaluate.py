@@ -12,6 +12,7 @@ import numpy as np
 
 from trialese.artifacts import read_manifest
 from trialese.collect.snapshot import read_trials
+from trialese.collect.vocabulary import broad_area
 from trialese.corpus.dedup import normalise
 from trialese.errors import RecordError, TrialeseError
 from trialese.predictions import load_predictions
@@ -20,7 +21,7 @@ from trialese.records import Audit, Example, Manifest, Predictions, Snapshot, Ve
 from trialese.settings import TasksSettings, VerdictSettings
 from trialese.tasks.folds import build_examples, defined_in
 from trialese.thresholds import PUBLISHED_CUT
-from trialese.verdict.audits import audit_giveaways
+from trialese.verdict.audits import audit_giveaways, audit_sources
 from trialese.verdict.judge import judge
 from trialese.verdict.protocols import write_protocols
 from trialese.verdict.report import write_report
@@ -52,6 +53,8 @@ class _Entry:
     """Of each system that learnt from another model's labels, from how many texts."""
     behaviour: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Of each system that can be used, its pass rate on each group of behavioural tests."""
+    search: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of each system, what was tried to choose its settings."""
     groups: Mapping[str, str] = field(default_factory=dict)
     """The task's coarser groups of labels."""
     synthetic: bool = False
@@ -135,13 +138,17 @@ def describe_scores(classifier: Path, settings: VerdictSettings) -> str:
 
 
 def examine_texts(
-    task: str, settings: TasksSettings, snapshot: Snapshot | None
+    task: str,
+    settings: TasksSettings,
+    snapshot: Snapshot | None,
+    files: Mapping[str, str] | None = None,
 ) -> tuple[list[Audit], dict[str, dict[str, str]]]:
     """What the texts of a task give away, and the parts they fall into: (audits, slices).
 
     The audit looks for single words that all but name a label. The slices are thirds by
     length and by likeness to the nearest text of another cluster, which may be one that was trained
-    on, and for trials of the snapshot the year of first posting and the phase.
+    on, and for trials of the snapshot the year of first posting, the phase, the area of medicine,
+    and the file that they come from (`files`: NCT id -> name), which is audited too.
     """
     found = build_examples(task, settings, snapshot)
     texts = [(example.text, example.labels) for example in found.examples]
@@ -152,7 +159,12 @@ def examine_texts(
         "nearest other text": slice_by_novelty(found.examples),
         **_slice_trials(set(lengths), snapshot),
     }
-    return [audit], {name: parts for name, parts in slices.items() if parts}
+    audits = [audit]
+    come = [(files[e.example_id], e) for e in found.examples if files and e.example_id in files]
+    if len({file for file, _ in come}) > 1:
+        slices["source file"] = {example.example_id: file for file, example in come}
+        audits.append(audit_sources([(file, e.labels) for file, e in come], found.task.labels))
+    return audits, {name: parts for name, parts in slices.items() if parts}
 
 
 def slice_by_length(words: Mapping[str, int]) -> dict[str, str]:
@@ -204,12 +216,14 @@ _MOST_COMPARED = 10_000
 def _slice_trials(ids: set[str], snapshot: Snapshot | None) -> dict[str, dict[str, str]]:
     years: dict[str, str] = {}
     phases: dict[str, str] = {}
+    areas: dict[str, str] = {}
     for trial in read_trials(snapshot) if snapshot else ():
         if trial.nct_id in ids:
             if trial.first_posted:
                 years[trial.nct_id] = trial.first_posted[:4]
             phases[trial.nct_id] = "/".join(trial.phases) or "none given"
-    return {"year of first posting": years, "phase": phases}
+            areas[trial.nct_id] = broad_area(trial)
+    return {"year of first posting": years, "phase": phases, "area of medicine": areas}
 
 
 def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
@@ -232,6 +246,8 @@ def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
         if "silver" in manifest.notes:
             entry.silver[system] = manifest.notes["silver"]["texts"]
             about.append(f"learnt from {entry.silver[system]:,} texts that a model labelled")
+        if "search" in manifest.notes:
+            entry.search[system] = manifest.notes["search"]
         if any(about):
             entry.models[system] = "; ".join(filter(None, about))
         entry.weights[system] = {
@@ -291,6 +307,7 @@ def _judge(
             "models": entry.models,
             "weights": {name: told for name, told in entry.weights.items() if told},
             "protocol": way,
+            **({"search": entry.search} if entry.search else {}),
             **({"silver": entry.silver} if entry.silver else {}),
             **({"behaviour": entry.behaviour} if entry.behaviour else {}),
         },

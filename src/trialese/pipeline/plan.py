@@ -454,6 +454,7 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
     """All seeds and folds of one classifier, should none stop early, and the final fit for use."""
     from trialese.tasks.finetune import fits_on_everything
     from trialese.tasks.folds import define_task, folds_of
+    from trialese.tasks.system import combinations_of
 
     definition = define_task(plan.name.partition("/")[0], recipe.tasks)
     section = definition.section
@@ -471,7 +472,16 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
             block_tokens=tokens_a_text,
         )
 
-    costs = [(fits, cost_of(texts * (1 - 1 / section.folds), section.finetune.epochs))]
+    outside = texts * (1 - 1 / section.folds)
+    costs = [(fits, cost_of(outside, section.finetune.epochs))]
+    combinations = combinations_of(section, "finetune")
+    if len(combinations) > 1:  # of the first seed alone
+        inner_fits = len(folds_of(section)) * section.search_folds
+        of_a_fit = outside * (1 - 1 / section.search_folds)
+        costs += [
+            (inner_fits, cost_of(of_a_fit, each.get("epochs", section.finetune.epochs)))
+            for each in combinations
+        ]
     if fits_on_everything(section, is_model=True):
         costs.append((part_fits, cost_of(texts, section.finetune.epochs)))
     silver = section.silver

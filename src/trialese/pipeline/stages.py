@@ -272,8 +272,10 @@ def _task_stage(
     """One classifier. Without trials, "base" starts from the backbone as it is."""
     from trialese.hub import is_hub_id, locate_backbone
     from trialese.tasks.folds import define_task, describe_section
+    from trialese.tasks.system import check_search
 
     section = define_task(task, recipe.tasks).section
+    check_search(task, section)
     silver = section.silver
     labelled = (section.labelled, section.test_labelled, silver.table if silver else None)
     from_backbone = snapshot is None and system == "base"
@@ -352,7 +354,8 @@ def _verdict_stage(
         from trialese.collect.snapshot import open_snapshot
 
         trials, tasks = open_snapshot(snapshot.path) if snapshot else None, recipe.tasks
-        examined = {name: examine_texts(name, tasks, trials) for name in tasks.names}
+        files = _files_of_trials(recipe) if trials else {}
+        examined = {name: examine_texts(name, tasks, trials, files) for name in tasks.names}
         return judge_classifiers(
             [stage.path for stage in classifiers],
             recipe.verdict,
@@ -440,6 +443,36 @@ def _compare_parts(snapshot: Stage, corpus: Stage, models: Mapping[str, Stage]) 
             },
         },
     )
+
+
+def _files_of_trials(recipe: Recipe) -> dict[str, str]:
+    """NCT id -> name of the file that it comes from, of several the last; {} of one source alone.
+
+    The files are read once more, since a snapshot does not keep what its studies came from; not
+    where that takes minutes.
+    """
+    from trialese.collect.files import read_raw
+    from trialese.collect.parse import parse_study
+    from trialese.collect.source import Reject, StudyError
+
+    paths = [Path(path) for path in recipe.collect.paths]
+    if recipe.collect.source != "files" or len(paths) < 2 or not all(p.is_file() for p in paths):
+        return {}
+    if sum(path.stat().st_size for path in paths) > _MOST_BYTES_READ_AGAIN:
+        return {}
+    found: dict[str, str] = {}
+    for path in paths:
+        for raw in read_raw(path, recipe.collect.limits):
+            if isinstance(raw, Reject):
+                continue
+            try:
+                found[parse_study(raw).trial.nct_id] = path.name
+            except StudyError:
+                continue  # counted when it was collected
+    return found
+
+
+_MOST_BYTES_READ_AGAIN = 200 * 2**20
 
 
 def _read_panel(panel: Stage) -> dict[str, Any]:

@@ -9,9 +9,7 @@ start from the same weights and the same new head, so their mean lies in the sam
 from __future__ import annotations
 
 import logging
-import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,26 +24,25 @@ from trialese.parallel import count_threads
 from trialese.predictions import save_predictions
 from trialese.progress import Progress, silent
 from trialese.records import Example, Manifest, Predictions, Snapshot, Split, Task, Thresholds
-from trialese.settings import FinetuneSettings, TaskSettings, TasksSettings
-from trialese.tasks.baselines import Baseline, check_system, fit_baseline
+from trialese.settings import TaskSettings, TasksSettings
+from trialese.tasks.baselines import check_system
 from trialese.tasks.behaviour import check_behaviour, shipped_tests, without_near
 from trialese.tasks.folds import (
     ExampleSet,
     Parts,
-    Round,
     as_predictions,
     build_examples,
     define_task,
     describe_section,
     divide,
     folds_of,
-    inner_rounds,
 )
 from trialese.tasks.labelled import Silver, silver_examples
-from trialese.tasks.linear import LinearClassifier, Regularisation, fit_linear
+from trialese.tasks.linear import LinearClassifier
 from trialese.tasks.scorer import origin_of
-from trialese.tasks.task import TaskDefinition, encode_labels, sentence_examples
-from trialese.temperature import Calibration, calibrate, fit_calibration
+from trialese.tasks.system import System, check_search, score_held
+from trialese.tasks.task import TaskDefinition, sentence_examples
+from trialese.temperature import Calibration, calibrate
 from trialese.thresholds import measure_points, shrunk_cuts
 
 if TYPE_CHECKING:
@@ -53,47 +50,9 @@ if TYPE_CHECKING:
 
     from trialese.tasks.classifier import Classifier
 
-__all__ = [
-    "SilverStart",
-    "average_weights",
-    "digest_of_model",
-    "finetune",
-    "fits_on_everything",
-    "score_held",
-]
+__all__ = ["digest_of_model", "finetune", "fits_on_everything"]
 
 logger = logging.getLogger(__name__)
-
-FINAL = -1
-"""In the log of fits, the fold of those on everything."""
-
-
-def score_held(
-    rounds: Sequence[Round], predicts: Sequence[Callable[[Sequence[str]], NDArray[np.float64]]]
-) -> tuple[list[Example], NDArray[np.float64]]:
-    """Every round's held texts, and their scores (texts, labels) by the round's own fit."""
-    held = [replace(text, split="tune") for _, texts in rounds for text in texts]
-    scores = [
-        predict([text.text for text in texts])
-        for (_, texts), predict in zip(rounds, predicts, strict=True)
-    ]
-    return held, np.concatenate(scores)
-
-
-def average_weights(classifiers: Sequence[Classifier]) -> Classifier:
-    """The first classifier with the mean of all their weights; the others are left alone."""
-    first, *others = classifiers
-    if others:
-        states = [each.model.state_dict() for each in classifiers]
-        first.model.load_state_dict(
-            {
-                name: sum(state[name] for state in states) / len(states)
-                if value.is_floating_point()
-                else value
-                for name, value in states[0].items()
-            }
-        )
-    return first
 
 
 def finetune(
@@ -125,6 +84,7 @@ def finetune(
     check_system(name, system, model)
     given, model = model, None if model is None else locate_model(model)
     section = definition.section
+    check_search(name, section)
     found = build_examples(name, settings, snapshot)
     silver = None
     if section.silver is not None:
@@ -171,7 +131,7 @@ def _runs(
     what = f"{task.name}: fits of {system}"
     extra, silver, near = _learnt(definition, found, silver, is_model=model is not None)
     draft.notes |= {"near_behavioural_tests": len(near)} if near else {}
-    fit = _Fitting(definition, system, model, silver, draft.folder / ".silver", progress)
+    fit = System(definition, system, model, silver, draft.folder / ".silver", progress)
     runs: list[Predictions] = []
     raw: list[Predictions] = []
     # of the first seed, tune before calibration
@@ -181,9 +141,7 @@ def _runs(
     finally_all = fits_on_everything(section, is_model=model is not None)
     for fold in folds:
         parts, rounds = divide(found, section, fold)
-        rounds = [
-            ([e for e in train if e.example_id not in near] + extra, held) for train, held in rounds
-        ]
+        rounds = fit.prepare(rounds, extra, near, fold)
         gaps |= _gaps(task, parts, fold)
         tests = _texts(parts["test"])
         for seed in section.seeds:
@@ -214,7 +172,7 @@ def _runs(
             draft.notes["scored_by"] = final.engine
         elif fit.classifier is not None:
             draft.notes["scored_by"] = fit.classifier.engine
-        draft.notes |= about
+        draft.notes |= about | fit.about_search()
     fit.discard()
     progress(what, len(runs) // 2, len(runs) // 2)
     if fit.logs:
@@ -307,130 +265,6 @@ def _about_final(
     }
 
 
-class _Fitting:
-    """One system, fitted to rounds of texts."""
-
-    def __init__(
-        self,
-        definition: TaskDefinition,
-        system: str,
-        model: Path | None,
-        silver: Silver | None,
-        folder: Path,
-        progress: Progress,
-    ) -> None:
-        self._definition, self._system, self._model = definition, system, model
-        self._progress, self._starts = progress, None
-        self._how = definition.section.finetune
-        if silver is not None and model is not None:
-            self._starts = SilverStart(silver, model, self._how, folder, progress)
-            self._how = self._starts.then
-        self.classifier: Classifier | None = None
-        """Of a language model: the mean of the last rounds' fits."""
-        self.logs: list[dict[str, Any]] = []
-        self.regularisations: list[Regularisation] = []
-        """Of TF-IDF, what each round chose."""
-
-    def rounds(self, rounds: Sequence[Round], fold: int, seed: int) -> list[Baseline]:
-        """What each round's fit predicts: texts -> probabilities (texts, labels)."""
-        if self._model is None:
-            task, words = self._definition.task, self._definition.keywords
-            if self._system == "tfidf":
-                fits = [fit_linear(task, *texts) for texts in rounds]
-                self.regularisations += [each.regularisation for each in fits]
-                return [each.scores_of for each in fits]
-            return [fit_baseline(self._system, task, *texts, keywords=words) for texts in rounds]
-        start = self._starts.of(seed) if self._starts else self._model
-        members = []
-        for train, held in rounds:
-            member, log = _fit(
-                self._definition, self._how, start, train, held, seed, self._progress
-            )
-            members.append(member)
-            self.logs.append({"fold": fold, "seed": seed, **log})
-        self._members = members
-        return [member.predict_proba for member in members]
-
-    def scores_of(self, members: Sequence[Baseline], texts: list[str]) -> NDArray[np.float64]:
-        """(texts, labels) by all fits of the last rounds together."""
-        if self._model is not None:
-            self.classifier = average_weights(self._members)
-            return self.classifier.predict_proba(texts)
-        return np.asarray(np.mean([predict(texts) for predict in members], axis=0))
-
-    @property
-    def is_classifier(self) -> bool:
-        """Whether it can be used after the scores are known."""
-        return self._model is not None or self._system == "tfidf"
-
-    def calibration_of(self, tune: Predictions) -> Calibration | None:
-        """What turns these scores into chances; None for rules of thumb."""
-        if not self.is_classifier:
-            return None
-        how = self._definition.section.calibration
-        return fit_calibration(tune.scores, tune.truth, tune.clusters, kind=tune.kind, how=how)
-
-    def everything(
-        self, found: ExampleSet, extra: Sequence[Example], pooled: Predictions
-    ) -> tuple[Classifier | LinearClassifier, Predictions]:
-        """(the classifier fitted on all texts that are not given as test, scores of texts by fits
-        that had not seen them): `pooled` of the folds, or with inner folds its own members'."""
-        section = self._definition.section
-        texts = [example for example in found.examples if example.split != "test"]
-        if self._model is None:
-            return _fit_on_everything(self._definition, found, extra, self.regularisations), pooled
-        seed = section.seeds[0]
-        if section.inner_folds:
-            inner = inner_rounds(
-                texts, [], section.inner_folds, fold=section.folds, seed=section.split_seed
-            )
-            rounds = [([*train, *extra], held) for train, held in inner]
-            members = self.rounds(rounds, FINAL, seed)
-            held, scores = score_held(rounds, members)
-            pooled = replace(
-                pooled,
-                ids=tuple(example.example_id for example in held),
-                clusters=tuple(example.cluster for example in held),
-                scores=scores,
-                truth=encode_labels(found.task, held),
-            )
-        else:
-            how = self._how
-            if not how.average_last:  # no text is left to choose an epoch by
-                best = sorted(log["best_epoch"] for log in self.logs)
-                epochs = best[len(best) // 2]
-                how = msgspec.structs.replace(how, epochs=epochs, average_last=1)
-            self._how, chosen = how, self._how
-            self.rounds([([*texts, *extra], texts[:1])], FINAL, seed)
-            self._how = chosen
-        return average_weights(self._members), pooled
-
-    def discard(self) -> None:
-        """Remove what was kept on disk to start from."""
-        if self._starts is not None:
-            self._starts.discard()
-
-
-def _fit_on_everything(
-    definition: TaskDefinition,
-    found: ExampleSet,
-    extra: Sequence[Example],
-    chosen: Sequence[Regularisation],
-) -> LinearClassifier:
-    """The classifier to use: of all texts that are not given as test, with the commonest choice."""
-    texts = [example for example in found.examples if example.split != "test"]
-    (most, _), *_ = Counter(chosen).most_common(1)
-    final = fit_linear(
-        found.task,
-        [*texts, *extra],
-        texts[:1],
-        preprocessing=definition.preprocessing,
-        regularisations=(most,),
-    )
-    final.preset = definition.preset
-    return final
-
-
 def _pooled(runs: Sequence[Predictions]) -> Predictions:
     """The rows of several runs of one system as one; for cut-offs only."""
     return replace(
@@ -440,55 +274,6 @@ def _pooled(runs: Sequence[Predictions]) -> Predictions:
         scores=np.concatenate([run.scores for run in runs]),
         truth=np.concatenate([run.truth for run in runs]),
     )
-
-
-class SilverStart:
-    """The model that every fit of a seed starts from: fitted on the silver texts when first asked
-    for, kept in `folder` until `discard`."""
-
-    def __init__(
-        self,
-        silver: Silver,
-        model: Path,
-        settings: FinetuneSettings,
-        folder: Path,
-        progress: Progress = silent,
-    ) -> None:
-        self._silver, self._model, self._folder, self._progress = silver, model, folder, progress
-        self._settings = msgspec.structs.replace(
-            settings,
-            epochs=silver.settings.epochs,
-            lr=silver.settings.lr or settings.lr,
-            average_last=1,  # there is nothing here to choose an epoch by
-        )
-        self.then = msgspec.structs.replace(settings, pooler="random", label_words=False)
-        """Settings of the fits that start from it: pooler and labels are learnt already."""
-
-    def of(self, seed: int) -> Path:
-        """The folder of the seed's model.
-
-        Raises:
-            ArtifactError: no usable model to begin with.
-        """
-        from trialese.tasks.fit import fit_classifier
-
-        out = self._folder / str(seed)
-        if not out.exists():
-            examples = self._silver.examples
-            fit_classifier(
-                self._silver.task,
-                examples,
-                examples[:1],
-                self._model,
-                self._settings,
-                seed=seed,
-                progress=self._progress,
-            )[0].save_pretrained(out)
-        return out
-
-    def discard(self) -> None:
-        """Remove the models."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _gaps(task: Task, parts: Parts, fold: int) -> dict[str, list[str]]:
@@ -505,37 +290,6 @@ def _gaps(task: Task, parts: Parts, fold: int) -> dict[str, list[str]]:
                 "%s: fold %d has no %s example of %s", task.name, fold, split, ", ".join(absent)
             )
     return gaps
-
-
-def _fit(
-    definition: TaskDefinition,
-    how: FinetuneSettings,
-    model: Path,
-    train: list[Example],
-    tune: list[Example],
-    seed: int,
-    progress: Progress,
-) -> tuple[Classifier, dict[str, Any]]:
-    from trialese.tasks.fit import fit_classifier
-
-    classifier, log = fit_classifier(
-        definition.task,
-        train,
-        tune,
-        model,
-        how,
-        seed=seed,
-        preprocessing=definition.preprocessing,
-        progress=progress,
-    )
-    return classifier, {
-        "best_epoch": log.best_epoch,
-        "epochs": len(log.losses),
-        "loss": [round(loss, 6) for loss in log.losses],
-        "tune_f1": [[round(micro, 6), round(macro, 6)] for micro, macro in log.tune_scores],
-        "new_pooler": log.new_pooler,
-        "precision": log.precision,
-    }
 
 
 def _texts(examples: Sequence[Example]) -> list[str]:

@@ -322,11 +322,19 @@ def describe_section(section: TaskSettings, *, is_model: bool) -> dict[str, Any]
     for name in section.undescribed:
         if not plain[name]:
             del plain[name]
+    grid = {name: plain["search"][name] for name in _searched(is_model) if name in plain["search"]}
+    plain["search"] = grid
+    if not grid:  # what was fitted before there was a search stays finished
+        del plain["search"], plain["search_folds"]
     if not is_model:
         del plain["finetune"]
         if plain.get("silver"):
             plain["silver"] = {name: plain["silver"][name] for name in ("table", "column")}
     return plain
+
+
+def _searched(is_model: bool) -> tuple[str, ...]:
+    return ("finetune",) if is_model else ("tfidf",)
 
 
 def gather_examples(

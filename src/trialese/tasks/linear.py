@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -37,7 +37,15 @@ from trialese.thresholds import best_cut, decide, f1_averages, sigmoid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LINEAR_NAME", "LinearClassifier", "Regularisation", "fit_linear", "linear_scores"]
+__all__ = [
+    "LINEAR_NAME",
+    "LinearChoices",
+    "LinearClassifier",
+    "Regularisation",
+    "fit_linear",
+    "linear_scores",
+    "tune_score",
+]
 
 LINEAR_NAME = "linear.json"
 _ARRAYS = "linear.npz"
@@ -49,6 +57,33 @@ _REGULARISATIONS: tuple[Regularisation, ...] = (
     (1.0, None), (10.0, None), (1.0, "balanced"), (10.0, "balanced"),
 )  # fmt: skip
 """The best pair on tune is kept: a rival deserves what the model gets."""
+
+
+class LinearChoices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a search may choose; None: as `fit_linear` has it."""
+
+    C: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Inverse strength of the penalty."""
+    class_weight: Literal["balanced", "none"] | None = None
+    word_ngrams: Annotated[int, msgspec.Meta(ge=1, le=4)] | None = None
+    """Words in the longest n-gram."""
+    shortest_characters: Annotated[int, msgspec.Meta(ge=1, le=8)] | None = None
+    longest_characters: Annotated[int, msgspec.Meta(ge=1, le=8)] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse n-grams of characters whose shortest is the longer (ValueError)."""
+        if (self.shortest_characters or 1) > (self.longest_characters or 8):
+            raise ValueError("shortest_characters is above longest_characters")
+
+    @property
+    def regularisations(self) -> tuple[Regularisation, ...]:
+        """Of those that are tried, the ones that agree; a C of its own with either weight."""
+        strengths = dict.fromkeys(c for c, _ in _REGULARISATIONS) if self.C is None else (self.C,)
+        weights: tuple[Literal["balanced"] | None, ...] = (None, "balanced")
+        if self.class_weight is not None:
+            weights = (None,) if self.class_weight == "none" else ("balanced",)
+        return tuple((strength, weight) for weight in weights for strength in strengths)
+
 
 _LONG = 2_000_000
 """Characters in all, from which rare n-grams are left out: it keeps minutes to seconds."""
@@ -283,21 +318,26 @@ def fit_linear(
     tune: Sequence[Example],
     *,
     preprocessing: Preprocessing | None = None,
-    regularisations: Sequence[Regularisation] = _REGULARISATIONS,
+    regularisations: Sequence[Regularisation] | None = None,
+    choices: LinearChoices = LinearChoices(),  # noqa: B008 - a frozen struct
 ) -> LinearClassifier:
     """The classifier fitted on `train`, with the regularisation that is best on `tune`.
 
-    N-grams of words (1-2) and of characters (2-5). With one regularisation `tune` plays no part.
+    N-grams of words (1-2) and of characters (2-5), unless `choices` says otherwise. With one
+    regularisation `tune` plays no part.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_union
 
     long = sum(len(example.text) for example in train) > _LONG
+    regularisations = regularisations or choices.regularisations
     shortest, longest = (3, 4) if long else (2, 5)
-    most = _MOST_TERMS if long else None
+    shortest = choices.shortest_characters or min(shortest, choices.longest_characters or shortest)
+    longest = choices.longest_characters or max(longest, shortest)
+    words, most = choices.word_ngrams or 2, _MOST_TERMS if long else None
     vectorisers = (
         TfidfVectorizer(
-            ngram_range=(1, 2), sublinear_tf=True, min_df=2 if long else 1, max_features=most
+            ngram_range=(1, words), sublinear_tf=True, min_df=2 if long else 1, max_features=most
         ),
         TfidfVectorizer(
             analyzer="char_wb",
@@ -319,12 +359,12 @@ def fit_linear(
         bias = np.array([constant for _, constant in fits])
         score = 0.0
         if held is not None:
-            score = _tune_score(task, linear_scores(task, held @ weights + bias), tune_truth)
+            score = tune_score(task, linear_scores(task, held @ weights + bias), tune_truth)
         if best is None or score > best[0]:
             best = (score, weights, bias, chosen)
     assert best is not None
     units: tuple[tuple[Literal["word", "character"], int, int], ...] = (
-        ("word", 1, 2), ("character", shortest, longest),
+        ("word", 1, words), ("character", shortest, longest),
     )  # fmt: skip
     return LinearClassifier(
         task=task,
@@ -383,6 +423,7 @@ def _logistic(
     return model.coef_[0], float(model.intercept_[0])
 
 
-def _tune_score(task: Task, scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
+def tune_score(task: Task, scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
+    """Micro-F1 + macro-F1 at the best common cut-off, by which settings are chosen."""
     cut = best_cut(scores.ravel(), truth.ravel(), near=0.5) if task.kind == "multilabel" else 0.5
     return sum(f1_averages(truth, decide(scores, task.kind, cut)))

@@ -24,7 +24,7 @@ from trialese.corpus.render import render_document
 from trialese.errors import RecordError
 from trialese.progress import Progress, silent
 from trialese.records import Example, Predictions, Snapshot, Task, Trial
-from trialese.settings import DedupSettings, RenderSettings
+from trialese.settings import DedupSettings, Precision, RenderSettings
 from trialese.tasks.folds import as_predictions, split_fold
 from trialese.tasks.scorer import length_sorted_batches, padded
 
@@ -47,6 +47,8 @@ SUBWORDS = "subwords"
 
 _STRENGTHS = (0.01, 0.1, 1.0)
 """Inverse strengths C of the regression; the one with the best macro-F1 on tune is kept."""
+_STRENGTHS_OF_TERMS = (1.0, 10.0, 100.0)
+"""The same where a text is a row of length 1 over its words, instead of standardised states."""
 _FEWEST_TEXTS = 10
 """A label with fewer texts is left out of its target, with its texts."""
 _READ = (
@@ -180,13 +182,14 @@ def encode_states(
     texts: Sequence[str],
     *,
     max_tokens: int = 128,
+    precision: Precision = "auto",
     name: str = "",
     progress: Progress = silent,
 ) -> tuple[NDArray[np.float32], list[Counter[int]]]:
     """The mean last state of each text (texts, hidden size), and how often each subword stands.
 
-    The encoder of a masked-LM folder runs in fp32 over the first `max_tokens` tokens, special
-    ones included; means leave padding out. `name` is what its progress is called.
+    The encoder of a masked-LM folder reads the first `max_tokens` tokens, special ones included;
+    means leave padding out. `name` is what its progress is called.
 
     Raises:
         ArtifactError: no masked-language model in the folder.
@@ -195,15 +198,20 @@ def encode_states(
 
     from trialese.pretrain.backbone import (
         check_vocabulary,
+        family_of,
         load_masked_lm,
         longest_text,
         read_tokenizer,
     )
+    from trialese.pretrain.compute import computes_in_bf16
+    from trialese.pretrain.encoder import Encoder
 
     whole = load_masked_lm(folder)[0]
     tokenizer = read_tokenizer(folder)
     check_vocabulary(tokenizer, whole, folder)
     limit, model = min(max_tokens, longest_text(whole)), whole.base_model.eval()
+    dtype = torch.bfloat16 if computes_in_bf16(precision, "cpu") else torch.float32
+    encoder = Encoder(whole, dtype=dtype) if family_of(whole) else None
     encoded = [tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
     states: NDArray[np.float32] = np.zeros((len(texts), model.config.hidden_size), np.float32)
     done = 0
@@ -213,7 +221,11 @@ def encode_states(
                 torch.from_numpy(each)
                 for each in padded([encoded[row] for row in rows], int(tokenizer.pad_token_id))
             )
-            last = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            if encoder is None:
+                last = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            else:
+                places = torch.arange(ids.shape[1]).expand_as(ids)
+                last = encoder.states(ids, mask.bool(), places).view(*ids.shape, -1).float()
             share = mask[..., None] / mask.sum(dim=1)[:, None, None]
             states[rows] = (last * share).sum(dim=1).float().numpy()
             done += len(rows)
@@ -341,7 +353,7 @@ def _fit(
         shares = np.bincount(truth[train], minlength=labels) / len(train)
         return lambda rows: np.tile(shares, (len(rows), 1))
     best: tuple[float, Any] | None = None
-    for strength in _STRENGTHS:
+    for strength in _STRENGTHS if isinstance(matrix, np.ndarray) else _STRENGTHS_OF_TERMS:
         model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
         model.fit(matrix[train], truth[train])
         score = f1_score(truth[tune], model.predict(matrix[tune]), average="macro", zero_division=0)

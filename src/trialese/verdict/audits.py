@@ -5,6 +5,7 @@ Each audit says what was looked for and what was found. Overlap that nobody allo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ __all__ = [
     "audit_giveaways",
     "audit_overlap",
     "audit_scores",
+    "audit_sources",
     "best_of_clusters",
     "count_overlap",
     "describe_ablation",
@@ -83,6 +85,55 @@ def audit_giveaways(
         passed=not found,
         finding=f"{len(found)} do: {shown}" if found else f"none in {len(texts):,} labelled texts",
     )
+
+
+def audit_sources(
+    texts: Sequence[tuple[str, Sequence[str]]], labels: Sequence[str], *, most_gain: float = 0.05
+) -> Audit:
+    """Whether the file that a text comes from gives its labels away.
+
+    `texts` are (file, true labels). The rule that knows only the file gives each text the commonest
+    set of labels in its file; it is compared by macro-F1 with the commonest set of all. Told with
+    the label that one file holds most beyond its share of the texts.
+    """
+    by_file: dict[str, Counter[tuple[str, ...]]] = {}
+    for file, held in texts:
+        by_file.setdefault(file, Counter())[tuple(sorted(held))] += 1
+    every = sum(by_file.values(), Counter[tuple[str, ...]]())
+    common = {file: counts.most_common(1)[0][0] for file, counts in by_file.items()}
+    overall = every.most_common(1)[0][0]
+    knowing = _macro_f1(((common[file], held) for file, held in texts), labels)
+    blind = _macro_f1(((overall, held) for _, held in texts), labels)
+    shares = []
+    for label in labels:
+        of_label = Counter(file for file, held in texts if label in held)
+        for file, count in of_label.items():
+            share = sum(by_file[file].values()) / len(texts)
+            shares.append(
+                (count / of_label.total() - share, label, file, count / of_label.total(), share)
+            )
+    _, label, file, part, share = max(shares)
+    return Audit(
+        name="the file that a trial comes from does not give its label away",
+        passed=knowing <= blind + most_gain,
+        finding=(
+            f"a rule that knows only which of {len(by_file)} files reaches macro-F1 {knowing:.3f}, "
+            f"without it {blind:.3f}; {part:.0%} of {label} come from {file}, which holds "
+            f"{share:.0%} of the texts"
+        ),
+    )
+
+
+def _macro_f1(pairs: Iterable[tuple[Sequence[str], Sequence[str]]], labels: Sequence[str]) -> float:
+    """Of (given, true) labels, undefined ratios counted as 0."""
+    right, given, true = (dict.fromkeys(labels, 0) for _ in range(3))
+    for answer, held in pairs:
+        for label in answer:
+            given[label] += 1
+            right[label] += label in held
+        for label in held:
+            true[label] += 1
+    return sum(2 * right[x] / max(given[x] + true[x], 1) for x in labels) / len(labels)
 
 
 def _constant(comparison: Comparison) -> Audit:

@@ -8,7 +8,7 @@ from typing import Any
 
 from trialese.errors import RecordError
 from trialese.records import ATTRIBUTION, Difference, Scores, Verdict
-from trialese.verdict.text import METRICS, classification_report, in_brackets, signed
+from trialese.verdict.text import METRICS, classification_report, in_brackets, search_budget, signed
 
 __all__ = ["attribution_of", "format_data_card", "format_model_card", "list_facts"]
 
@@ -177,6 +177,10 @@ def _body(verdict: Verdict, scores: Scores, context: Mapping[str, Any], use: str
     if rivals:
         yield "## Against its rivals\n"
         yield from map(_rival, rivals)
+        yield ""
+    if budget := search_budget(verdict):
+        yield "## Search budget\n"
+        yield from (f"- {name}: {what}" for name, what in budget.items())
         yield ""
     yield "## Audits\n"
     for audit in verdict.audits:

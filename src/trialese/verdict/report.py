@@ -37,6 +37,7 @@ from trialese.verdict.text import (
     language_model_rows,
     primary_differences,
     primary_of,
+    search_budget,
     summarise,
     summarise_language_model,
     trained_once,
@@ -183,6 +184,7 @@ def _task(verdict: Verdict) -> dict[str, Any]:
         "confusions": _confusions(verdict),
         "matrix": _matrix(verdict),
         "mcnemar": verdict.notes["mcnemar"],
+        "budget": search_budget(verdict),
         "lacking": f"Not judged: {', '.join(lacking)}." if lacking else "",
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ __all__ = [
     "part_lines",
     "primary_differences",
     "primary_of",
+    "search_budget",
     "short_word",
     "signed",
     "summarise",
@@ -147,6 +149,37 @@ _CLAUSES = {
     "too few texts": "was tested on too few texts to be compared with",
     "": "shows no significant difference from",
 }
+
+
+def search_budget(verdict: Verdict) -> dict[str, str]:
+    """System -> how many settings were tried for it, on what, and which were taken.
+
+    {} for predictions that do not tell.
+    """
+    told = verdict.notes.get("search", {})
+    return {
+        scores.system: _budget(told.get(scores.system, {})) for scores in verdict.scores if told
+    }
+
+
+def _budget(found: Mapping[str, Any]) -> str:
+    tried, folds = found.get("settings", 1), found.get("inner_folds", 0)
+    if folds:
+        chosen = Counter(
+            ", ".join(f"{name} {value}" for name, value in each.items())
+            for each in found["chosen"].values()
+        )
+        taken = "; ".join(
+            f"{what} ({times} {'fold' if times == 1 else 'folds'})"
+            for what, times in chosen.most_common()
+        )
+        return (
+            f"{tried} settings on {folds} inner folds of each fold, {found['fits']} fits; "
+            f"taken: {taken}"
+        )
+    if "epochs" in found:
+        return f"1 setting, the best of up to {found['epochs']} epochs on tune"
+    return f"{tried} settings, the best on tune in each fit" if tried > 1 else "nothing to choose"
 
 
 def trained_once(verdict: Verdict) -> bool:
@@ -415,6 +448,10 @@ def _markdown(verdict: Verdict) -> Iterator[str]:
             f"| {found.p_value:.4f} | {found.conclusion} "
             f"| {'primary' if found.primary else 'exploratory'} |"
         )
+    if budget := search_budget(verdict):
+        yield "\n## Search budget\n"
+        yield "What was tried on texts that are not tested, before the scores were known.\n"
+        yield from (f"- {system}: {what}" for system, what in budget.items())
     yield "\n## Audits\n"
     for audit in verdict.audits:
         yield f"- {'passed' if audit.passed else '**look**'}: {audit.name}: {audit.finding}"
