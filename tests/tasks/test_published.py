@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+from tests.pretrain.conftest import save_family
 from trialese.artifacts import read_manifest
 from trialese.collect.collection import collect_snapshot
 from trialese.errors import ArtifactError, RecipeError, RecordError
@@ -113,6 +114,16 @@ def test_it_learns_and_leaves_the_callers_generators_alone(
         assert np.allclose(scores.sum(axis=1), 1)
     again = fit_published(task, rows[:48], rows[48:], tiny_backbone, HOW, cut=0.3, seed=42)
     assert np.array_equal(again([rows[0].text]), predict([rows[0].text]))
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert", "electra"])
+def test_another_family_gets_the_two_layers_in_place_of_its_last(
+    family: str, toy_task: Task, toy_rows: list[Example], tmp_path: Path
+) -> None:
+    folder = save_family(tmp_path / family, family)
+    how = PublishedFit(epochs=1, max_tokens=300, eval_steps=None, patience=None)
+    predict = fit_published(toy_task, toy_rows[:16], toy_rows[16:20], folder, how, cut=0.3, seed=42)
+    assert predict([toy_rows[0].text * 40]).shape == (1, len(toy_task.labels))
 
 
 def test_the_best_look_is_kept_and_patience_ends(

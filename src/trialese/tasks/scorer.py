@@ -315,8 +315,8 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return (
-            f"{self.same_labels:,} of the first {self.texts:,} texts have the labels of fp32; "
-            f"probabilities differ by at most {self.largest_difference:.4f}"
+            f"of {self.texts:,} texts that were scored in fp32 as well, {self.same_labels:,} have "
+            f"its labels; probabilities differ by at most {self.largest_difference:.4f}"
         )
 
 
