@@ -100,6 +100,46 @@ def test_scores_and_gradients_are_those_of_the_stock_model(family: str, folders:
         torch.testing.assert_close(some, ours[kept], atol=1e-6, rtol=1e-5)
 
 
+def test_local_attention_in_pieces_is_the_stock_models(folders: dict[str, Path], monkeypatch):
+    widths: list[int] = []
+    pieces = MaskedEncoder._attend_near
+
+    def counting(*given: Any) -> torch.Tensor:
+        widths.append(given[4].shape[-1])
+        return pieces(*given)
+
+    monkeypatch.setattr(MaskedEncoder, "_attend_near", counting)
+    model = adapted(folders["modernbert"])
+    assert model.config.sliding_window == 4
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randint(5, model.config.vocab_size, (2, 40), generator=generator)
+    attended = torch.ones(2, 40, dtype=torch.bool)
+    attended[1, 29:] = False
+    positions = torch.tensor([[0, 7, 8, 21, 39], [3, 11, 16, 20, 28]])
+    targets = torch.arange(10) + 6
+    encoder = masked_encoder(model)
+    for mask in (attended, None):
+        stock = model(input_ids=inputs, attention_mask=None if mask is None else mask.long()).logits
+        stock = stock[torch.arange(2)[:, None], positions].flatten(0, 1)
+        ours = encoder.logits(inputs, mask, positions)
+        torch.testing.assert_close(ours, stock, atol=5e-6, rtol=1e-5)
+        expected, found = (
+            torch.autograd.grad(functional.cross_entropy(each, targets), list(trained.values()))
+            for each in (stock, ours)
+        )
+        for name, one, other in zip(trained, found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3, msg=name)
+    assert set(widths) == {16}  # of 40 keys
+    texts = torch.tensor([1] * 11 + [2] * 3 + [3] * 21 + [0] * 5)[None]
+    shared = encoder.logits(inputs[:1], texts, torch.tensor([[0, 10, 11, 13, 14, 34]]))
+    alone = [
+        encoder.logits(inputs[:1, start:stop], None, torch.tensor([[0, stop - start - 1]]))
+        for start, stop in ((0, 11), (11, 14), (14, 35))
+    ]
+    torch.testing.assert_close(shared, torch.cat(alone), atol=5e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_weights_trained_have_the_stock_gradients(family: str, folders: dict[str, Path]):
     model, _ = load_masked_lm(folders[family])

@@ -34,6 +34,7 @@ class _Reading:
     last_bias: dict[str, Tensor | None]  # and of those asked for
     turn: dict[str, tuple[Tensor, Tensor]]  # kind -> cosine and sine, heads in dimension 1
     last_turn: dict[str, tuple[Tensor, Tensor]]
+    near: Tensor | None  # local attention in pieces: added to each piece's scores of its keys
 
 
 class Encoder:
@@ -163,7 +164,8 @@ class Encoder:
             if far is not None and "sliding_attention" in turn:
                 every["sliding_attention"] = _sum(bias, self._bias(far[None, None]))
                 last["sliding_attention"] = _sum(last_bias, self._bias(far[positions][:, None]))
-        return _Reading(blocks, rows.flatten(), every, last, turn, last_turn)
+        near = self._near(tokens, attended, device) if "sliding_attention" in turn else None
+        return _Reading(blocks, rows.flatten(), every, last, turn, last_turn, near)
 
     def _bias(self, hidden: Tensor) -> Tensor:
         """What is added to the scores: the least finite number where `hidden`, else 0."""
@@ -194,6 +196,25 @@ class Encoder:
         far: Tensor = (place[:, None] - place[None]).abs() > window
         return far
 
+    def _near(self, tokens: int, attended: Tensor | None, device: torch.device) -> Tensor | None:
+        """What is added to the scores of local attention in pieces of two windows, which know the
+        keys of four: (blocks or 1, 1, pieces, 2 windows, 4 windows). None: all keys at once."""
+        window = self._config.sliding_window
+        if self._plain or not self._explicit or tokens % (2 * window) or tokens <= 4 * window:
+            return None
+        first = torch.arange(0, tokens, 2 * window, device=device)[:, None, None]  # of each piece
+        query = first + torch.arange(2 * window, device=device)[:, None]
+        key = first - window + torch.arange(4 * window, device=device)
+        hidden = ((query - key).abs() > window) | (key < 0) | (key >= tokens)
+        hidden = hidden[None]
+        if attended is not None:
+            keys = key[:, 0].clamp(0, tokens - 1)  # (pieces, 4 windows)
+            theirs = attended[:, keys][:, :, None]
+            apart = attended.dtype != torch.bool
+            own = attended.view(len(attended), -1, 2 * window)[..., None]
+            hidden = hidden | (theirs != own if apart else ~theirs)
+        return self._bias(hidden[:, None])
+
     def _embed(self, inputs: Tensor, attended: Tensor | None) -> Tensor:
         family = self.family
         embeddings = part_of(self._body, family.embeddings)
@@ -221,8 +242,12 @@ class Encoder:
             turn = reading.turn[layer.kind]
             q = _turned(q, reading.last_turn[layer.kind] if last else turn)
             k = _turned(k, turn)
-        bias = (reading.last_bias if last else reading.bias)[layer.kind]
-        mixed = self._attend(q, k, v, bias, drop).transpose(1, 2).reshape(wanted.shape[0], -1)
+        if reading.near is not None and layer.kind == "sliding_attention" and not last:
+            made = self._attend_near(q, k, v, reading.near, drop)
+        else:
+            bias = (reading.last_bias if last else reading.bias)[layer.kind]
+            made = self._attend(q, k, v, bias, drop)
+        mixed = made.transpose(1, 2).reshape(wanted.shape[0], -1)
         mixed = drop(layer.attention_out(mixed, drop), self._dropout) + wanted
         if layer.pre_norm:
             inner = layer.activate(layer.intermediate(layer.out_norm(mixed, self._dtype), drop))
@@ -242,6 +267,23 @@ class Encoder:
         if bias is not None:
             scores = scores + bias
         return torch.matmul(drop(scores.softmax(dim=-1), self._attention_dropout), v)
+
+    def _attend_near(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, drop: Drop) -> Tensor:
+        """`_attend` of local attention, which looks at no key that is far from the whole piece."""
+        blocks, heads, tokens, size = q.shape
+        window = bias.shape[-1] // 4
+        halves = tokens // window + 2  # of pieces, with one of padding before and behind
+        starts = torch.arange(0, halves - 2, 2, device=q.device)[:, None]
+        chosen = (starts + torch.arange(4, device=q.device)).flatten()
+
+        def around(x: Tensor) -> Tensor:  # (blocks, heads, pieces, 4 windows, size)
+            parts = F.pad(x, (0, 0, window, window)).view(blocks, heads, halves, window, size)
+            return parts.index_select(2, chosen).view(blocks, heads, -1, 4 * window, size)
+
+        pieces = (q * (1 / math.sqrt(size))).reshape(blocks, heads, -1, 2 * window, size)
+        scores = torch.matmul(pieces, around(k).transpose(-1, -2)) + bias
+        mixed = torch.matmul(drop(scores.softmax(dim=-1), self._attention_dropout), around(v))
+        return mixed.view(q.shape)
 
 
 class MaskedEncoder(Encoder):
