@@ -79,15 +79,30 @@ def crossfitted_f1(scores: np.ndarray, truth: np.ndarray, shrinkage: float) -> l
     return np.mean(found, axis=0).round(4).tolist()
 
 
+def recall_at(scores: np.ndarray, truth: np.ndarray, precision: float) -> float:
+    """The highest recall of one label at a cut-off with that precision."""
+    from sklearn.metrics import precision_recall_curve
+
+    reached, recall, _ = precision_recall_curve(truth, scores)
+    return round(float(recall[reached >= precision].max()), 4)
+
+
 def assess(scores: np.ndarray, truth: np.ndarray) -> dict[str, object]:
     from sklearn.metrics import average_precision_score
 
+    from trialese.thresholds import shrunk_cuts
+
     held = truth.any(axis=0)
+    several = truth.sum(axis=1) > 1
+    given = scores >= shrunk_cuts(scores, truth, shrinkage=100.0)
+    safety = STOP_REASONS.labels.index("Safety_Sideeffects")
     return {
         "rows": len(scores),
         "mean_average_precision": round(
             float(average_precision_score(truth[:, held], scores[:, held], average="macro")), 4
         ),
+        "recall_of_several": round(float(given[several][truth[several]].mean()), 4),
+        "safety_recall_at_precision_0.75": recall_at(scores[:, safety], truth[:, safety], 0.75),
         **{
             f"shrinkage {shrinkage:g}": crossfitted_f1(scores, truth, shrinkage)
             for shrinkage in SHRINKAGES
@@ -95,7 +110,25 @@ def assess(scores: np.ndarray, truth: np.ndarray) -> dict[str, object]:
     }
 
 
+def behaviour_passed(members: list[np.ndarray], scores: np.ndarray, truth: np.ndarray) -> str:
+    """Of the shipped tests, by the members' mean chances and cut-offs from the held texts."""
+    from trialese.tasks.behaviour import shipped_tests
+    from trialese.tasks.task import encode_labels
+    from trialese.thresholds import shrunk_cuts
+
+    tests = shipped_tests(STOP_REASONS)
+    given = np.mean(members, axis=0) >= shrunk_cuts(scores, truth, shrinkage=100.0)
+    must, must_not = (
+        encode_labels(STOP_REASONS, [Example("", t.text, getattr(t, name)) for t in tests])
+        for name in ("must", "must_not")
+    )
+    passed = ~(must & ~given).any(axis=1) & ~(must_not & given).any(axis=1)
+    return f"{passed.sum()} of {len(tests)}"
+
+
 def fit(args: argparse.Namespace) -> None:
+    from trialese.hub import locate_model
+    from trialese.tasks.behaviour import shipped_tests, without_near
     from trialese.tasks.classifier import Preprocessing
     from trialese.tasks.fit import fit_classifier
     from trialese.tasks.folds import inner_rounds, split_fold
@@ -118,7 +151,7 @@ def fit(args: argparse.Namespace) -> None:
         overrides = dict(changes)
         inner_folds = overrides.pop("inner_folds", 3)
         times = overrides.pop("sentences", defaults.sentences)
-        model = Path(overrides.pop("model", args.model))
+        model = locate_model(overrides.pop("model", args.model))
         settings = msgspec.convert(overrides, FinetuneSettings)
         divided = split_fold(
             examples,
@@ -129,6 +162,8 @@ def fit(args: argparse.Namespace) -> None:
         )
         train, tune = ([e for e in divided if e.split == split] for split in ("train", "tune"))
         extra = sentence_examples(written_sentences(), examples, defaults.dedup, times=times)
+        tests = shipped_tests(STOP_REASONS)
+        extra, _ = without_near(extra, tests, defaults.dedup)
         rounds = inner_rounds(train, tune, inner_folds, fold=fold, seed=defaults.split_seed)
         rounds = rounds[: args.rounds]
         clean = Preprocessing(max_tokens=settings.max_tokens, cleaning="none")
@@ -152,6 +187,9 @@ def fit(args: argparse.Namespace) -> None:
             "losses": [round(log.losses[-1], 4) for _, log in fits],
             **assess(scores, truth),
         }
+        texts = [test.text for test in tests]
+        members = [classifier.predict_proba(texts) for classifier, _ in fits]
+        line["behaviour"] = behaviour_passed(members, scores, truth)
         print(json.dumps(line), file=out, flush=True)
         if args.scores:
             args.scores.mkdir(parents=True, exist_ok=True)
@@ -218,7 +256,7 @@ def main() -> None:
     one.add_argument("examples", type=Path)
     two = verbs.add_parser("fit")
     two.add_argument("examples", type=Path)
-    two.add_argument("model", type=Path)
+    two.add_argument("model", help="folder of a masked-LM, or minilm or mpnet")
     two.add_argument("grid", type=Path)
     two.add_argument("--folds", default="0")
     two.add_argument("--rounds", type=int, help="so many of the inner folds; all without it")
