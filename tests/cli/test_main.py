@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -460,6 +461,75 @@ def test_no_room_for_temporary_files_is_one_line(run: Run, tmp_path: Path, monke
     assert (status, out) == (1, "")
     assert err.startswith("error: temporary files (TMPDIR): cannot write (No space left on device)")
     assert len(err.splitlines()) == 1
+
+
+def on_a_terminal(*arguments: object, **environment: str) -> str:
+    """What a command writes to a terminal of 80 columns, whatever it is written for."""
+    pty = pytest.importorskip("pty", reason="no pseudo-terminals here")
+    parent, child = pty.openpty()
+    settings = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", **environment}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trialese", *map(str, arguments)],
+        stdin=subprocess.DEVNULL, stdout=child, stderr=child, env=settings,
+    )  # fmt: skip
+    os.close(child)
+    told = b""
+    with os.fdopen(parent, "rb", buffering=0) as terminal, process:
+        while True:
+            try:
+                part = terminal.read(65536)
+            except OSError:  # Linux says so when the other side has closed
+                break
+            if not part:
+                break
+            told += part
+    return told.decode()
+
+
+def test_a_terminal_gets_colour_and_who_refuses_it_none(home: Path, tmp_path: Path) -> None:
+    with write_artifact(tmp_path / "model", kind="model") as draft:
+        draft.notes["backbone"] = "nice\x1b]52;c;cm0gLXJmIH4=\x07"
+        draft.counts["layers"] = 1234
+    for asked in (("show", tmp_path / "model"), ("show", "nowhere")):
+        coloured = on_a_terminal(*asked, NO_COLOR="")
+        assert "\x1b[" in coloured
+        plain = on_a_terminal(*asked, NO_COLOR="1")
+        assert "\x1b" not in plain
+        assert on_a_terminal("--no-color", *asked, NO_COLOR="") == plain
+        assert on_a_terminal(*asked, NO_COLOR="", TERM="dumb") == plain
+        assert re.sub("\x1b\\[[0-9;]*m", "", coloured) == plain  # the same words
+    coloured = on_a_terminal("show", tmp_path / "model", NO_COLOR="")
+    assert "\x1b]" not in coloured and r"nice\x1b]" in coloured  # a stranger's is shown, not obeyed
+    assert "\x1b[36m1,234\x1b[0m" in coloured
+
+
+def test_what_is_piped_has_no_colour(tmp_path: Path) -> None:
+    for arguments in (["--help"], ["show", "nowhere"]):
+        done = called(*arguments)
+        assert b"\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_commands_are_completed(shell: str) -> None:
+    asked = {
+        "COMP_WORDS": "trialese pre",
+        "COMP_CWORD": "1",
+        "_TYPER_COMPLETE_ARGS": "trialese pre",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TRIALESE_COMPLETE": f"complete_{shell}",
+    }
+    done = called(env={**os.environ, **asked})
+    assert b"predict" in done.stdout and b"pretrain" in done.stdout
+    assert b"serve" not in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["snapshot", "corpus", "adapter", "verdict", "sex/tfidf"])
+def test_sentences_and_counts_fit_into_80_columns(verb: str, run: Run, home: Path) -> None:
+    status, out, err = run("show", home / verb)
+    assert status == 0, err
+    sentences = [line for line in out.splitlines() if "  " not in line.strip()]
+    counts = [] if verb == "verdict" else out.splitlines()  # a table is as wide as its systems
+    assert not [line for line in sentences + counts if len(line) > 80 and len(line.split()) > 3]
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from trialese.cli.terminal import (
     OutOption,
     RecipeOption,
     SetOption,
+    folded,
     print_json,
     print_plan,
     read_recipe,
@@ -275,7 +276,7 @@ def print_artifact(artifact: Path, *, as_json: bool = False) -> None:
 
         tables = [format_table(verdict) for verdict in load_verdicts(artifact)]
         model = "\n".join(language_model_lines(load_context(artifact)))
-        print("\n\n".join(filter(None, [model, *tables])))
+        print(folded("\n\n".join(filter(None, [model, *tables]))))
         return
     print(f"{manifest.kind}  {artifact}  {manifest.digest[:12]}")
     for line in tree_lines({**manifest.notes, **manifest.counts}):

@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 
 from trialese import __version__
 from trialese.cli import keep, look, make, use
-from trialese.cli.terminal import harmless, harmless_output
+from trialese.cli.terminal import harmless, harmless_output, wants_colour
 from trialese.errors import TrialeseError, missing_module
 
 __all__ = ["app", "main", "set_loudness"]
@@ -56,8 +56,13 @@ def set_loudness(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Neither progress nor notes on stderr.")
     ] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colour on a terminal, as NO_COLOR=1 says too.")
+    ] = False,
 ) -> None:
-    """Set how much is told on stderr; the options stand before the command."""
+    """Set how much is told on stderr, and how; the options stand before the command."""
+    if no_color:
+        os.environ["NO_COLOR"] = "1"
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO
     logging.getLogger("trialese").setLevel(level)
 
@@ -87,7 +92,8 @@ def _run(arguments: list[str]) -> int:
         if logging.getLogger("trialese").level == logging.DEBUG:
             sys.excepthook(type(error), error, error.__traceback__)
         message, status = told
-        print(f"error: {harmless(' '.join(message.split()))}", file=sys.stderr)
+        word = "\x1b[31merror:\x1b[0m" if wants_colour(sys.stderr) else "error:"
+        print(f"{word} {harmless(' '.join(message.split()))}", file=sys.stderr)
         return status
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -29,6 +31,7 @@ __all__ = [
     "OutOption",
     "RecipeOption",
     "SetOption",
+    "folded",
     "harmless",
     "harmless_output",
     "print_json",
@@ -36,6 +39,7 @@ __all__ = [
     "read_recipe",
     "show_progress",
     "tree_lines",
+    "wants_colour",
     "watch",
     "writing",
 ]
@@ -49,7 +53,10 @@ MASKED_LM = (
 
 
 def tree_lines(tree: dict[str, Any], indent: str = "  ") -> Iterator[str]:
-    """Indented lines for nested counts and notes; long lists are only counted."""
+    """Indented lines for nested counts and notes, within 80 columns where words can be divided.
+
+    Long lists are only counted.
+    """
     for key, value in tree.items():
         if isinstance(value, dict):
             yield f"{indent}{key}"
@@ -59,7 +66,23 @@ def tree_lines(tree: dict[str, Any], indent: str = "  ") -> Iterator[str]:
         else:
             number = isinstance(value, int) and not isinstance(value, bool)
             text = f"{value:,}" if number else str(value)
-            yield f"{indent}{key:<28} {text}"
+            if isinstance(value, list):
+                text = ", ".join(map(str, value))
+            head = f"{indent}{key:<28} "
+            yield from textwrap.wrap(
+                text, 80, initial_indent=head, subsequent_indent=" " * len(head),
+                break_long_words=False, break_on_hyphens=False,
+            ) or [head.rstrip()]  # fmt: skip
+
+
+def folded(text: str) -> str:
+    """The text with its sentences within 80 columns; rows of tables stay as they are."""
+    return "\n".join(
+        line
+        if len(line) <= 80 or "  " in line.strip()
+        else textwrap.fill(line, 80, break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
 
 
 _HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -73,18 +96,57 @@ def harmless(text: str) -> str:
     return _HARMFUL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+_STYLES = {
+    "head": re.compile(r"^(?:stage|system|label|group|quarter|target) .*|^[A-Z][a-z]+:", re.M),
+    "option": re.compile(r"(?<![\w-])--?[a-z][\w-]*"),
+    "good": re.compile(r"\b(?:passed|whole|better|adapt|done)\b"),
+    "bad": re.compile(r"\b(?:FAILED|worse|error|altered|left out)\b"),
+    "number": re.compile(r"(?<![\w.-])[-+]?\d[\d,]*(?:\.\d+)?%?(?![\w-])"),
+    "interval": re.compile(r"\[[-+]?\d[^\[\]]*\]"),
+}
+_COLOURS = {
+    "head": "bold", "option": "cyan", "good": "green", "bad": "red", "number": "cyan",
+    "interval": "dim",
+}  # fmt: skip
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Whether what is written there is for a terminal whose user has not refused colour."""
+    refused = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return not refused and stream.isatty()
+
+
 class _HarmlessText:
-    """A text stream that writes only what is harmless; everything else is the stream's own."""
+    """A text stream that writes only what is harmless, in colour on a terminal.
+
+    Everything else is the stream's own.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(harmless(text))
+        shown = harmless(text)
+        if wants_colour(self._stream) and shown.strip() and not shown.startswith(("{", "[{")):
+            _write_coloured(self._stream, shown)
+        else:
+            self._stream.write(shown)
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _write_coloured(stream: TextIO, text: str) -> None:
+    """The text with numbers, intervals, headings and verdicts told apart."""
+    from rich.console import Console
+    from rich.text import Text
+
+    styled = Text(text)
+    for name, pattern in _STYLES.items():
+        styled.highlight_regex(pattern, _COLOURS[name])
+    console = Console(file=stream, soft_wrap=True, highlight=False)
+    console.print(styled, end="", soft_wrap=True)
 
 
 @contextmanager
