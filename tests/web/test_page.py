@@ -635,6 +635,33 @@ def test_disagreements_are_reviewed_decided_on_and_kept(fresh_page: Page, downlo
     page.until(lambda: page.text("#card-text"))
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_the_commands_of_the_api_page_run(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "texts.tsv").write_text("id\ttext\na\tSlow accrual\n", encoding="utf-8")
+    page.driver.get(f"{page.site.url}/docs")
+    page.until(lambda: page.script("return document.body.dataset.ready") == "yes")
+    commands = page.script(
+        "return [...document.querySelectorAll('.route pre')].map(e => e.textContent)"
+    )
+    assert len(commands) > 20
+    answers = {}
+    for command in commands:
+        asked = f"{command} -o answer -w '%{{http_code}}'"
+        told = subprocess.run(
+            ["sh", "-c", asked],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+            timeout=60,
+        )
+        answers[command] = int(told.stdout)
+    # what names a text, a job or a trial of its own is not there; nothing is misunderstood
+    assert set(answers.values()) <= {200, 202, 404}, answers
+    for part in ("/v1/predict'", "/v1/explain'", "/v1/nearest'", "/v1/jobs' -F", "annotator=ann'"):
+        assert next(s for c, s in answers.items() if part in c) in (200, 202), part
+
+
 AXE = os.environ.get("AXE_CORE", "")
 """Path of axe.min.js, of npm's package axe-core."""
 needs_axe = pytest.mark.skipif(

@@ -490,7 +490,9 @@ class Answer(BaseModel):
 class Undo(BaseModel):
     """Whose latest answer is to be undone."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"annotator": "ann"}]}
+    )
     model: ModelName = ""
     annotator: Annotator
 

@@ -28,14 +28,17 @@ function table(caption, rows) {
 const fields = (schema) => Object.entries(resolved(schema).properties || {}).map(([name, each]) => [
   name + ((resolved(schema).required || []).includes(name) ? " *" : ""), kind(each), each.description]);
 
-/** The command line that asks the route; an example of the document is its body. */
-function command(method, path, body) {
+/** The command line that asks the route, with the document's own examples for all that must be given. */
+function command(method, path, parameters, body) {
+  const example = ({ schema, example: own }) => own ?? schema?.examples?.[0];
   const parts = ["curl -s"];
   if (method !== "get" && method !== "post") parts.push(`-X ${method.toUpperCase()}`);
-  parts.push(`'${location.origin}${path.replaceAll(/\{(\w+)\}/g, (_, name) => name.toUpperCase())}'`);
+  const filled = path.replaceAll(/\{(\w+)\}/g, (_, name) => example(parameters.find((each) => each.name === name)) ?? name.toUpperCase());
+  const asked = parameters.filter((each) => each.in === "query" && each.required).map((each) => `${each.name}=${encodeURIComponent(example(each) ?? each.name.toUpperCase())}`);
+  parts.push(`'${location.origin}${filled}${asked.length ? `?${asked.join("&")}` : ""}'`);
   if (body?.["application/json"]) {
-    const example = resolved(body["application/json"].schema).examples?.[0] || {};
-    parts.push(`-H 'Content-Type: application/json' -d '${JSON.stringify(example).replaceAll("'", "'\\''")}'`);
+    const sent = resolved(body["application/json"].schema).examples?.[0] || {};
+    parts.push(`-H 'Content-Type: application/json' -d '${JSON.stringify(sent).replaceAll("'", "'\\''")}'`);
   } else if (body) parts.push("-F file=@texts.tsv");
   return parts.join(" ");
 }
@@ -49,7 +52,7 @@ function operation(path, method, { summary, description, parameters = [], reques
   const answer = Object.entries(responses).find(([status]) => status < "300")?.[1].content?.["application/json"]?.schema;
   return el("details.route", {}, el("summary", {}, el("code", {}, `${method.toUpperCase()} ${path}`), ` ${first || summary}`),
     rest.length ? el("p", {}, rest.join(" ")) : null,
-    el("pre", { tabindex: 0 }, command(method, path, content)),
+    el("pre", { tabindex: 0 }, command(method, path, parameters, content)),
     table("Parameters", parameters.map((each) => [each.name + (each.required ? " *" : ""), kind(each.schema), each.description || each.schema.description])),
     sent && table("Body (* must be given)", fields(sent)),
     answer && table(`Answer: ${kind(answer)}`, fields(answer)),
