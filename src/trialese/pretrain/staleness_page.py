@@ -91,7 +91,7 @@ def _page(staleness: Staleness, reader: str, snapshot: str) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>When to adapt again</title><style>{_STYLE}</style></head><body>
+<title>When to adapt again</title><style>{_STYLE}</style></head><body><main>
 <h1>When to adapt again</h1>
 <p class="advice">{escape(staleness.advice)}</p>
 <p class="caveat"><strong>What this cannot tell.</strong> {escape(CAVEAT)}</p>
@@ -105,7 +105,7 @@ read [MASK]; intervals from resampling trials. Pseudo-perplexity: PLL-word-l2r (
 <h2>Words that rose since</h2>{rising}
 <h2>New words that the vocabulary breaks up most</h2>{broken}
 <h2>Quarters</h2>{quarters}
-</body></html>
+</main></body></html>
 """
 
 

@@ -449,7 +449,9 @@ class JobRunner:
         self.store.change(job.id, state="failed", message=" ".join(message.split()))
 
 
-JobId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+JobId = Annotated[
+    str, StringConstraints(pattern=r"^[0-9a-f]{16}$"), Field(examples=["0123456789abcdef"])
+]
 _MEDIA_TYPES = {
     "csv": "text/csv; charset=utf-8",
     "tsv": "text/tab-separated-values; charset=utf-8",
