@@ -180,7 +180,7 @@ def prefer(
             continue
         best = float(_lower_end(hits, of).max()) if len(hits) else 0.0
         values.append(min((1.0,) if aim == "precision" else (*points.cuts, 1.0)))
-        unable[label] = f"at most {best:.2f} can be promised, from {points.support} texts"
+        unable[label] = f"({best:.2f} at most, from {points.support} texts)"
     chosen = replace(
         thresholds,
         values=tuple(values),

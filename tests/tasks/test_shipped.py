@@ -14,9 +14,15 @@ import pytest
 from trialese.artifacts import verify_files
 from trialese.errors import ArtifactError
 from trialese.tasks import shipped
+from trialese.tasks.formats import TextToLabel
 from trialese.tasks.linear import LinearClassifier
-from trialese.tasks.predict import load_scorer
-from trialese.tasks.scorer import find_classifier, model_folder, read_description
+from trialese.tasks.predict import label_texts, load_scorer
+from trialese.tasks.scorer import (
+    find_classifier,
+    model_folder,
+    read_description,
+    with_preference,
+)
 from trialese.tasks.shipped import SHIPPED, shipped_folder, shipped_sizes
 
 HEPATOTOXICITY = "Slow accrual, and two patients had severe hepatotoxicity"
@@ -107,3 +113,20 @@ def test_compact_weights_score_nearly_as_whole_ones(tmp_path: Path) -> None:
     np.testing.assert_allclose(compact, plain, atol=0.05)
     sizes = [(tmp_path / each / "linear.npz").stat().st_size for each in ("plain", "compact")]
     assert sizes[1] < sizes[0] / 4
+
+
+def test_cut_offs_for_a_use_need_no_new_fit_and_who_cannot_promise_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    small = load_scorer(shipped_folder("stop-reasons", "small"))
+    precise = with_preference(small, "precision=0.9")
+    (told,) = caplog.records
+    assert told.getMessage().startswith("precision=0.9 cannot be promised for ")
+    assert "Ethical_Reason (" in told.getMessage() and "Covid19" not in told.getMessage()
+    rows = [TextToLabel(1, "", "COVID-19 pandemic"), TextToLabel(2, "", "Ethical concerns")]
+    sure, unsure = label_texts(precise, rows)
+    assert (sure.labels, sure.needs_person) == (("Covid19",), False)
+    assert unsure.needs_person and "Ethical_Reason" not in unsure.labels
+    assert sure.thresholds == "tune, precision=0.9"
+    assert with_preference(small, None) is small
+    assert {each.thresholds for each in label_texts(small, rows)} == {"tune"}

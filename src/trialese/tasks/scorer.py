@@ -456,8 +456,9 @@ def with_preference(scorer: Scorer, preference: str | None) -> Scorer:
             f"prefer {preference}: this classifier has no cut-offs of its own; fit it again"
         )
     chosen, unable = prefer(scorer.thresholds, scorer.task.kind, preference)
-    for label, why in unable.items():
-        logger.warning("%s: %s cannot be promised: %s", label, chosen.prefer, why)
+    if unable:
+        told = "; ".join(f"{label} {why}" for label, why in unable.items())
+        logger.warning("%s cannot be promised for %s", chosen.prefer, told)
     given: Scorer = replace(scorer, thresholds=chosen)  # type: ignore[type-var]
     return given
 
