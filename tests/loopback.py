@@ -81,6 +81,8 @@ class Registry(ThreadingHTTPServer):
     """Of the data, if the test sets the calendar."""
     silent = False
     """Answers nothing but 503."""
+    busy_seconds = 0.0
+    """Processor time that answering took."""
 
     @property
     def url(self) -> str:
@@ -107,7 +109,14 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         pass
 
-    def do_GET(self) -> None:  # noqa: PLR0912 - so many ways to answer
+    def do_GET(self) -> None:
+        begun = time.thread_time()
+        try:
+            self._get()
+        finally:
+            self.server.busy_seconds += time.thread_time() - begun
+
+    def _get(self) -> None:  # noqa: PLR0912 - so many ways to answer
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         number = len(self.server.asked)

@@ -131,6 +131,7 @@ def test_a_refused_challenger_leaves_the_champion_and_the_new_data(run: Path) ->
     assert any(name.startswith("staleness") for name in names)
 
 
+@pytest.mark.slow
 def test_a_launcher_trains_to_the_same_bytes(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / "run"
     shutil.copytree(run, other)

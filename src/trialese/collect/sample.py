@@ -232,10 +232,11 @@ MAX_STUDIES = 10_000_000
 STOPPED_SHARE = 0.40
 REPEATED_SHARE = 0.03
 MONTH_DAYS = 30
-STOPPED_A_MONTH = 0.01
-"""Of the studies, so many stop in each month that `months` asks for."""
+STOPPED_A_MONTH = 0.05
+"""Of the studies that still run, so many stop in each month that `months` asks for."""
 _STOPPED = ("TERMINATED", "WITHDRAWN", "SUSPENDED")
 _RUNNING = ("COMPLETED", "COMPLETED", "RECRUITING", "ACTIVE_NOT_RECRUITING", "UNKNOWN")
+_STILL_RUNNING = ("RECRUITING", "ACTIVE_NOT_RECRUITING")
 
 
 class SampleSource:
@@ -295,13 +296,15 @@ def _stop_later(settings: SampleSettings, study: dict[str, Any], index: int) -> 
     rng = random.Random(f"{settings.seed}:{index}:later")
     month = math.ceil(rng.random() / STOPPED_A_MONTH)
     status = study["protocolSection"]["statusModule"]
-    if month > settings.months or status["overallStatus"] in _STOPPED:
-        return
     last = date.fromisoformat(settings.to_date) + timedelta(days=MONTH_DAYS * month)
+    updated = status["lastUpdatePostDateStruct"]
+    runs = status["overallStatus"] in _STILL_RUNNING and updated["date"] < last.isoformat()
+    if month > settings.months or not runs:
+        return
     text, labels = stop_reason(rng, stopped_year=last.year, people="participants", drug="drug")
     status["overallStatus"] = "TERMINATED"
     status["whyStopped"] = text
-    status["lastUpdatePostDateStruct"]["date"] = last.isoformat()
+    updated["date"] = last.isoformat()
     study["syntheticStopReasons"] = list(labels)
 
 

@@ -167,9 +167,9 @@ def _count_fields(changes: Sequence[TrialChange]) -> list[tuple[str, int]]:
     for change in changes:
         for name in change.fields:
             counts[name] = counts.get(name, 0) + 1
-    order = order_of_fields(counts)
-    ranked = sorted(counts, key=lambda name: (name not in _FIRST_FIELDS, -counts[name]))
-    return [(name, counts[name]) for name in ranked if name in order]
+    first = [name for name in _FIRST_FIELDS if name in counts]
+    others = sorted(counts.keys() - set(first), key=lambda name: (-counts[name], name))
+    return [(name, counts[name]) for name in (*first, *others)]
 
 
 def write_feeds(run: Path) -> None:
