@@ -17,7 +17,7 @@ STAGES = ("collect", "corpus", "pretrain", "tasks", "verdict", "web")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Those that know every room: the conductors and the command line.
 CONDUCTORS = ("pipeline/", "cli/", "__main__.py", "__init__.py")
-MOST_MODULES, MOST_LINES = 140, 600
+MOST_MODULES, MOST_LINES = 145, 600
 TORCH = {"torch", "transformers", "peft"}
 TORCH_ROOMS = ("pretrain/", "tasks/")
 
