@@ -27,7 +27,7 @@ from pretrain_sweep import VARIANTS, settings_of
 
 from trialese.artifacts import read_manifest, write_artifact
 from trialese.bootstrap import interval
-from trialese.collect.snapshot import open_snapshot
+from trialese.collect.snapshot import open_snapshot, read_trials
 from trialese.collect.vocabulary import broad_area
 from trialese.corpus.blocks import BlockWriter, open_block_folder, open_blocks, read_facts
 from trialese.pretrain.adapt import train_adapter, train_control
@@ -195,11 +195,13 @@ class Sums:
 def show(arguments: argparse.Namespace) -> None:
     """Print the tables; draw the picture."""
     sums = Sums(arguments.out)
-    trials = {trial.nct_id: trial for trial in open_snapshot(arguments.snapshot).trials()}
+    trials = {trial.nct_id: trial for trial in read_trials(open_snapshot(arguments.snapshot))}
     names = [name for era in ("new", "old") for name in blocks_of(arguments, era, "test").nct_ids]
     new = np.arange(len(names)) < len(blocks_of(arguments, "new", "test").nct_ids)
     years = np.array([int((trials[name].first_posted or "0")[:4]) for name in names])
+    # Old and new trials differ in their areas, so areas are told of the new ones alone.
     areas = np.array([broad_area(trials[name]) for name in names])
+    areas[~new] = ""
     hidden = sums.of("base", "tokens").sum()
     print(f"{new.sum()} new and {(~new).sum()} old test documents, {hidden:,.0f} read as [MASK]\n")
     cells = [(era, field) for era in (new, ~new) for field in ("top1", "loss")]
@@ -214,10 +216,10 @@ def show(arguments: argparse.Namespace) -> None:
     for one, other in pairs:
         told = [sums.share(one, other, era, field) for era, field in cells]
         print(f"| {one} - {other} | {' | '.join(told)} |")
-    for title, values in (("year of posting", spans(years)), ("area", areas)):
+    for title, values in (("year of posting", spans(years)), ("area, new trials", areas)):
         columns = [title, "documents", "base", *(f"{one} - {other}" for one, other in pairs)]
         print(f"\n| {' | '.join(columns)} |\n|---|--:|---|---|---|---|")
-        for value in sorted(set(values.tolist())):
+        for value in sorted(set(values.tolist()) - {""}):
             where = values == value
             if where.sum() >= FEWEST:
                 told = [sums.share("base", None, where)]
@@ -249,7 +251,7 @@ def draw(sums: Sums, years: NDArray[Any], areas: NDArray[Any], file: Path) -> No
     styles = {"adapted": ("#0b6e99", "o", "adapted on new trials"),
               "control": ("#b5651d", "s", "control: old trials, as many steps")}  # fmt: skip
     for panel, values in zip(axes, (years, areas), strict=True):
-        groups = [v for v in sorted(set(values.tolist())) if (values == v).sum() >= FEWEST]
+        groups = [v for v in sorted(set(values.tolist()) - {""}) if (values == v).sum() >= FEWEST]
         if panel is axes[1]:
             groups.sort(key=lambda v: sums.points("adapted", "control", values == v)[0])
         for shift, (name, (colour, marker, label)) in zip(
@@ -264,11 +266,13 @@ def draw(sums: Sums, years: NDArray[Any], areas: NDArray[Any], file: Path) -> No
             panel.errorbar(*where, **bars, fmt=marker, color=colour, markersize=4.5, capsize=2,
                            linewidth=1, label=label)  # fmt: skip
         counted = {group: int((values == group).sum()) for group in groups}
-        joint = "\n{}" if panel is axes[0] else " ({})"
+        joint = "\n({})" if panel is axes[0] else " ({})"
         ticks = [group + joint.format(count) for group, count in counted.items()]
         if panel is axes[0]:
+            ticks = [tick.replace("-", "-\n") for tick in ticks]
+        if panel is axes[0]:
             panel.set_xticks(range(len(groups)), ticks, fontsize=7)
-            panel.set_xlabel("first posted (below: held-out trials)")
+            panel.set_xlabel("first posted (held-out trials)")
             panel.set_ylabel("[MASK] top-1, difference from the base")
             panel.axhline(0, color="black", linewidth=0.6)
             border = next((i for i, g in enumerate(groups) if g >= "2008"), 0) - 0.5
@@ -278,23 +282,21 @@ def draw(sums: Sums, years: NDArray[Any], areas: NDArray[Any], file: Path) -> No
             panel.legend(frameon=False, fontsize=8, loc="lower right")
         else:
             panel.set_yticks(range(len(groups)), ticks, fontsize=7)
-            panel.set_xlabel("[MASK] top-1, difference from the base")
+            panel.set_xlabel("new trials: [MASK] top-1, difference from the base")
             panel.axvline(0, color="black", linewidth=0.6)
         panel.grid(alpha=0.25)
     figure.savefig(file, dpi=130)
 
 
 def draw_cost(sums: Sums, new: NDArray[np.bool_], file: Path) -> None:
-    """Top-1 on new test documents against the processor seconds of training, a point a variant."""
+    """Gain in top-1 on new test documents against processor seconds of training, by variant."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6.5, 4), layout="constrained")
     for name, stored in sums.stored.items():
-        sums_of, tokens = sums.of(name, "top1")[new], sums.of(name, "tokens")[new]
-        point = float(sums_of.sum() / tokens.sum())
-        found = interval(point, resampled_shares(sums_of, tokens, resamples=2000, seed=7))
+        point, low, high = sums.points(name, "base", new)
         seconds = float(stored["seconds"])
-        axes.errorbar(seconds, point, yerr=[[point - found.low], [found.high - point]], fmt="o",
+        axes.errorbar(seconds, point, yerr=[[point - low], [high - point]], fmt="o",
                       color="#b5651d" if name.startswith("control") else "#0b6e99",
                       markersize=4, capsize=2, linewidth=0.8)  # fmt: skip
         if not name.endswith(("8", "9")):
@@ -302,7 +304,7 @@ def draw_cost(sums: Sums, new: NDArray[np.bool_], file: Path) -> None:
                           textcoords="offset points", fontsize=7)  # fmt: skip
     axes.margins(x=0.25)
     axes.set_xlabel("processor seconds of training, one thread")
-    axes.set_ylabel("new test trials: [MASK] top-1")
+    axes.set_ylabel("new test trials: [MASK] top-1, difference from the base")
     axes.grid(alpha=0.25)
     figure.savefig(file, dpi=130)
 
