@@ -14,6 +14,8 @@ import pytest
 from trialese.artifacts import verify_files
 from trialese.errors import ArtifactError
 from trialese.tasks import shipped
+from trialese.tasks.classifier import Classifier
+from trialese.tasks.explain import explain
 from trialese.tasks.formats import TextToLabel
 from trialese.tasks.linear import LinearClassifier
 from trialese.tasks.predict import label_texts, load_scorer
@@ -97,7 +99,7 @@ def test_altered_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     target = shipped_folder("stop-reasons", "small") / "model" / "thresholds.json"
     target.write_text(target.read_text("utf-8").replace("0.", "0.1", 1))
     with pytest.raises(ArtifactError, match=r"thresholds\.json"):
-        load_scorer(Path("stop-reasons"))
+        load_scorer(shipped_folder("stop-reasons", "small"))
 
 
 def test_compact_weights_score_nearly_as_whole_ones(tmp_path: Path) -> None:
@@ -130,3 +132,15 @@ def test_cut_offs_for_a_use_need_no_new_fit_and_who_cannot_promise_is_named(
     assert sure.thresholds == "tune, precision=0.9"
     assert with_preference(small, None) is small
     assert {each.thresholds for each in label_texts(small, rows)} == {"tune"}
+
+
+def test_the_large_one_answers_where_torch_is_and_reads_what_the_small_one_cannot() -> None:
+    assert shipped_sizes("stop-reasons") == ("small", "large")
+    large = Classifier.from_pretrained("stop-reasons")
+    small = LinearClassifier.from_pretrained("stop-reasons")
+    assert large.engine == "torch fp32" and small.engine.startswith("linear")
+    assert large.task == small.task and large.digest != small.digest
+    assert set(large.predict([HEPATOTOXICITY])[0]) == {
+        "Insufficient_Enrollment", "Safety_Sideeffects",
+    }  # fmt: skip
+    assert explain(large, HEPATOTOXICITY, "Safety_Sideeffects").spans
