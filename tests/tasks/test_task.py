@@ -307,7 +307,8 @@ finetune = {{ epochs = 1, max_tokens = 8 }}
     planned = {stage.name: stage for stage in plan_recipe(recipe)}
     long, short = planned["own/base"].tokens, planned["short/base"].tokens
     assert long is not None and short is not None
-    assert 500 * 0.8 * 5 * 40 < long < 500 * 0.8 * 5 * 60  # rows, share, folds, tokens
+    fitted_rows = 500 * (0.8 * 5 + 1)  # five folds of four fifths, and the final fit
+    assert fitted_rows * 40 < long < fitted_rows * 60  # tokens a row
     assert short < long / 4
 
 

@@ -324,8 +324,13 @@ def describe_section(section: TaskSettings, *, is_model: bool) -> dict[str, Any]
             del plain[name]
     grid = {name: plain["search"][name] for name in _searched(is_model) if name in plain["search"]}
     plain["search"] = grid
-    if not grid:  # what was fitted before there was a search stays finished
+    # What was fitted before a setting was there stays finished while that has its default.
+    if not grid:
         del plain["search"], plain["search_folds"]
+    if section.calibration == "labels":
+        del plain["calibration"]
+    if section.finetune.final_fit is None:
+        del plain["finetune"]["final_fit"]
     if not is_model:
         del plain["finetune"]
         if plain.get("silver"):
