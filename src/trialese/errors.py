@@ -34,7 +34,7 @@ EXTRAS = {
         "python_multipart", "starlette", "uvicorn",
     ),
     "export": ("onnx", "onnxscript"),
-    "xlsx": ("python_calamine",),
+    "xlsx": ("python_calamine", "xlsxwriter"),
 }  # fmt: skip
 """Of each extra, the modules that its packages bring and the base install lacks."""
 

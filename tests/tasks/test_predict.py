@@ -241,11 +241,35 @@ def test_cells_that_a_spreadsheet_would_compute_are_made_text(tmp_path: Path) ->
     assert [json.loads(line)["text"] for line in lines] == texts
 
 
+def test_a_workbook_holds_the_same_rows_as_text(tmp_path: Path) -> None:
+    calamine = pytest.importorskip("python_calamine")
+    source = tmp_path / "in.jsonl"
+    texts = ["=1+1", "https://example.org", "plain too", "x" * 40_000, "plain"]
+    source.write_text(
+        "".join(json.dumps({"id": f"r{i}", "text": t}) + "\n" for i, t in enumerate(texts))
+    )
+    predict_file(ToyScorer(), source, tmp_path / "out.csv")
+    predict_file(ToyScorer(), source, tmp_path / "out.xlsx", window_records=2)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    sheet = calamine.CalamineWorkbook.from_path(str(tmp_path / "out.xlsx")).get_sheet_by_index(0)
+    found = sheet.to_python()
+    assert found[0] == rows[0]
+    cut = [t if len(t) < 32_768 else t[:32_766] + "…" for t in texts]
+    assert [row[-1] for row in found[1:]] == cut
+    assert [row[1:3] for row in found[1:]] == [row[1:3] for row in rows[1:]]
+    assert [float(row[3]) for row in found[1:]] == [float(row[3]) for row in rows[1:]]
+    before = (tmp_path / "out.xlsx").read_bytes()
+    (tmp_path / "out.xlsx").unlink()
+    predict_file(ToyScorer(), source, tmp_path / "out.xlsx")
+    assert (tmp_path / "out.xlsx").read_bytes() == before
+
+
 def test_bad_wishes(table: Path, tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no such file"):
         predict_file(ToyScorer(), tmp_path / "none.csv", tmp_path / "out.csv")
-    with pytest.raises(RecipeError, match=r"extension '\.xlsx' is unknown"):
-        predict_file(ToyScorer(), table, tmp_path / "out.xlsx")
+    with pytest.raises(RecipeError, match=r"extension '\.ods' is unknown"):
+        predict_file(ToyScorer(), table, tmp_path / "out.ods")
     with pytest.raises(RecipeError, match="format 'html' is unknown"):
         predict_file(ToyScorer(), table, tmp_path / "out.csv", format_name="html")
     empty = tmp_path / "empty.csv"

@@ -72,7 +72,9 @@ def predict(
     ] = None,
     format_name: Annotated[
         str | None,
-        typer.Option("--format", help="table, csv, tsv, jsonl or parquet; else by extension."),
+        typer.Option(
+            "--format", help="table, csv, tsv, jsonl, parquet or xlsx; else by extension."
+        ),
     ] = None,
     column: Annotated[
         str | None, typer.Option(help="Of a table, the column of texts; else by its name.")

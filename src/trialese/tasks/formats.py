@@ -12,6 +12,7 @@ import io
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -235,12 +236,13 @@ def text_of_trial(trial: Trial, how: Preprocessing) -> str:
     return cut_sex_words(text) if how.without_sex_words else text
 
 
-Format = Literal["table", "csv", "tsv", "jsonl", "parquet"]
-FORMATS: tuple[Format, ...] = ("table", "csv", "tsv", "jsonl", "parquet")
+Format = Literal["table", "csv", "tsv", "jsonl", "parquet", "xlsx"]
+FORMATS: tuple[Format, ...] = ("table", "csv", "tsv", "jsonl", "parquet", "xlsx")
 _BY_SUFFIX: dict[str, Format] = {
     ".txt": "table", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
-    ".parquet": "parquet",
+    ".parquet": "parquet", ".xlsx": "xlsx",
 }  # fmt: skip
+_SHEET_ROWS, _CELL_CHARACTERS = 1_048_576, 32_767  # what a sheet and a cell of Excel hold
 _FORMULA = tuple("=+-@\t\r＝＋－＠")
 """What makes a spreadsheet compute a cell (OWASP, CSV injection), full-width forms included."""
 
@@ -254,6 +256,8 @@ def format_of(path: Path, asked: str | None) -> Format:
     known = asked if asked is not None else _BY_SUFFIX.get(path.suffix.lower())
     for each in FORMATS:
         if known == each:
+            if each == "xlsx":
+                import xlsxwriter  # noqa: F401 - a missing extra is told before the work
             return each
     what = f"format {asked!r}" if asked is not None else f"{path}: extension {path.suffix!r}"
     raise RecipeError(f"{what} is unknown; use --format with one of {', '.join(FORMATS)}")
@@ -310,9 +314,11 @@ class Layout:
         """What stands before the first part."""
         if self.format not in ("csv", "tsv"):
             return b""
+        return self._table([[safe_cell(name) for name in self._names()]])
+
+    def _names(self) -> list[str]:
         names = ["row", "id", "labels", *map(_column, self.labels)]
-        names += ["needs_person", "thresholds", "model", "text"]
-        return self._table([[safe_cell(name) for name in names]])
+        return [*names, "needs_person", "thresholds", "model", "text"]
 
     def part(self, texts: Sequence[TextToLabel], scores: NDArray[np.float64]) -> bytes:
         """The rows of some texts with their probabilities (texts, labels)."""
@@ -335,7 +341,7 @@ class Layout:
                 for each, names, row, asks in rows
             ]
             return "".join(f"{line}\n" for line in lines).encode()
-        if self.format == "jsonl":
+        if self.format in ("jsonl", "xlsx"):  # a workbook is written when its parts are joined
             return msgspec.json.Encoder().encode_lines(
                 [self._object(each, names, row, asks) for each, names, row, asks in rows]
             )
@@ -357,6 +363,9 @@ class Layout:
         """Write header and parts, in their order, to one file at `path`."""
         if self.format == "parquet":
             self._join_parquet(parts, path)
+            return
+        if self.format == "xlsx":
+            self._join_workbook(parts, path)
             return
         with path.open("wb") as out:
             out.write(self.header())
@@ -416,6 +425,33 @@ class Layout:
         with pq.ParquetWriter(path, self._schema(), compression="zstd") as writer:
             for part in parts:
                 writer.write_table(pq.read_table(io.BytesIO(part.read_bytes())))
+
+    def _join_workbook(self, parts: Iterable[Path], path: Path) -> None:
+        import xlsxwriter
+
+        # One row at a time, text as text (no formulas, no links), and no time of making in it.
+        how = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
+        with xlsxwriter.Workbook(str(path), how) as book:
+            book.set_properties({"created": datetime(2000, 1, 1, tzinfo=UTC)})
+            sheet = book.add_worksheet("labels")
+            sheet.write_row(0, 0, self._names())
+            lines = (line for part in parts for line in part.read_bytes().splitlines())
+            for number, line in enumerate(lines, start=1):
+                if number >= _SHEET_ROWS:
+                    raise RecipeError(
+                        f"{path}: more rows than a sheet of Excel holds ({_SHEET_ROWS:,}); "
+                        "write .csv or .parquet"
+                    )
+                row = msgspec.json.decode(line)
+                cells = [row["row"], row["id"], "|".join(row["labels"]), *row["scores"].values()]
+                cells += [row["needs_person"], row["thresholds"], row["model"], row.get("text", "")]
+                for column, cell in enumerate(cells):
+                    if isinstance(cell, str):
+                        fits = len(cell) <= _CELL_CHARACTERS
+                        shown = cell if fits else cell[: _CELL_CHARACTERS - 1] + "…"
+                        sheet.write_string(number, column, shown)
+                    else:
+                        sheet.write(number, column, cell)
 
     def _schema(self) -> Any:
         import pyarrow as pa
