@@ -96,10 +96,10 @@ def test_run_says_what_it_would_do(run: Run, toy: Recipe) -> None:
     recipe = Path(toy.folder) / "toy.toml"
     status, out, _ = run("run", recipe, "--dry-run")
     assert status == 0
-    assert "0 of 19 stages to do" in out
+    assert "0 of 20 stages to do" in out
     status, out, err = run("run", recipe)
     assert status == 0
-    assert err.count("skip") == 19
+    assert err.count("skip") == 20
     assert "report.html" in out
 
 

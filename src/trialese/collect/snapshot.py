@@ -75,7 +75,7 @@ def read_trials(snapshot: Snapshot) -> Iterator[Trial]:
                 read_manifest(snapshot.path, verify=True)
                 verified = True
             yield from msgspec.convert(table.to_pylist(), list[Trial])
-    except (pa.ArrowException, OSError, msgspec.ValidationError) as error:
+    except (pa.ArrowException, OSError, KeyError, msgspec.ValidationError) as error:
         raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
 
 
@@ -100,7 +100,7 @@ def read_rows(
     """These columns of all rows, by NCT id, in tables of about `at_once` rows; none is empty.
 
     Raises:
-        pa.ArrowException, OSError: the files cannot be read.
+        pa.ArrowException, OSError, KeyError: the files cannot be read, or lack a column.
     """
     columns = list(dict.fromkeys(["nct_id", *columns]))
     overlay, ids = None, []
@@ -157,7 +157,7 @@ def read_identities(snapshot: Snapshot) -> Iterator[Identity]:
                 if tells:
                     formats, not_held = tuple(source[0]), frozenset(source[1])
                 yield Identity(nct_id, tuple(aliases or ()), digest, formats, not_held)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
 
 
@@ -202,7 +202,7 @@ def find_trials(snapshot: Snapshot, nct_ids: Collection[str]) -> dict[str, Trial
             found = _find_in(snapshot.path / OVERLAY_NAME, over)
             wanted -= over.union(read_gone(snapshot))
         return {**found, **_find_in(file, wanted)}
-    except (pa.ArrowException, OSError, msgspec.ValidationError) as error:
+    except (pa.ArrowException, OSError, KeyError, msgspec.ValidationError) as error:
         raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
 
 

@@ -216,6 +216,7 @@ def format_table(verdict: Verdict) -> str:
 
     out = [
         f"{verdict.task}: {_setting(verdict)}",
+        *([_SYNTHETIC] if verdict.notes.get("synthetic") else []),
         *_models(verdict),
         "",
         *_headline_lines(verdict),
@@ -407,16 +408,14 @@ def _level(verdict: Verdict) -> str:
     return f"{verdict.notes['settings']['confidence']:.0%}"
 
 
+_SYNTHETIC = "synthetic trials: no evidence about real ones"
+
+
 def _setting(verdict: Verdict) -> str:
     folds, seeds = verdict.notes["folds"], len(verdict.notes["seeds"])
     return (
         f"{verdict.rows:,} test texts in {verdict.clusters:,} clusters of duplicates, "
         f"{folds} {'fold' if folds == 1 else 'folds'}, {seeds} {'seed' if seeds == 1 else 'seeds'}"
-        + (
-            "; synthetic trials: no evidence about real ones"
-            if verdict.notes.get("synthetic")
-            else ""
-        )
     )
 
 
@@ -427,7 +426,11 @@ def _models(verdict: Verdict) -> list[str]:
 
 def _markdown(verdict: Verdict) -> Iterator[str]:
     yield f"# {verdict.task}\n"
-    yield f"{_setting(verdict)}; {_level(verdict)} intervals. Signature: `{verdict.signature}`\n"
+    synthetic = f"; {_SYNTHETIC}" if verdict.notes.get("synthetic") else ""
+    yield (
+        f"{_setting(verdict)}{synthetic}; {_level(verdict)} intervals. "
+        f"Signature: `{verdict.signature}`\n"
+    )
     yield from (f"- {model}" for model in _models(verdict))
     yield ""
     for scores in verdict.scores:

@@ -20,6 +20,7 @@ from trialese.tasks.scorer import (
     read_description,
     with_preference,
 )
+from trialese.thresholds import read_preference
 from trialese.verdict.report import load_verdicts
 from trialese.web.active_learning import MOST_TEXTS
 from trialese.web.guidelines import read_guidelines
@@ -74,14 +75,19 @@ class ServedModel:
         """The model with cut-offs for a use, such as "precision=0.9"; "": as it is.
 
         Raises:
-            Refusal: 422, a preference that cannot be read or kept.
+            Refusal: 422, a preference that cannot be read; 409, one that this classifier lacks
+                the figures for.
         """
         if not preference:
             return self
         try:
-            return replace(self, scorer=with_preference(self.scorer, preference))
+            read_preference(preference)
         except RecipeError as error:
             raise Refusal(422, str(error), code="invalid_preference") from error
+        try:
+            return replace(self, scorer=with_preference(self.scorer, preference))
+        except RecipeError as error:
+            raise Refusal(409, str(error), code="no_such_cut_offs") from error
 
     def predictions(self, texts: Sequence[str], scores: NDArray[np.float64]) -> list[Prediction]:
         """Label sets and probabilities of texts whose scores (texts, labels) are known."""

@@ -33,7 +33,9 @@ __all__ = ["predict_routes"]
 def predict_routes(served: Served, engine: Engine, settings: ServeSettings) -> APIRouter:
     """Routes over the served models."""
     routes = APIRouter(
-        prefix="/v1", tags=["predict"], responses=failures(400, 401, 404, 413, 422, 429, 503, 504)
+        prefix="/v1",
+        tags=["predict"],
+        responses=failures(400, 401, 404, 409, 413, 422, 429, 503, 504),
     )
 
     @routes.get("/models")
