@@ -128,7 +128,8 @@ def rollback(
     if as_json:
         print_json({"run": str(run), "generation": found.number, "data_timestamp": timestamp})
     else:
-        print(f"{run}: generation {found.number} is in use, data of {timestamp or 'no date'}")
+        dated = f", data of {timestamp}" if timestamp else ""
+        print(f"{run}: generation {found.number} is in use{dated}")
 
 
 VERBS = (refresh, rollback)
