@@ -10,7 +10,6 @@ is. Files and the sample are read again as a whole.
 from __future__ import annotations
 
 import datetime
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from trialese.collect.snapshot import (
     REJECTS_NAME,
     TRIALS_NAME,
     Identity,
+    interleave,
     open_snapshot,
     read_gone,
     read_identities,
@@ -68,7 +68,7 @@ class Increment:
     """What a source holds that differs, or may differ, from the snapshot before."""
 
     collected: tuple[Snapshot, ...]
-    """Later ones win. None: the source holds what it held."""
+    """Later ones win. Without any the source holds what it held."""
     whole: bool
     """The last one is all that there is: what it lacks is gone."""
     gone: frozenset[str] = frozenset()
@@ -188,7 +188,8 @@ def _from_registry(
     updated = _collect(window, work / "updated", version.data_timestamp, progress)
     asked = _Asked(settings, client, work, progress)
     ours = _Ours(older, updated)
-    gone, fetch, listed = asked.differing(ours, list_all=list_all)
+    last_year = int(version.data_timestamp[:4])
+    gone, fetch, listed = asked.differing(ours, list_all=list_all, last_year=last_year)
     found = [updated]
     if fetch:
         write_bytes(work / "fetch.txt", "".join(f"{name}\n" for name in sorted(fetch)).encode())
@@ -260,9 +261,13 @@ class _Asked:
         plain = msgspec.structs.replace(settings, whole=False, ids=None)
         self._query = {**query_of(plain), "fields": _LISTED_FIELDS}
 
-    def differing(self, ours: _Ours, *, list_all: bool) -> tuple[set[str], set[str], bool]:
-        """Numbers that are gone, numbers to be fetched, and whether all were listed."""
-        last_year = int(self._client.version().data_timestamp[:4])
+    def differing(
+        self, ours: _Ours, *, list_all: bool, last_year: int
+    ) -> tuple[set[str], set[str], bool]:
+        """Numbers that are gone, numbers to be fetched, and whether all were listed.
+
+        `last_year` is that of the registry's data.
+        """
         total = self._count(self._query)
         if list_all or total <= LISTED_PAGES * self._settings.page_size:
             return *self._differences(self._listing(self._query, "all"), ours, None), True
@@ -484,23 +489,16 @@ def _rows_of(
             if chosen.num_rows:
                 renewed.append(chosen.select(ROW_COLUMNS.names).cast(ROW_COLUMNS))
     new = pa.concat_tables(renewed).sort_by("nct_id") if renewed else ROW_COLUMNS.empty_table()
-    ids = new["nct_id"].to_pylist()
-    left_out = pa.array(sorted({*ids, *plan.gone}), pa.string())
+    left_out = pa.array(sorted({*new["nct_id"].to_pylist(), *plan.gone}), pa.string())
     chosen_ids = None if only is None else pa.array(sorted(only), pa.string())
-    taken = 0
-    for table in read_rows(older, ROW_COLUMNS.names):
-        until = bisect_right(ids, table["nct_id"][-1].as_py())
+
+    def keep(table: pa.Table) -> pa.Table:
         kept = table.filter(pc.invert(pc.is_in(table["nct_id"], left_out)))
         if chosen_ids is not None:
             kept = kept.filter(pc.is_in(kept["nct_id"], chosen_ids))
-        kept = kept.select(ROW_COLUMNS.names).cast(ROW_COLUMNS)
-        if until > taken:
-            kept = pa.concat_tables([kept, new.slice(taken, until - taken)]).sort_by("nct_id")
-            taken = until
-        if kept.num_rows:
-            yield kept
-    if taken < len(ids):
-        yield new.slice(taken)
+        return kept.select(ROW_COLUMNS.names).cast(ROW_COLUMNS)
+
+    yield from interleave(read_rows(older, ROW_COLUMNS.names), new, keep)
 
 
 def _counts(before: Manifest, plan: _Plan, rejects: Iterable[Reject]) -> dict[str, Any]:

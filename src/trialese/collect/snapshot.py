@@ -8,7 +8,7 @@ A snapshot that follows an earlier one may hold that one's `trials.parquet` as i
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ __all__ = [
     "TRIALS_NAME",
     "Identity",
     "find_trials",
+    "interleave",
     "open_snapshot",
     "read_gone",
     "read_identities",
@@ -103,27 +104,44 @@ def read_rows(
         pa.ArrowException, OSError, KeyError: the files cannot be read, or lack a column.
     """
     columns = list(dict.fromkeys(["nct_id", *columns]))
-    overlay, ids = None, []
-    hidden = pa.array([], pa.string())
-    if (snapshot.path / OVERLAY_NAME).is_file():
-        overlay = pq.read_table(snapshot.path / OVERLAY_NAME, columns=columns).select(columns)
-        ids = overlay["nct_id"].to_pylist()
-        hidden = pa.array([*ids, *read_gone(snapshot)], pa.string())
-    taken = 0
     with pq.ParquetFile(snapshot.path / TRIALS_NAME) as parquet:
-        for batch in parquet.iter_batches(at_once, columns=columns):
-            table = pa.Table.from_batches([batch]).select(columns)
-            if overlay is not None:
-                until = bisect_right(ids, table["nct_id"][-1].as_py())
-                table = table.filter(pc.invert(pc.is_in(table["nct_id"], hidden)))
-                if until > taken:
-                    between = overlay.slice(taken, until - taken)
-                    table = pa.concat_tables([table, between]).sort_by("nct_id")
-                    taken = until
-            if table.num_rows:
-                yield table
-    if overlay is not None and taken < len(ids):
-        yield overlay.slice(taken)
+        tables = (
+            pa.Table.from_batches([batch]).select(columns)
+            for batch in parquet.iter_batches(at_once, columns=columns)
+        )
+        if not (snapshot.path / OVERLAY_NAME).is_file():
+            yield from (table for table in tables if table.num_rows)
+            return
+        overlay = pq.read_table(snapshot.path / OVERLAY_NAME, columns=columns).select(columns)
+        replaced = [*overlay["nct_id"].to_pylist(), *read_gone(snapshot)]
+        hidden = pa.array(replaced, pa.string())
+
+        def keep(table: pa.Table) -> pa.Table:
+            return table.filter(pc.invert(pc.is_in(table["nct_id"], hidden)))
+
+        yield from interleave(tables, overlay, keep)
+
+
+def interleave(
+    tables: Iterable[pa.Table], new: pa.Table, keep: Callable[[pa.Table], pa.Table]
+) -> Iterator[pa.Table]:
+    """What `keep` leaves of each table, and the rows of `new` between them: all by NCT id.
+
+    The tables follow one another by NCT id and none is empty, `new` is sorted; what comes out has
+    no empty table.
+    """
+    ids = new["nct_id"].to_pylist()
+    taken = 0
+    for table in tables:
+        until = bisect_right(ids, table["nct_id"][-1].as_py())
+        kept = keep(table)
+        if until > taken:
+            kept = pa.concat_tables([kept, new.slice(taken, until - taken)]).sort_by("nct_id")
+            taken = until
+        if kept.num_rows:
+            yield kept
+    if taken < len(ids):
+        yield new.slice(taken)
 
 
 class Identity(NamedTuple):
