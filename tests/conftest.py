@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +19,17 @@ WORDS = (  # noqa: SIM905 - a list of fifty quoted words is harder to read
     "funding sponsor decision lack interim analysis futility covid pandemic criteria inclusion "
     "exclusion eligibility age years pregnant breast prostate asthma vaccine outcome phase"
 ).split()
+
+
+def load_script(name: str) -> ModuleType:
+    """A script of the repository that is in no package, such as "docs/tree.py", as a module."""
+    path = Path(__file__).parents[1] / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def tiny_vocabulary() -> dict[str, int]:

@@ -1,12 +1,13 @@
 """`docs/architecture.md` tells the files and the walk of a trial as the package has them."""
 
 import ast
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.conftest import load_script
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -16,12 +17,7 @@ _NAMED = re.compile(r"`((?:[a-z_0-9]+\.)+[A-Za-z_0-9]+)`")
 
 @pytest.fixture(scope="module")
 def tree() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tree", ROOT / "docs" / "tree.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/tree.py")
 
 
 def test_the_tree_is_the_package(tree: ModuleType) -> None:

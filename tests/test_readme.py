@@ -3,17 +3,16 @@
 So do the pages of the documentation: their Python runs, their commands exist.
 """
 
-import importlib.util
 import re
 import shlex
 import shutil
 import tomllib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tests.conftest import load_script
 from trialese.cli.main import app
 from trialese.recipe import Recipe
 
@@ -30,16 +29,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
 ]
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-EXAMPLES = load("examples")
+EXAMPLES = load_script("docs/examples.py")
 BLOCKS = [*EXAMPLES.blocks(README)]
 
 

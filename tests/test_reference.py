@@ -1,6 +1,5 @@
 """What is made from the code is current, and editors' schema says what the loader says."""
 
-import importlib.util
 import json
 import tomllib
 from datetime import date
@@ -12,6 +11,7 @@ import jsonschema_rs
 import msgspec
 import pytest
 
+from tests.conftest import load_script
 from trialese.errors import RecipeError
 from trialese.recipe import Recipe, parse_recipe, schema_file, shipped_recipes
 from trialese.tasks.labelled import draft_recipe
@@ -21,12 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/reference.py")
 
 
 def test_what_is_made_from_the_code_is_current(reference: ModuleType) -> None:

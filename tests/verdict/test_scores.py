@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, f1_score
 
+from tests.conftest import load_script
 from trialese.errors import RecordError
 from trialese.records import Interval, Predictions
 from trialese.settings import VerdictSettings
@@ -292,12 +292,7 @@ GOLD = Path(__file__).parents[3] / "shared" / "data" / "stop_reasons" / "gold.ts
 @pytest.fixture(scope="module")
 def coverage() -> Any:
     """The benchmark that simulates how often intervals hold the truth."""
-    path = Path(__file__).parents[2] / "benchmarks" / "interval_coverage.py"
-    spec = importlib.util.spec_from_file_location("interval_coverage", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/interval_coverage.py")
 
 
 def test_intervals_hold_the_truth_where_labels_are_rare(coverage: Any) -> None:
