@@ -34,7 +34,7 @@ from trialese.pretrain.adapt import train_adapter, train_control
 from trialese.pretrain.backbone import load_masked_lm, read_tokenizer
 from trialese.pretrain.compute import choose_compute
 from trialese.pretrain.encoder import masked_encoder
-from trialese.pretrain.heldout import HeldoutSet, fix_masks, measure, resampled_shares
+from trialese.pretrain.heldout import MODEL_PAIRS, HeldoutSet, fix_masks, measure, resampled_shares
 from trialese.pretrain.masking import Vocabulary
 from trialese.records import TokenBlocks
 from trialese.settings import HeldoutSettings
@@ -173,23 +173,22 @@ class Sums:
         each = [np.concatenate([one[f"new-{field}"], one[f"old-{field}"]]) for one in found]
         return np.mean(each, axis=0)
 
-    def share(self, one: str, other: str | None, where: Any, field: str = "top1") -> str:
-        """One variant's figure, or its difference from another, over some documents."""
+    def points(
+        self, one: str, other: str | None, where: Any, field: str = "top1"
+    ) -> tuple[float, float, float]:
+        """One variant's figure, or its difference from another, over some documents; its ends."""
         sums = self.of(one, field) - (self.of(other, field) if other else 0.0)
         tokens = self.of(one, "tokens")
         resampled = resampled_shares(sums[where], tokens[where], resamples=2000, seed=7)
         point = float(sums[where].sum() / tokens[where].sum())
         found = interval(point, resampled)
-        sign = "+" if other else ""
-        return f"{point:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
-
-    def points(self, one: str, other: str, where: Any) -> tuple[float, float, float]:
-        """The difference in top-1 with its interval, as numbers."""
-        sums, tokens = self.of(one, "top1") - self.of(other, "top1"), self.of(one, "tokens")
-        resampled = resampled_shares(sums[where], tokens[where], resamples=2000, seed=7)
-        point = float(sums[where].sum() / tokens[where].sum())
-        found = interval(point, resampled)
         return point, found.low, found.high
+
+    def share(self, one: str, other: str | None, where: Any, field: str = "top1") -> str:
+        """The same as text."""
+        point, low, high = self.points(one, other, where, field)
+        sign = "+" if other else ""
+        return f"{point:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -210,20 +209,19 @@ def show(arguments: argparse.Namespace) -> None:
     for name, stored in sums.stored.items():
         told = [sums.share(name, None, era, field) for era, field in cells]
         print(f"| {name} | {float(stored['seconds']):.0f} | {' | '.join(told)} |")
-    pairs = [("adapted", "control"), ("adapted", "base"), ("control", "base")]
     print("\n| difference | new, top-1 | new, loss | old, top-1 | old, loss |")
     print("|---|---|---|---|---|")
-    for one, other in pairs:
+    for one, other in MODEL_PAIRS:
         told = [sums.share(one, other, era, field) for era, field in cells]
         print(f"| {one} - {other} | {' | '.join(told)} |")
     for title, values in (("year of posting", spans(years)), ("area, new trials", areas)):
-        columns = [title, "documents", "base", *(f"{one} - {other}" for one, other in pairs)]
+        columns = [title, "documents", "base", *(f"{one} - {other}" for one, other in MODEL_PAIRS)]
         print(f"\n| {' | '.join(columns)} |\n|---|--:|---|---|---|---|")
         for value in sorted(set(values.tolist()) - {""}):
             where = values == value
             if where.sum() >= FEWEST:
                 told = [sums.share("base", None, where)]
-                told += [sums.share(*pair, where) for pair in pairs]
+                told += [sums.share(*pair, where) for pair in MODEL_PAIRS]
                 print(f"| {value} | {where.sum()} | {' | '.join(told)} |")
     if arguments.picture:
         draw(sums, spans(years), areas, arguments.picture)

@@ -383,7 +383,7 @@ def _fetch(
 
 def _refuse_pickled(name: str, commit: str, files: Sequence[str]) -> None:
     """Refuse a repository of these files without safetensors weights at its top."""
-    if fnmatch.filter(files, "model*.safetensors"):
+    if fnmatch.filter(files, _WEIGHTS):
         return
     if fnmatch.filter(files, _PICKLED):
         raise ArtifactError(

@@ -23,6 +23,7 @@ import io
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,7 @@ from trialese.artifacts import write_bytes
 from trialese.errors import ArtifactError, RecordError
 from trialese.records import SPLITS, Predictions, Split
 
-__all__ = ["check_predictions", "load_predictions", "save_predictions"]
+__all__ = ["check_predictions", "load_predictions", "save_predictions", "take_rows"]
 
 _FORMAT = 1
 _HEADER = b"trialese.predictions"
@@ -249,3 +250,17 @@ def _digest(
         total.update(np.ascontiguousarray(run.scores, np.float64).tobytes())
         total.update(np.ascontiguousarray(run.truth, np.bool_).tobytes())
     return total.hexdigest()
+
+
+def take_rows(run: Predictions, rows: Sequence[int]) -> Predictions:
+    """The predictions of these rows alone, in this order."""
+    import numpy as np
+
+    rows = list(rows)
+    return replace(
+        run,
+        ids=tuple(run.ids[row] for row in rows),
+        clusters=tuple(run.clusters[row] for row in rows),
+        scores=np.asarray(run.scores[rows], np.float64),
+        truth=np.ascontiguousarray(run.truth[rows], np.bool_),
+    )

@@ -1,10 +1,8 @@
-"""Label sets from scores: the best cut-off for F1, common to all labels or shrunk towards it.
+"""Label sets from scores: cut-offs for F1 or a promise, common to all labels or shrunk towards it.
 
-Arrays in, arrays out. Which split the arrays come from is the caller's business: fitting looks
-at tune to stop, and `verdict.choose_thresholds` refuses anything else.
-
-
-Cut-offs per label, chosen on tune only."""
+Which split the arrays come from is the caller's business: fitting looks at tune to stop, and
+`choose_thresholds` refuses anything else.
+"""
 
 from __future__ import annotations
 

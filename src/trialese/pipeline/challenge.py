@@ -11,7 +11,7 @@ import io
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,13 @@ from trialese.generations import Generation
 from trialese.hub import locate_labelled
 from trialese.pipeline.decision import Comparison, Training, day_after, read_training
 from trialese.pipeline.stages import digest_of_input, read_ledger, write_ledger
-from trialese.predictions import load_predictions
+from trialese.predictions import load_predictions, take_rows
 from trialese.progress import Progress
 from trialese.recipe import Recipe
 from trialese.records import Interval, Predictions, Snapshot
-from trialese.settings import BackboneSettings, TaskSettings, TasksSettings
+from trialese.settings import BackboneSettings, TasksSettings
 from trialese.tasks.finetune import finetune
-from trialese.tasks.folds import define_task
+from trialese.tasks.folds import define_task, with_section
 from trialese.tasks.labelled import read_labelled
 from trialese.verdict.judge import judge
 
@@ -253,13 +253,7 @@ def _restricted(run: Predictions, ids: set[str]) -> Predictions:
     if run.split != "test":
         return run
     rows = [place for place, name in enumerate(run.ids) if name in ids]
-    return replace(
-        run,
-        ids=tuple(run.ids[row] for row in rows),
-        clusters=tuple(run.clusters[row] for row in rows),
-        scores=run.scores[rows],
-        truth=run.truth[rows],
-    )
+    return take_rows(run, rows)
 
 
 def _posted_after(snapshot: Snapshot, day: str) -> set[str]:
@@ -308,19 +302,7 @@ def join_answers(
     changed = msgspec.structs.replace(
         section, labelled=str(path), text_column="text", label_column="labels", id_column="id"
     )
-    return _with_section(settings, section, changed), f"{len(given):,} joined the labelled texts"
-
-
-def _with_section(
-    settings: TasksSettings, section: TaskSettings, changed: TaskSettings
-) -> TasksSettings:
-    def swapped(each: Any) -> Any:
-        if isinstance(each, tuple):
-            return tuple(map(swapped, each))
-        return changed if each is section else each
-
-    values = {key: swapped(value) for key, value in msgspec.structs.asdict(settings).items()}
-    return TasksSettings(**values)
+    return with_section(settings, section, changed), f"{len(given):,} joined the labelled texts"
 
 
 def _once(work: Path, name: str, key: str, make: Callable[[], object]) -> None:

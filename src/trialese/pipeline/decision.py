@@ -18,6 +18,7 @@ from trialese.generations import Generation
 from trialese.progress import Progress, silent
 from trialese.recipe import RefreshSettings
 from trialese.records import Corpus, Interval, Snapshot
+from trialese.verdict.text import signed
 
 if TYPE_CHECKING:
     from trialese.pretrain.staleness import Staleness
@@ -285,7 +286,7 @@ def _staleness_figures(measured: Staleness) -> list[Figure]:
         found.append(
             Figure(
                 name="staleness: loss since, less before, against the control (nats a token)",
-                value=f"{_signed(effect.loss)} on {effect.since:,} trials and {effect.before:,}",
+                value=f"{signed(effect.loss)} on {effect.since:,} trials and {effect.before:,}",
                 needed="interval above 0",
             )
         )
@@ -335,16 +336,14 @@ def weigh(
         figures.append(
             Figure(
                 name="loss on held-out new trials, challenger - champion (nats a token)",
-                value=f"{_signed(change)} on {new['documents']:,} documents",
+                value=f"{signed(change)} on {new['documents']:,} documents",
                 needed="interval below 0",
             )
         )
         if change.high >= 0:
-            against.append(
-                f"the language model does not read new trials better ({_signed(change)})"
-            )
+            against.append(f"the language model does not read new trials better ({signed(change)})")
         if "adapted - control" in new["loss"]:
-            value = _signed(_interval(new["loss"]["adapted - control"]))
+            value = signed(_interval(new["loss"]["adapted - control"]))
             name = "the same, challenger - control (what new text brought)"
             figures.append(Figure(name=name, value=value))
     for each in comparisons:
@@ -352,12 +351,12 @@ def weigh(
         if each.difference.low <= -settings.margin:
             against.append(
                 f"{each.task}: {each.metric} may be lower by the margin or more "
-                f"({_signed(each.difference)})"
+                f"({signed(each.difference)})"
             )
         if each.newest is not None and each.newest.high < -settings.margin:
             against.append(
                 f"{each.task}: {each.metric} is lower on the newest labelled texts "
-                f"({_signed(each.newest)})"
+                f"({signed(each.newest)})"
             )
     return msgspec.structs.replace(
         decided,
@@ -373,14 +372,14 @@ def _comparison_figures(each: Comparison, settings: RefreshSettings) -> list[Fig
     found = [
         Figure(
             name=f"{each.task}: {each.metric}, challenger - champion",
-            value=f"{_signed(each.difference)} on {each.rows:,} texts",
+            value=f"{signed(each.difference)} on {each.rows:,} texts",
             needed=f"interval above -{settings.margin:g}",
         ),
         Figure(
             name=f"{each.task}: the same on the newest labelled texts",
             value=each.newest_told
             if each.newest is None
-            else f"{_signed(each.newest)} on {each.newest_rows:,} texts",
+            else f"{signed(each.newest)} on {each.newest_rows:,} texts",
             needed=f"not wholly below -{settings.margin:g}",
         ),
     ]
@@ -391,7 +390,3 @@ def _comparison_figures(each: Comparison, settings: RefreshSettings) -> list[Fig
 
 def _interval(plain: Mapping[str, float]) -> Interval:
     return msgspec.convert(plain, Interval)
-
-
-def _signed(found: Interval) -> str:
-    return f"{found.point:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"

@@ -248,7 +248,7 @@ class _Refresh:
     def _outcome(self, made: Generation, outcome: Literal["promoted", "refused"]) -> Outcome:
         notes = made.manifest.notes
         counts = notes["changes"]
-        decision = msgspec.json.decode((made.path / DECISION_NAME).read_bytes(), type=Decision)
+        decision = read_decision(made)
         return Outcome(
             run=str(self.run),
             outcome=outcome,

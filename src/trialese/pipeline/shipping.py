@@ -13,10 +13,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
-from trialese.artifacts import is_complete, read_manifest, replacing_anything, write_artifact
+from trialese.artifacts import (
+    digest_of,
+    is_complete,
+    read_manifest,
+    replacing_anything,
+    write_artifact,
+)
 from trialese.collect.collection import collect_snapshot
 from trialese.collect.snapshot import open_snapshot
 from trialese.corpus.dedup import normalise
@@ -101,10 +106,13 @@ def _make(
     fitted = {size: work / f"{name}-{size}" for size in sizes}
     for size, folder in fitted.items():
         section = describe_section(definition.section, is_model=size == "large")
-        if is_complete(folder) and _same(read_manifest(folder).settings["section"], section):
-            continue
+        if is_complete(folder):
+            before = read_manifest(folder).settings["section"]
+            if digest_of(before) == digest_of(section):  # JSON knows no tuples
+                continue
+        model = locate_model("minilm") if size == "large" else None
         finetune(
-            name, _SYSTEMS[size], path=folder, model=_backbone(size), snapshot=snapshot,
+            name, _SYSTEMS[size], path=folder, model=model, snapshot=snapshot,
             settings=settings, progress=progress,
         )  # fmt: skip
     with replacing_anything():
@@ -136,12 +144,6 @@ def _make(
         logger.info("%s: %s", target, draft.notes["made_small"])
 
 
-def _same(one: object, other: object) -> bool:
-    """Whether both are the same values as JSON has them, which knows no tuples."""
-    encode = msgspec.json.Encoder(order="sorted").encode
-    return encode(one) == encode(other)
-
-
 def _names_of(examples: Sequence[Example]) -> str:
     """A line a text: its NCT number, or what names a text without one."""
     names = [
@@ -151,12 +153,6 @@ def _names_of(examples: Sequence[Example]) -> str:
         for example in examples
     ]
     return "".join(f"{name}\n" for name in sorted(set(names)))
-
-
-def _backbone(size: ModelSize) -> Path | None:
-    if size == "small":
-        return None
-    return locate_model("minilm")
 
 
 def _write_small(folder: Path, target: Path, size: ModelSize) -> tuple[Scorer, Scorer]:

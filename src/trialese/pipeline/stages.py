@@ -410,7 +410,7 @@ def _compare_models(models: Mapping[str, Stage]) -> dict[str, Any]:
 
 def _compare_parts(snapshot: Stage, corpus: Stage, models: Mapping[str, Stage]) -> dict[str, Any]:
     """The same by year of posting, by area of medicine, and by what training text holds already."""
-    from trialese.collect.snapshot import open_snapshot, read_trials
+    from trialese.collect.snapshot import find_trials, open_snapshot
     from trialese.collect.vocabulary import broad_area
     from trialese.corpus.blocks import open_blocks
     from trialese.corpus.split import overlap_table
@@ -422,7 +422,7 @@ def _compare_parts(snapshot: Stage, corpus: Stage, models: Mapping[str, Stage]) 
     held = {era: open_blocks(blocks.path, era=era, split="test") for era in eras}
     names: dict[str, tuple[str, ...]] = {era: each.nct_ids for era, each in held.items() if each}
     wanted = {name for era in names.values() for name in era}
-    trials = [t for t in read_trials(open_snapshot(snapshot.path)) if t.nct_id in wanted]
+    trials = find_trials(open_snapshot(snapshot.path), wanted)
     documents = open_corpus(corpus.path)
     shared = read_overlap(documents)
     if shared is None:
@@ -434,9 +434,9 @@ def _compare_parts(snapshot: Stage, corpus: Stage, models: Mapping[str, Stage]) 
         names,
         {
             "year of first posting": {
-                t.nct_id: t.first_posted[:4] for t in trials if t.first_posted
+                name: trial.first_posted[:4] for name, trial in trials.items() if trial.first_posted
             },
-            "area": {trial.nct_id: broad_area(trial) for trial in trials},
+            "area": {name: broad_area(trial) for name, trial in trials.items()},
             "passages in training text": {
                 row.nct_id: f"{row.era} trials, {('under half', 'half or more')[row.train >= 0.5]}"
                 for row in shared

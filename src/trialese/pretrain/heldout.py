@@ -31,6 +31,7 @@ from trialese.records import Interval, Split, TokenBlocks
 from trialese.settings import HeldoutSettings
 
 __all__ = [
+    "MODEL_PAIRS",
     "HeldoutScore",
     "HeldoutSet",
     "changed_loss",
@@ -355,6 +356,10 @@ def resampled_shares(
     return shares
 
 
+MODEL_PAIRS = (("adapted", "control"), ("adapted", "base"), ("control", "base"))
+"""What is compared with what: first what the new text brought at equal compute."""
+
+
 def compare_models(adapter: Path, control: Path | None) -> dict[str, Any]:
     """Paired differences of an adapter, its control and their base on the held-out test blocks.
 
@@ -377,8 +382,7 @@ def compare_models(adapter: Path, control: Path | None) -> dict[str, Any]:
             continue
         owner = known["base"][1]
         scores = {name: score for name, (score, own) in known.items() if np.array_equal(own, owner)}
-        pairs = [("adapted", "control"), ("adapted", "base"), ("control", "base")]
-        pairs = [pair for pair in pairs if set(pair) <= set(scores)]
+        pairs = [pair for pair in MODEL_PAIRS if set(pair) <= set(scores)]
         told = {name: score.told for name, score in scores.items()}
         found[era] = {
             "documents": len(set(owner.tolist())),

@@ -14,15 +14,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trialese.pretrain.heldout import read_score
+from trialese.pretrain.heldout import MODEL_PAIRS, read_score
 from trialese.records import Interval
 
 __all__ = ["FEWEST_DOCUMENTS", "compare_parts", "ratio_interval"]
 
 FEWEST_DOCUMENTS = 5
 """A part with fewer is only counted."""
-
-_PAIRS = (("adapted", "control"), ("adapted", "base"), ("control", "base"))
 
 _Sums = NDArray[np.float64]
 
@@ -68,7 +66,7 @@ def _figures(part: str, documents: Sequence[Mapping[str, _Sums]]) -> dict[str, A
         sums = {system: table[:, column] for system, table in by_system.items()}
         sums |= {
             f"{one} - {other}": sums[one] - sums[other]
-            for one, other in _PAIRS
+            for one, other in MODEL_PAIRS
             if one in by_system and other in by_system
         }
         row[name] = {

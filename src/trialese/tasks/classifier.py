@@ -12,9 +12,8 @@ their rank (truncated singular values, Eckart & Young 1936), and the head whole.
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,10 +54,10 @@ from trialese.tasks.scorer import (
     encode_texts,
     given_labels,
     model_folder,
+    new_folder,
     padded,
     read_description,
     score_ids,
-    write_description,
 )
 from trialese.temperature import Calibration, calibrate
 from trialese.thresholds import probabilities
@@ -334,21 +333,9 @@ class Classifier(LabelsTexts):
             text = msgspec.json.format(msgspec.json.encode(about, order="deterministic"), indent=2)
             (folder / ADAPTER_NAME).write_bytes(text + b"\n")
 
-    @contextmanager
-    def _described_folder(self, path: Path) -> Iterator[Path]:
-        """A folder to put weights into, which becomes `path` with the description beside them."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ArtifactError(f"{path}: something stands there already; choose a new folder")
-        aside = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        yield aside
-        write_description(
-            aside, self.task, self.preprocessing, self.thresholds, self.preset, self.calibration
-        )
-        if path.exists():
-            path.rmdir()
-        aside.rename(path)
+    def _described_folder(self, path: Path) -> AbstractContextManager[Path]:
+        described = self.task, self.preprocessing, self.thresholds, self.preset, self.calibration
+        return new_folder(path, *described)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, precision: Precision = "fp32") -> Classifier:

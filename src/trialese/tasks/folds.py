@@ -53,6 +53,7 @@ __all__ = [
     "split_fold",
     "task_named",
     "with_columns",
+    "with_section",
 ]
 
 
@@ -305,7 +306,13 @@ def with_columns(
     asked = {"text_column": text, "label_column": label, "id_column": id_}
     asked = {key: column for key, column in asked.items() if column is not None}
     section = define_task(name, settings).section
-    changed = msgspec.structs.replace(section, **asked)
+    return with_section(settings, section, msgspec.structs.replace(section, **asked))
+
+
+def with_section(
+    settings: TasksSettings, section: TaskSettings, changed: TaskSettings
+) -> TasksSettings:
+    """The settings with `changed` in the place of the very object `section`, wherever it stands."""
 
     def swapped(each: Any) -> Any:
         if isinstance(each, tuple):

@@ -7,7 +7,6 @@ numpy alone. It reads n-grams exactly as scikit-learn's `TfidfVectorizer` does.
 from __future__ import annotations
 
 import re
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,8 +26,8 @@ from trialese.tasks.scorer import (
     Preset,
     as_texts,
     model_folder,
+    new_folder,
     read_description,
-    write_description,
 )
 from trialese.tasks.task import encode_labels
 from trialese.temperature import Calibration, calibrate
@@ -204,28 +203,18 @@ class LinearClassifier(LabelsTexts):
         Raises:
             ArtifactError: something stands at `path` already.
         """
-        path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ArtifactError(f"{path}: something stands there already; choose a new folder")
-        aside = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        saved = _Saved(self.vocabularies, self.regularisation)
-        (aside / LINEAR_NAME).write_bytes(msgspec.json.encode(saved))
-        arrays: dict[str, Any] = {"idf": self.idf, "weights": self.weights, "bias": self.bias}
-        if compact:
-            arrays["scale"] = np.abs(self.weights).max(axis=0) / np.float32(127)
-            steps = np.rint(self.weights / np.maximum(arrays["scale"], np.float32(1e-12)))
-            arrays["weights"] = steps.astype(np.int8)
-            np.savez_compressed(aside / _ARRAYS, **arrays)
-        else:
-            np.savez(aside / _ARRAYS, **arrays)
-        write_description(
-            aside, self.task, self.preprocessing, self.thresholds, self.preset, self.calibration
-        )
-        if path.exists():
-            path.rmdir()
-        aside.rename(path)
+        described = self.task, self.preprocessing, self.thresholds, self.preset, self.calibration
+        with new_folder(Path(path), *described) as folder:
+            saved = _Saved(self.vocabularies, self.regularisation)
+            (folder / LINEAR_NAME).write_bytes(msgspec.json.encode(saved))
+            arrays: dict[str, Any] = {"idf": self.idf, "weights": self.weights, "bias": self.bias}
+            if compact:
+                arrays["scale"] = np.abs(self.weights).max(axis=0) / np.float32(127)
+                steps = np.rint(self.weights / np.maximum(arrays["scale"], np.float32(1e-12)))
+                arrays["weights"] = steps.astype(np.int8)
+                np.savez_compressed(folder / _ARRAYS, **arrays)
+            else:
+                np.savez(folder / _ARRAYS, **arrays)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> LinearClassifier:

@@ -7,7 +7,9 @@ here needs torch."""
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -57,6 +59,7 @@ __all__ = [
     "length_sorted_batches",
     "model_folder",
     "named_results",
+    "new_folder",
     "origin_of",
     "padded",
     "read_description",
@@ -258,6 +261,32 @@ def read_description(folder: Path) -> Description:
         raise ArtifactError(f"{folder}: damaged classifier ({error}); fit it again") from error
     task = Task(saved.task, saved.labels, saved.kind, saved.description)
     return Description(task, saved.preprocessing, thresholds, preset, calibration, digest)
+
+
+@contextmanager
+def new_folder(
+    path: Path,
+    task: Task,
+    preprocessing: Preprocessing,
+    thresholds: Thresholds | None,
+    preset: Preset | None = None,
+    calibration: Calibration | None = None,
+) -> Iterator[Path]:
+    """A folder to put weights into, which becomes `path` with the description beside them.
+
+    Raises:
+        ArtifactError: something stands at `path` already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ArtifactError(f"{path}: something stands there already; choose a new folder")
+    aside = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    write_description(aside, task, preprocessing, thresholds, preset, calibration)
+    if path.exists():
+        path.rmdir()
+    aside.rename(path)
 
 
 def write_description(

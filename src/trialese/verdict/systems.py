@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trialese.errors import RecordError
-from trialese.predictions import check_predictions
+from trialese.predictions import check_predictions, take_rows
 from trialese.records import BASELINES, Predictions, Thresholds
 
 __all__ = [
@@ -240,11 +240,4 @@ def _refuse_repeats(task: str, rounds: Sequence[Round]) -> None:
 
 
 def _ordered(run: Predictions) -> Predictions:
-    order = sorted(range(len(run.ids)), key=run.ids.__getitem__)
-    return replace(
-        run,
-        ids=tuple(run.ids[row] for row in order),
-        clusters=tuple(run.clusters[row] for row in order),
-        scores=np.asarray(run.scores[order], np.float64),
-        truth=np.ascontiguousarray(run.truth[order], np.bool_),
-    )
+    return take_rows(run, sorted(range(len(run.ids)), key=run.ids.__getitem__))

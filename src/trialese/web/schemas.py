@@ -522,16 +522,11 @@ class Disagreements(BaseModel):
     texts: list[DisputedText]
 
 
-class DecisionRequest(BaseModel):
+class DecisionRequest(Answer):
     """The labels that hold for a text on which annotators disagree; null: no decision any more."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [{"annotator": "eve", "key": "0" * 32, "labels": ["Enrollment"]}]
         },
     )
-    model: ModelName = ""
-    annotator: Annotator
-    key: str = Field(pattern=r"^[0-9a-f]{32}$")
-    labels: list[str] | None
