@@ -210,6 +210,10 @@ class FrozenWeight:
     ) -> None:
         weight = weight.detach().to(dtype)
         self.bias = None if bias is None else bias.detach().to(dtype)
+        self.outputs = len(weight)
+        self.accumulates = weight.is_cuda
+        """Whether the adapter's part is made first and the product added onto it: one pass less
+        over the outputs, which on a GPU take the time."""
         self._weight: Tensor | None = None
         if packed_rows is None:
             self._weight = weight
@@ -223,6 +227,16 @@ class FrozenWeight:
         if self._weight is not None:
             return F.linear(x, self._weight, self.bias)
         return _pointwise(x, self._forward, self.bias)
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """`y` (rows, outputs) with x W^T added in place, without the bias."""
+        assert self._weight is not None
+        return y.addmm_(x, self._weight.t())
+
+    def add_transposed_to(self, gx: Tensor, gradient: Tensor) -> Tensor:
+        """`gx` (rows, inputs) with g W added in place."""
+        assert self._weight is not None
+        return gx.addmm_(gradient, self._weight)
 
     def apply_transposed(self, gradient: Tensor) -> Tensor:
         """g W, as (rows, inputs)."""
@@ -252,15 +266,23 @@ class _FrozenWithLora(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, frozen: FrozenWeight, branches: tuple[_Branch, ...], *ab: Tensor
     ) -> Tensor:
-        y = frozen.apply(x)  # (rows, outputs)
-        down = [a.to(x.dtype) for a in ab[0::2]]
-        up = [b.to(x.dtype) for b in ab[1::2]]
         ctx.frozen, ctx.branches = frozen, branches
         if not branches:
-            return y
+            return frozen.apply(x)  # (rows, outputs)
+        down = [a.to(x.dtype) for a in ab[0::2]]
         ctx.dtype = ab[0].dtype  # of the adapter: its gradients must have it
         stacked = down[0] if len(down) == 1 else torch.cat(down)  # (sum of ranks, inputs)
+        if frozen.accumulates:
+            stacked = F.pad(stacked, (0, 0, 0, -len(stacked) % 8))  # as GPUs multiply fast
+            t = x @ stacked.t()
+            spread = _spread(branches, ab[1::2], (frozen.outputs, len(stacked))).to(x.dtype)
+            ctx.ranks = [len(a) for a in down]
+            ctx.save_for_backward(x, t, stacked, spread)
+            y = t @ spread.t() if frozen.bias is None else F.linear(t, spread, frozen.bias)
+            return frozen.add_to(y, x)
         t = x @ stacked.t()  # (rows, sum of ranks)
+        y = frozen.apply(x)
+        up = [b.to(x.dtype) for b in ab[1::2]]
         first = 0
         for branch, a, b in zip(branches, down, up, strict=True):
             part = t[:, first : first + len(a)]
@@ -272,6 +294,8 @@ class _FrozenWithLora(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gy,) = gradients
+        if ctx.branches and ctx.frozen.accumulates:
+            return _FrozenWithLora._accumulated(ctx, gy)
         gx = ctx.frozen.apply_transposed(gy) if ctx.needs_input_grad[0] else None
         if not ctx.branches:
             return gx, None, None
@@ -293,6 +317,34 @@ class _FrozenWithLora(torch.autograd.Function):
         if gx is not None:
             gx.addmm_(gt, stacked)
         return gx, None, None, *ab
+
+    @staticmethod
+    def _accumulated(ctx: Any, gy: Tensor) -> Any:
+        """`backward` of a weight that accumulates."""
+        x, t, stacked, spread = ctx.saved_tensors
+        gt = gy @ spread  # (rows, sum of ranks)
+        gx = None
+        if ctx.needs_input_grad[0]:
+            gx = ctx.frozen.add_transposed_to(gt @ stacked, gy)
+        ga, gb = gt.t() @ x, gy.t() @ t
+        ab: list[Tensor] = []
+        first = 0
+        for branch, size in zip(ctx.branches, ctx.ranks, strict=True):
+            rank, rows = slice(first, first + size), slice(branch.start, branch.stop)
+            ab += [ga[rank].to(ctx.dtype), gb[rows, rank].to(ctx.dtype).mul_(branch.scale)]
+            first += size
+        return gx, None, None, *ab
+
+
+def _spread(branches: Sequence[_Branch], ups: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
+    """Every branch's B, scaled, in rows and columns of its own of (outputs, ranks, padded)."""
+    spread = ups[0].new_zeros(shape)
+    first = 0
+    for branch, b in zip(branches, ups, strict=True):
+        own = spread[branch.start : branch.stop, first : first + b.shape[1]]
+        torch.mul(b, branch.scale, out=own)
+        first += b.shape[1]
+    return spread
 
 
 class _Frozen(torch.autograd.Function):
@@ -333,6 +385,7 @@ class LinearGroup:
         self.sizes = [layer.weight.shape[0] for layer in self._layers]
         self._frozen: FrozenWeight | None = None
         same = len({layer.bias is None for layer in self._layers}) == 1
+        self._joins = same and all(type(layer) is nn.Linear for layer in self._layers)
         if same and all(_is_plain(layer) for layer in self._layers):
             weights = [layer.weight for layer in self._layers]
             biases = [layer.bias for layer in self._layers if layer.bias is not None]
@@ -348,6 +401,9 @@ class LinearGroup:
     def __call__(self, x: Tensor, drop: Drop) -> Tensor:
         """(rows, inputs) -> (rows, outputs of all layers side by side)."""
         if self._frozen is None:
+            if self._joins:
+                weight, bias = (self._joined(name) for name in ("weight", "bias"))
+                return F.linear(x, weight, bias)  # type: ignore[arg-type]
             with torch.autocast(x.device.type, self._dtype, enabled=x.dtype != torch.float32):
                 return torch.cat([layer(x) for layer in self._layers], dim=-1).to(self._dtype)
         rate = self._lora_dropout if self._branches else 0.0
@@ -365,6 +421,13 @@ class LinearGroup:
             position = starts.index(branch.start)
             parts[position] = parts[position] + branch_y * branch.scale
         return torch.cat(parts, dim=-1)
+
+    def _joined(self, name: str) -> Tensor | None:
+        """The layers' weights or biases as one, in the dtype of computation; None: no biases."""
+        parts = [getattr(layer, name) for layer in self._layers]
+        if parts[0] is None:
+            return None
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self._dtype)
 
     def _find_branches(self) -> tuple[tuple[_Branch, ...], list[Tensor]]:
         branches: list[_Branch] = []
