@@ -210,10 +210,6 @@ class FrozenWeight:
     ) -> None:
         weight = weight.detach().to(dtype)
         self.bias = None if bias is None else bias.detach().to(dtype)
-        self.outputs = len(weight)
-        self.accumulates = weight.is_cuda
-        """Whether the adapter's part is made first and the product added onto it: one pass less
-        over the outputs, which on a GPU take the time."""
         self._weight: Tensor | None = None
         if packed_rows is None:
             self._weight = weight
@@ -227,16 +223,6 @@ class FrozenWeight:
         if self._weight is not None:
             return F.linear(x, self._weight, self.bias)
         return _pointwise(x, self._forward, self.bias)
-
-    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """`y` (rows, outputs) with x W^T added in place, without the bias."""
-        assert self._weight is not None
-        return y.addmm_(x, self._weight.t())
-
-    def add_transposed_to(self, gx: Tensor, gradient: Tensor) -> Tensor:
-        """`gx` (rows, inputs) with g W added in place."""
-        assert self._weight is not None
-        return gx.addmm_(gradient, self._weight)
 
     def apply_transposed(self, gradient: Tensor) -> Tensor:
         """g W, as (rows, inputs)."""
@@ -266,23 +252,15 @@ class _FrozenWithLora(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, frozen: FrozenWeight, branches: tuple[_Branch, ...], *ab: Tensor
     ) -> Tensor:
+        y = frozen.apply(x)  # (rows, outputs)
+        down = [a.to(x.dtype) for a in ab[0::2]]
+        up = [b.to(x.dtype) for b in ab[1::2]]
         ctx.frozen, ctx.branches = frozen, branches
         if not branches:
-            return frozen.apply(x)  # (rows, outputs)
-        down = [a.to(x.dtype) for a in ab[0::2]]
+            return y
         ctx.dtype = ab[0].dtype  # of the adapter: its gradients must have it
         stacked = down[0] if len(down) == 1 else torch.cat(down)  # (sum of ranks, inputs)
-        if frozen.accumulates:
-            stacked = F.pad(stacked, (0, 0, 0, -len(stacked) % 8))  # as GPUs multiply fast
-            t = x @ stacked.t()
-            spread = _spread(branches, ab[1::2], (frozen.outputs, len(stacked))).to(x.dtype)
-            ctx.ranks = [len(a) for a in down]
-            ctx.save_for_backward(x, t, stacked, spread)
-            y = t @ spread.t() if frozen.bias is None else F.linear(t, spread, frozen.bias)
-            return frozen.add_to(y, x)
         t = x @ stacked.t()  # (rows, sum of ranks)
-        y = frozen.apply(x)
-        up = [b.to(x.dtype) for b in ab[1::2]]
         first = 0
         for branch, a, b in zip(branches, down, up, strict=True):
             part = t[:, first : first + len(a)]
@@ -294,8 +272,6 @@ class _FrozenWithLora(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gy,) = gradients
-        if ctx.branches and ctx.frozen.accumulates:
-            return _FrozenWithLora._accumulated(ctx, gy)
         gx = ctx.frozen.apply_transposed(gy) if ctx.needs_input_grad[0] else None
         if not ctx.branches:
             return gx, None, None
@@ -317,34 +293,6 @@ class _FrozenWithLora(torch.autograd.Function):
         if gx is not None:
             gx.addmm_(gt, stacked)
         return gx, None, None, *ab
-
-    @staticmethod
-    def _accumulated(ctx: Any, gy: Tensor) -> Any:
-        """`backward` of a weight that accumulates."""
-        x, t, stacked, spread = ctx.saved_tensors
-        gt = gy @ spread  # (rows, sum of ranks)
-        gx = None
-        if ctx.needs_input_grad[0]:
-            gx = ctx.frozen.add_transposed_to(gt @ stacked, gy)
-        ga, gb = gt.t() @ x, gy.t() @ t
-        ab: list[Tensor] = []
-        first = 0
-        for branch, size in zip(ctx.branches, ctx.ranks, strict=True):
-            rank, rows = slice(first, first + size), slice(branch.start, branch.stop)
-            ab += [ga[rank].to(ctx.dtype), gb[rows, rank].to(ctx.dtype).mul_(branch.scale)]
-            first += size
-        return gx, None, None, *ab
-
-
-def _spread(branches: Sequence[_Branch], ups: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
-    """Every branch's B, scaled, in rows and columns of its own of (outputs, ranks, padded)."""
-    spread = ups[0].new_zeros(shape)
-    first = 0
-    for branch, b in zip(branches, ups, strict=True):
-        own = spread[branch.start : branch.stop, first : first + b.shape[1]]
-        torch.mul(b, branch.scale, out=own)
-        first += b.shape[1]
-    return spread
 
 
 class _Frozen(torch.autograd.Function):
