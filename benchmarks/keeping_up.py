@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--snapshot", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=700, help="of 16 blocks")
+    parser.add_argument("--heldout-blocks", type=int, default=10**9, help="of an era's test blocks")
     parser.add_argument("--only", help="beginnings of the variants' names, separated by semicolons")
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
@@ -150,9 +151,9 @@ def thin(blocks: Path, share: float, path: Path) -> Path:
 
 
 def heldout_of(arguments: argparse.Namespace, era: Any, vocabulary: Vocabulary) -> HeldoutSet:
-    """All test blocks of an era with their masks."""
-    everything = HeldoutSettings(max_blocks=10**9)
-    return fix_masks(blocks_of(arguments, era, "test"), era, "test", vocabulary, everything)
+    """The test blocks of an era with their masks."""
+    chosen = HeldoutSettings(max_blocks=arguments.heldout_blocks)
+    return fix_masks(blocks_of(arguments, era, "test"), era, "test", vocabulary, chosen)
 
 
 def _mean(arrays: Any, era: str, field: str) -> float:
