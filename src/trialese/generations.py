@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from trialese.artifacts import MANIFEST_NAME, is_complete, locked, read_manifest, write_bytes
+from trialese.artifacts import (
+    MANIFEST_NAME,
+    digest_of_file,
+    is_complete,
+    locked,
+    read_manifest,
+    write_bytes,
+)
 from trialese.errors import ArtifactError
 from trialese.records import Manifest
 
@@ -28,6 +35,7 @@ __all__ = [
     "generation_bytes",
     "generation_folder",
     "hold_run",
+    "lasting_base",
     "link_file",
     "link_tree",
     "list_generations",
@@ -42,6 +50,7 @@ __all__ = [
 KIND = "generation"
 _FOLDER = "generations"
 _POINTER = "current.json"
+_BASES = "bases"
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,6 +103,14 @@ class Generation:
     def predictions(self, task: str) -> tuple[Path, ...]:
         """The layers of the task's predictions, oldest first; see `trialese.tasks.history`."""
         return tuple(sorted((self.path / "predictions" / task).glob("*.parquet")))
+
+    def unaltered(self, files: Iterable[Path]) -> bool:
+        """Whether these files of the generation have the bytes that its manifest names."""
+        listed = self.manifest.files
+        return all(
+            listed.get(file.relative_to(self.path).as_posix()) == digest_of_file(file)
+            for file in files
+        )
 
 
 def generation_folder(run: Path, number: int) -> Path:
@@ -234,7 +251,8 @@ def roll_back(run: Path, to: int | None = None) -> Generation:
 def prune(run: Path, keep: int) -> list[int]:
     """Remove all but the `keep` newest generations, the one in use, and the one before it.
 
-    What an interruption left half removed goes too. The numbers removed.
+    What an interruption left half removed goes too, and so does a base that no language model of
+    the others went on from. The numbers removed.
     """
     folder = run / _FOLDER
     for rest in folder.glob(".*.gone"):
@@ -251,7 +269,45 @@ def prune(run: Path, keep: int) -> list[int]:
         gone = folder / f".{number:04d}.gone"
         generation_folder(run, number).rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
+    _prune_bases(run)
     return removed
+
+
+def lasting_base(generation: Generation) -> Path:
+    """The generation's language model under a name that outlives the generation; links, no copies.
+
+    An adapter that goes on from it names that folder in its `adapter_config.json`.
+
+    Raises:
+        ArtifactError: there is no whole language model.
+    """
+    model = generation.language_model
+    if model is None:
+        raise ArtifactError(f"{generation.path}: no language model to go on from")
+    folder = generation.path.parents[1] / _BASES / read_manifest(model).digest[:16]
+    if not folder.is_dir():
+        aside = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        link_tree(model, aside)
+        aside.rename(folder)
+    return folder
+
+
+def _prune_bases(run: Path) -> None:
+    """Remove the bases that no generation here went on from; none while one here is damaged."""
+    used = set()
+    for number in list_generations(run):
+        try:
+            found = open_generation(run, number)
+            made = [each for each in (found.language_model, found.control) if each is not None]
+            used |= {read_manifest(each).inputs.get("base", "")[:16] for each in made}
+        except ArtifactError:
+            return
+    for base in (run / _BASES).glob("*"):
+        if base.name not in used:
+            gone = base if base.name.startswith(".") else base.with_name(f".{base.name}.gone")
+            base.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def link_tree(source: Path, target: Path) -> None:

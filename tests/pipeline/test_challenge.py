@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -9,15 +10,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import torch
+from transformers import AutoModelForMaskedLM
 
 from trialese.artifacts import read_manifest, verify_files
-from trialese.generations import Generation, current_generation, list_generations, roll_back
+from trialese.generations import (
+    Generation,
+    current_generation,
+    list_generations,
+    prune,
+    roll_back,
+)
 from trialese.pipeline.decision import read_decision
 from trialese.pipeline.refresh import Outcome, read_run_recipe, refresh
 from trialese.pipeline.stages import run_recipe
+from trialese.pretrain.lora import load_lora, merge_lora
 from trialese.recipe import load_recipe
 from trialese.tasks.history import read_held, read_history
 
@@ -129,6 +140,30 @@ def test_a_refused_challenger_leaves_the_champion_and_the_new_data(run: Path) ->
     assert go(run).decision == "no need"  # two months of trials more, so that it was measured
     names = [figure.name for figure in read_decision(now_of(run)).figures]
     assert any(name.startswith("staleness") for name in names)
+
+
+def test_what_an_adapter_names_as_its_base_outlives_the_generation(run: Path) -> None:
+    def base_of(generation: Generation) -> Path:
+        assert generation.language_model is not None
+        config = generation.language_model / "adapter" / "adapter_config.json"
+        return Path(json.loads(config.read_bytes())["base_model_name_or_path"])
+
+    go(run, force=True)
+    first = base_of(now_of(run))
+    while list_generations(run)[0] < 2:
+        go(run, never=True, keep=1)
+    now = now_of(run)
+    assert base_of(now) == first
+    whole = now.language_model
+    assert whole is not None
+    start, last = (AutoModelForMaskedLM.from_pretrained(each) for each in (first, whole / "model"))
+    merged: Any = merge_lora(load_lora(start, whole / "adapter"))
+    for name, weight in last.state_dict().items():
+        assert torch.allclose(merged.state_dict()[name], weight, atol=1e-6), name
+    for rest in ("0" * 16, ".half.partial"):  # of a challenger that was refused, or killed
+        shutil.copytree(first.parent, run / "bases" / rest)
+    prune(run, 1)
+    assert list((run / "bases").iterdir()) == [first.parent]
 
 
 @pytest.mark.slow

@@ -181,6 +181,26 @@ def test_an_adapter_names_a_base_that_the_hub_has(hub: Hub, home: Path) -> None:
     assert "model.safetensors" in hub.repositories["models/me/base"]
 
 
+def test_an_adapter_of_an_adapter_is_not_told_to_stand_on_the_hub_model(
+    home: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(home / "adapter", folder)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    notes = manifest["notes"] | {"backbone": "some/bert", "adapted_to_old": False}
+    for kind, told in (("model", "some/bert"), ("adapter", None)):
+        manifest["notes"] = notes | {"new_head": False, "base_kind": kind}
+        (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        if told is None:
+            with pytest.raises(RecordError, match="--base owner/name"):
+                prepare_publication(folder, "me/adapter")
+        else:
+            made = prepare_publication(folder, "me/adapter")
+            config = made.files["adapter_config.json"]
+            assert isinstance(config, bytes)
+            assert json.loads(config)["base_model_name_or_path"] == told
+
+
 def test_a_corpus_and_a_snapshot_are_data_sets(hub: Hub, home: Path) -> None:
     for kind, table in (("corpus", "documents"), ("snapshot", "trials")):
         publish(prepare_publication(home / kind, f"me/{kind}"))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
 from trialese.artifacts import write_artifact
+from trialese.collect.snapshot import open_snapshot
 from trialese.generations import (
     KIND,
     Generation,
@@ -26,11 +31,15 @@ from trialese.generations import (
 from trialese.records import Snapshot
 from trialese.settings import ServeSettings
 from trialese.tasks.classifier import Classifier
+from trialese.tasks.history import extend_history
 from trialese.tasks.predict import load_scorer
+from trialese.tasks.scorer import named_results
 from trialese.web.app import create_app
 from trialese.web.changeover import Changeover
 from trialese.web.jobs import JobStore
-from trialese.web.models import Served, open_served
+from trialese.web.models import Served, ServedModel, open_served, open_served_generation
+from trialese.web.search_index import Query
+from trialese.web.state import SnapshotScoring
 
 TEXTS = ["slow accrual", "funding"]
 
@@ -51,6 +60,29 @@ def classifiers(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     other = tmp_path_factory.mktemp("other") / "toy"
     made.save_pretrained(other)
     return classifier, other
+
+
+def with_layers(generation: Generation, *, engine: str = "", but: int = 0) -> Generation:
+    """The generation with its model's predictions; of `but` trials they are another model's."""
+    folder, work = generation.path.parent / "layers", generation.path.parent / "work"
+    model, snapshot = generation.classifiers["reasons"], open_snapshot(generation.snapshot)
+    extend_history(model, snapshot, folder, generation=generation.number, work=work)
+    (layer,) = folder.glob("*.parquet")
+    table = pq.read_table(layer)
+    models = [
+        "f" * 64 if row < but else name for row, name in enumerate(table["model"].to_pylist())
+    ]
+    table = table.set_column(3, "model", pa.array(models))
+    about = json.loads(table.schema.metadata[b"trialese.layer"])
+    about["engine"] = engine or about["engine"]
+    table = table.replace_schema_metadata({b"trialese.layer": json.dumps(about)})
+    with write_artifact(generation.path, kind=KIND) as draft:
+        for name in ("classifiers", "snapshot"):
+            link_tree(generation.path / name, draft.folder / name)
+        (draft.folder / "predictions" / "reasons").mkdir(parents=True)
+        pq.write_table(table, draft.folder / "predictions" / "reasons" / layer.name)
+        draft.notes |= generation.manifest.notes
+    return open_generation(generation.path.parents[1], generation.number)
 
 
 def open_found(found: Generation, **more: Any) -> Served:
@@ -130,6 +162,50 @@ def test_no_answer_is_mixed_and_none_fails(
         scores = [row["scores"]["Enrollment"] for row in answer["predictions"]]
         assert scores == pytest.approx(known[digest], abs=2e-6)
     assert seen == set(known)
+
+
+@pytest.mark.parametrize(
+    ("what", "scored"),
+    [("whole", 0), ("another model", 4), ("another engine", 19), ("altered", 19), ("none", 19)],
+)
+def test_only_what_the_generation_did_not_bring_is_scored(
+    what: str, scored: int, classifiers: tuple[Path, Path], snapshot: Snapshot, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    made = make(tmp_path / "run", 1, classifiers[0], snapshot)
+    if what != "none":
+        made = with_layers(
+            made, engine="onnx" if what == "another engine" else "",
+            but=4 if what == "another model" else 0,
+        )  # fmt: skip
+    if what == "altered":
+        (layer,) = made.predictions("reasons")
+        layer.write_bytes(layer.read_bytes() + b"\0")
+    served = open_served_generation(made)
+    served.load()
+    asked: list[str] = []
+
+    def score(model: ServedModel, texts: Sequence[str]) -> Any:
+        asked.extend(texts)
+        return model.scorer.predict_proba(list(texts))
+
+    scoring = SnapshotScoring(served, score)
+    scoring.start()
+    digest = served.models["reasons"].scorer.digest
+    until = time.monotonic() + 60
+    while scoring.index is None or scoring.index.scored_until(digest) < 60:
+        assert time.monotonic() < until and not scoring.failure, scoring.failure
+        time.sleep(0.02)
+    told = list(scoring.index.scored_texts(digest, most=100))
+    hits = scoring.index.search(Query(model=digest), most=100)
+    scoring.stop()
+    assert (served.generation, len(asked), len(told)) == (1, scored, 19)
+    scores = load_scorer(classifiers[0]).predict_proba([each.text for each in told])
+    assert np.array([each.scores for each in told]) == pytest.approx(scores, abs=2e-6)
+    given = named_results(load_scorer(classifiers[0]), scores)
+    wanted = {each.nct_id: labels for each, (labels, _, _) in zip(told, given, strict=True)}
+    labels = {hit.nct_id: hit.labels for hit in hits if hit.labels is not None}
+    assert labels == wanted
 
 
 def test_what_is_under_way_finishes_on_the_one_before(

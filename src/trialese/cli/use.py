@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -36,7 +36,6 @@ from trialese.settings import Precision
 if TYPE_CHECKING:
     from trialese.tasks.formats import AskedColumns
     from trialese.tasks.history import HeldPrediction
-    from trialese.web.models import Served
 
 __all__ = ["VERBS"]
 
@@ -409,11 +408,11 @@ def serve(
 
     With the folder of a run that `refresh` keeps up to date: whatever generation is in use.
     """
-    from trialese.generations import Generation, read_pointer
+    from trialese.generations import read_pointer
     from trialese.tasks.scorer import find_classifier
     from trialese.tasks.shipped import SHIPPED, shipped_sizes
     from trialese.web.app import serve as run
-    from trialese.web.models import open_served
+    from trialese.web.models import open_served, open_served_generation
 
     if token_file is not None:
         token = _read_token(token_file)
@@ -427,18 +426,14 @@ def serve(
         if snapshot is not None:
             raise typer.BadParameter("--snapshot: a run's generation has its own; leave it out")
 
-        def open_generation(found: Generation) -> Served:
-            made = open_served(
-                list(found.classifiers.values()),
-                snapshot=found.snapshot,
-                verdict=verdict,
-                labels=labels,
-                jobs=jobs,
-                queue=queue,
-                guidelines=guidelines,
-            )
-            return replace(made, generation=found.number)
-
+        open_generation = partial(
+            open_served_generation,
+            verdict=verdict,
+            labels=labels,
+            jobs=jobs,
+            queue=queue,
+            guidelines=guidelines,
+        )
         with watch():
             run(open_generation, section, token=token, run=models[0], jobs=jobs)
         return

@@ -22,7 +22,7 @@ from trialese.collect.snapshot import read_rows
 from trialese.corpus.assemble import build_corpus
 from trialese.corpus.store import open_corpus
 from trialese.errors import RecipeError, TrialeseError
-from trialese.generations import Generation
+from trialese.generations import Generation, lasting_base
 from trialese.hub import locate_labelled
 from trialese.pipeline.decision import Comparison, Training, day_after, read_training
 from trialese.pipeline.stages import digest_of_input, read_ledger, write_ledger
@@ -74,12 +74,11 @@ def adapt(
 
     Raises:
         RecipeError: no new trial is long enough to be learnt from, or the launcher failed.
-        ArtifactError: a model is damaged, or the disk refused.
+        ArtifactError: a model is missing or damaged, or the disk refused.
     """
     from trialese.pretrain.adapt import tokenise_corpus, train_adapter, train_control
 
-    base = current.language_model
-    assert base is not None
+    base = lasting_base(current)
     corpus_settings = msgspec.structs.replace(recipe.corpus, new_from=day_after(training.until))
     corpus, out = work / "corpus", work / "pretrain"
 

@@ -132,8 +132,10 @@ def _data_card(manifest: Manifest) -> str:
 
 def _hub_backbone(manifest: Manifest) -> str | None:
     """The hub id of the model as it came; None for a local one, or one that was changed since."""
-    name = str(manifest.notes.get("backbone") or "")
-    changed = manifest.notes.get("adapted_to_old") or manifest.notes.get("new_head")
+    notes = manifest.notes
+    name = str(notes.get("backbone") or "")
+    changed = notes.get("adapted_to_old") or notes.get("new_head")
+    changed = changed or notes.get("base_kind") == "adapter"
     return name if is_repository(name) and not changed and not Path(name).exists() else None
 
 

@@ -489,6 +489,7 @@ def _go_on(
             **made_base.notes,
             "method": settings.method,
             "went_on_from": start,
+            "base_kind": made_base.kind,
             "head_trained": train_head or settings.method == "full",
             "training_blocks": old.digest if control and old is not None else new.digest,
             "top1_gain": run.gains(before, after),

@@ -43,6 +43,7 @@ __all__ = [
     "predictions_changed_since",
     "read_held",
     "read_history",
+    "read_said",
 ]
 
 MOST_LAYERS = 40
@@ -231,6 +232,19 @@ def read_held(layers: Sequence[Path]) -> dict[str, HeldPrediction]:
         if about.whole_at is not None:
             break
     return dict(sorted(held.items()))
+
+
+def read_said(layers: Sequence[Path], scorer: Scorer) -> dict[str, HeldPrediction]:
+    """NCT id -> the prediction that holds, as far as this very model on this engine made it.
+
+    Raises:
+        ArtifactError: a layer is damaged.
+    """
+    last = _read_about(layers[-1]) if layers else None
+    if last is None or (last.engine, last.labels) != (scorer.engine, scorer.task.labels):
+        return {}  # a whole scoring by another engine is a layer of its own
+    held = read_held(layers)
+    return {name: row for name, row in held.items() if row.model == scorer.digest}
 
 
 def read_history(layers: Sequence[Path], nct_id: str) -> list[HeldPrediction]:

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from trialese.generations import Generation
     from trialese.tasks.scorer import Scorer
 
-__all__ = ["Served", "ServedModel", "open_served"]
+__all__ = ["Served", "ServedModel", "open_served", "open_served_generation"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ class Served:
     """What annotators are told, as harmless HTML."""
     generation: int | None = None
     """Number of the generation of a run that all of this is of."""
+    layers: dict[Path, tuple[Path, ...]] = field(default_factory=dict)
+    """Folder of a classifier -> what it said of the snapshot's trials when they were scored."""
     models: dict[str, ServedModel] = field(default_factory=dict)
 
     @property
@@ -218,3 +221,22 @@ def open_served(
         load_verdicts(verdict)
     opened = open_snapshot(snapshot) if snapshot is not None else None
     return Served(tuple(folders), opened, verdict, labels, jobs, own, told)
+
+
+def open_served_generation(found: Generation, **more: Any) -> Served:
+    """The contents of one generation of a run, and `more` as for `open_served`.
+
+    Predictions that are not what the generation was made with are left; the models score anew.
+
+    Raises:
+        ArtifactError: a folder does not hold what it should.
+        RecordError: a file cannot be read or understood.
+    """
+    served = open_served(list(found.classifiers.values()), snapshot=found.snapshot, **more)
+    layers = {}
+    for task, folder in found.classifiers.items():
+        if found.unaltered(found.predictions(task)):
+            layers[folder] = found.predictions(task)
+        else:
+            logger.warning("%s: predictions of %s were altered; scored anew", found.path, task)
+    return replace(served, generation=found.number, layers=layers)

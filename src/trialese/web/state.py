@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from trialese.artifacts import MANIFEST_NAME, read_manifest
 from trialese.collect.api import fetch_trial
 from trialese.collect.snapshot import find_trials, read_trials
-from trialese.errors import TrialeseError
+from trialese.errors import ArtifactError, TrialeseError
 from trialese.records import Snapshot, Trial
 from trialese.settings import CollectSettings
 from trialese.tasks.folds import build_examples, settings_of
 from trialese.tasks.formats import text_of_trial
+from trialese.tasks.history import HeldPrediction, read_said
 from trialese.web.active_learning import MOST_TEXTS, Labelled, Neighbour, Neighbours, Queue
 from trialese.web.annotations import AnswerLog, settle
 from trialese.web.learning_curve import CurveWatcher, LearningCurve, answers_per_hour
@@ -108,21 +109,41 @@ class SnapshotScoring:
             self._stopping.wait(time.perf_counter() - begun)
 
     def _score_snapshot(self, index: SearchIndex, model: ServedModel) -> None:
-        """Score the trials that the model has not scored yet, and keep labels and scores."""
+        """Keep labels and scores of every trial: those that a generation brought, else scored."""
         scorer = model.scorer
         until = index.scored_until(scorer.digest)
+        if until == index.trials:
+            return
+        said = self._said(model)
         trials = islice(read_trials(index.snapshot), until, None)
         while chunk := list(islice(trials, _TRIALS)):
             texts = [(trial, text_of_trial(trial, scorer.preprocessing)) for trial in chunk]
             with_text = [(trial, text) for trial, text in texts if text]
-            for start in range(0, len(with_text), _TEXTS):
+            known = [
+                (row.nct_id, text, np.array(list(row.scores.values())), row.labels)
+                for row, text in ((said.get(trial.nct_id), text) for trial, text in with_text)
+                if row is not None
+            ]
+            index.add_scores(scorer.digest, known, until=until)
+            unknown = [(trial, text) for trial, text in with_text if trial.nct_id not in said]
+            for start in range(0, len(unknown), _TEXTS):
                 if self._stopping.is_set():
                     return
                 begun = time.perf_counter()
-                self._keep(index, model, with_text[start : start + _TEXTS], until)
+                self._keep(index, model, unknown[start : start + _TEXTS], until)
                 self._stopping.wait(time.perf_counter() - begun)
+            if self._stopping.is_set():
+                return
             until += len(chunk)
             index.add_scores(scorer.digest, [], until=until)
+
+    def _said(self, model: ServedModel) -> dict[str, HeldPrediction]:
+        """What the generation says that the model said, by NCT id."""
+        try:
+            return read_said(self._served.layers.get(model.folder, ()), model.scorer)
+        except ArtifactError as error:
+            logger.warning("%s; scored anew", error)
+            return {}
 
     def _keep(
         self, index: SearchIndex, model: ServedModel, part: list[tuple[Trial, str]], until: int
