@@ -14,7 +14,8 @@ from trialese.errors import RecipeError, RecordError
 from trialese.predictions import check_predictions, load_predictions
 from trialese.records import Example, Predictions, Task
 from trialese.settings import DeclaredTaskSettings, TasksSettings
-from trialese.tasks.baselines import blend_predictions, fit_baseline
+from trialese.tasks.baselines import fit_baseline
+from trialese.tasks.blend import blend_predictions
 from trialese.tasks.finetune import finetune
 from trialese.tasks.sex import SEX, SEX_WORDS
 from trialese.tasks.stop_reasons import STOP_REASON_WORDS, STOP_REASONS

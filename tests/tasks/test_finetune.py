@@ -22,10 +22,9 @@ from trialese.settings import (
     VerdictSettings,
 )
 from trialese.tasks import fit as fit_module
-from trialese.tasks.baselines import blend_classifiers
 from trialese.tasks.behaviour import BehaviourTest, check_behaviour, shipped_tests
 from trialese.tasks.classifier import Classifier
-from trialese.tasks.finetune import finetune
+from trialese.tasks.finetune import blend_classifiers, finetune
 from trialese.tasks.fit import fit_classifier
 from trialese.tasks.folds import build_examples, inner_rounds
 from trialese.tasks.linear import LinearClassifier

@@ -203,7 +203,7 @@ def finetune(
     ] = "adapted",
     blend_of: Annotated[
         list[Path] | None,
-        typer.Option(help="Twice: classifier folders whose scores are blended; nothing is fitted."),
+        typer.Option(help="Twice: classifiers that become one, the mean of their log-odds."),
     ] = None,
     snapshot: Annotated[Path | None, typer.Option(help="Trials to take labels from.")] = None,
     allow_overlap: Annotated[
@@ -233,15 +233,18 @@ def finetune(
     """
     from trialese.collect.snapshot import open_snapshot
     from trialese.pipeline.evaluate import describe_scores
-    from trialese.tasks.baselines import blend_classifiers
+    from trialese.tasks.finetune import blend_classifiers
     from trialese.tasks.finetune import finetune as fit
     from trialese.tasks.folds import with_columns
 
     if blend_of:
         if model is not None:
             raise RecipeError("finetune: --blend-of fits nothing; leave --model out")
+        if dry_run:
+            raise RecipeError("finetune: --blend-of fits nothing; leave --dry-run out")
+        section = read_recipe(recipe, settings).tasks
         with writing(out, "classifier", inputs=blend_of, force=force):
-            blend_classifiers(task, blend_of, system, out)
+            blend_classifiers(task, blend_of, system, out, settings=section)
         print_artifact(out, as_json=as_json)
         return
     tree = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None})

@@ -47,7 +47,7 @@ class _Entry:
 
     runs: dict[str, list[Predictions]] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
-    weights: dict[str, dict[str, str]] = field(default_factory=dict)
+    weights: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of each system whose folder can be used, which weights it holds, and what they have seen."""
     silver: dict[str, int] = field(default_factory=dict)
     """Of each system that learnt from another model's labels, from how many texts."""
@@ -261,7 +261,7 @@ def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
     return entries, inputs
 
 
-_ABOUT_WEIGHTS = ("model", "must_not_be_tested_on")
+_ABOUT_WEIGHTS = ("model", "must_not_be_tested_on", "members")
 
 
 def _overlap(system: str, manifest: Manifest) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from trialese.corpus.store import CARD_NAME, corpus_card, data_set_card
 from trialese.errors import ArtifactError, RecordError
 from trialese.hub import is_repository, upload_files
 from trialese.records import Manifest
+from trialese.tasks.blend import BLEND_NAME
 from trialese.tasks.linear import LINEAR_NAME
 from trialese.tasks.scorer import ONNX_NAME, model_folder
 from trialese.verdict.card import format_model_card
@@ -166,9 +167,11 @@ def _classifier_card(
 
 def _use(home: Path) -> str | None:
     """How a classifier that transformers cannot load is used; None for one that it can."""
-    if not any((home / name).is_file() for name in (ONNX_NAME, LINEAR_NAME)):
+    if not any((home / name).is_file() for name in (ONNX_NAME, LINEAR_NAME, BLEND_NAME)):
         return None
     extra = "[infer]" if (home / ONNX_NAME).is_file() else ""
+    if (home / BLEND_NAME).is_file() and any(home.rglob("*.safetensors")):
+        extra = "[train]"
     return (
         f"```console\n$ pip install 'trialese{extra}' huggingface_hub\n"
         '$ hf download PATH --local-dir model\n$ trialese predict model "Slow accrual"\n```\n'

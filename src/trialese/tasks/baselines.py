@@ -1,30 +1,24 @@
-"""Baselines: the prior, keywords, TF-IDF with logistic regression, and blends. No torch."""
+"""Baselines: the prior, keywords, and TF-IDF with logistic regression. No torch."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trialese.artifacts import read_manifest, write_artifact
-from trialese.errors import RecipeError, RecordError, suggest
-from trialese.predictions import load_predictions, save_predictions
-from trialese.records import BASELINES, Example, Manifest, Predictions, Task
+from trialese.errors import RecipeError, suggest
+from trialese.records import BASELINES, Example, Task
 from trialese.tasks.linear import fit_linear
 from trialese.tasks.task import encode_labels
-from trialese.thresholds import log_odds, sigmoid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
     "Baseline",
-    "blend_classifiers",
-    "blend_predictions",
     "check_system",
     "fit_baseline",
 ]
@@ -130,70 +124,3 @@ def _count_words(
             pattern = re.compile("|".join(map(re.escape, words[label])))
             counts[:, column] = [len(pattern.findall(f" {text.casefold()} ")) for text in texts]
     return counts
-
-
-def blend_classifiers(task: str, folders: Sequence[Path], system: str, path: Path) -> Manifest:
-    """The manifest of a classifier artifact at `path` that holds the blend's predictions alone.
-
-    `folders` are two classifier artifacts of the task; the blend is the mean of their log-odds.
-
-    Raises:
-        RecipeError: not two folders, or one of another task.
-        RecordError: the two were not fitted on the same rows, seeds and folds.
-        ArtifactError: no classifier artifacts, or the disk refused.
-    """
-    if len(folders) != 2:
-        raise RecipeError(f"{task}: a blend is of two classifiers, not {len(folders)}; give two")
-    manifests = [read_manifest(folder, kind="classifier") for folder in folders]
-    for folder, manifest in zip(folders, manifests, strict=True):
-        if manifest.settings["task"] != task:
-            raise RecipeError(f"{folder}: fitted for {manifest.settings['task']}, not for {task}")
-    runs = [load_predictions(folder / "predictions.parquet") for folder in folders]
-    names = [str(manifest.settings["system"]) for manifest in manifests]
-    settings = {"task": manifests[0].settings["task"], "system": system, "blend_of": names}
-    inputs = {name: manifest.digest for name, manifest in zip(names, manifests, strict=True)}
-    with write_artifact(path, kind="classifier", settings=settings, inputs=inputs) as draft:
-        draft.counts.update(manifests[0].counts)
-        draft.notes["synthetic"] = any(bool(each.notes.get("synthetic")) for each in manifests)
-        silver = [each.notes["silver"] for each in manifests if "silver" in each.notes]
-        if silver:  # what either learnt from another model, the blend did
-            draft.notes["silver"] = silver[0]
-        blended = blend_predictions(*runs, system=system)
-        save_predictions(draft.folder / "predictions.parquet", blended)
-    assert draft.manifest is not None
-    return draft.manifest
-
-
-def blend_predictions(
-    one: Sequence[Predictions], other: Sequence[Predictions], *, system: str
-) -> list[Predictions]:
-    """Each run of `one` with the mean of its log-odds and those of the same run of `other`.
-
-    What either was trained on counts as seen by the blend.
-
-    Raises:
-        RecordError: a run without its partner, or partners with other rows.
-    """
-    partners = {(run.task, run.seed, run.fold, run.split): run for run in other}
-    blended = []
-    for run in one:
-        key = (run.task, run.seed, run.fold, run.split)
-        partner = partners.get(key)
-        name = f"{run.task}, {run.split} of seed {run.seed}, fold {run.fold}"
-        if partner is None or len(one) != len(other):
-            raise RecordError(f"{name}: not in both systems; fit both with the same recipe")
-        if (run.labels, run.clusters) != (partner.labels, partner.clusters) or (
-            run.ids != partner.ids
-        ):
-            raise RecordError(f"{name}: the systems saw different rows; fit both with one recipe")
-        mean = (log_odds(run.scores) + log_odds(partner.scores)) / 2
-        blended.append(
-            replace(
-                run,
-                system=system,
-                scores=sigmoid(mean),
-                trained_on=run.trained_on | partner.trained_on,
-                model_digest=f"{run.model_digest}+{partner.model_digest}",
-            )
-        )
-    return blended

@@ -42,6 +42,7 @@ from trialese.pretrain.encoder import Encoder
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
 from trialese.settings import BackboneSettings, Precision, PretrainSettings
+from trialese.tasks.blend import BLEND_NAME, describe_blend
 from trialese.tasks.linear import LINEAR_NAME
 from trialese.tasks.scorer import (
     CPU_TOKENS,
@@ -359,6 +360,12 @@ class Classifier(LabelsTexts):
             raise ArtifactError(
                 f"{folder}: an exported classifier; `trialese predict` and `trialese serve` run "
                 "it; give the classifier that it was made from"
+            )
+        if (folder / BLEND_NAME).is_file():
+            names = [each.name for each in describe_blend(folder)]
+            raise ArtifactError(
+                f"{folder}: a blend of {' and '.join(names)}, which is no single network; load it "
+                "with trialese.load_classifier, or give the folder of a member that is one"
             )
         known = read_description(folder)
         if (folder / ADAPTER_NAME).is_file():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import numpy as np
 
 from trialese.errors import RecordError
+from trialese.tasks.blend import BlendClassifier
 from trialese.tasks.linear import LinearClassifier
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Span(msgspec.Struct, frozen=True):
     end: int
     weight: float
     """Share of the label's log-odds against a text of [MASK] alone (of a linear classifier: against
-    an empty one); negative: spoke against."""
+    an empty one; of a blend: each member's, by its weight); negative: spoke against."""
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,19 +55,13 @@ def explain(
     Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) over the word embeddings, from
     the text with every word hidden by the mask token (by the unknown one where a tokenizer has
     none) to the text itself, in `steps` steps, summed over each word. Of a linear classifier: the
-    weights of each word's n-grams, times their values.
+    weights of each word's n-grams, times their values. Of a blend: the weighted mean of both.
 
     Raises:
         RecordError: an empty text, a label that the task does not know, or an exported
             classifier, which has no gradients.
     """
-    if not isinstance(scorer, LinearClassifier):
-        from trialese.tasks.classifier import Classifier  # loads torch
-
-        if not isinstance(scorer, Classifier):
-            raise RecordError(
-                "an exported classifier cannot be explained; give the one it was made from"
-            )
+    _refuse_exported(scorer)
     read = scorer.preprocessing.clean(text)
     words = [(each.start(), each.end()) for each in re.finditer(r"\S+", read)]
     if not words:
@@ -76,10 +71,7 @@ def explain(
         raise RecordError(f"label {label!r} is unknown; use one of {', '.join(labels)}")
     chances = scorer.predict_proba([text])[0]
     column = int(chances.argmax()) if label is None else labels.index(label)
-    if isinstance(scorer, LinearClassifier):
-        weights = scorer.word_weights(read, column)
-    else:
-        weights = _weigh_words(scorer, read, words, column, steps)
+    weights = _weigh(scorer, read, words, column, steps)
     return Explanation(
         text=read,
         label=labels[column],
@@ -88,6 +80,34 @@ def explain(
             Span(*words[place], round(weight, 6)) for place, weight in sorted(weights.items())
         ),
     )
+
+
+def _refuse_exported(scorer: Scorer) -> None:
+    for part in scorer.members if isinstance(scorer, BlendClassifier) else (scorer,):
+        if isinstance(part, BlendClassifier):
+            _refuse_exported(part)
+        elif not isinstance(part, LinearClassifier):
+            from trialese.tasks.classifier import Classifier  # loads torch
+
+            if not isinstance(part, Classifier):
+                raise RecordError(
+                    "an exported classifier cannot be explained; give the one it was made from"
+                )
+
+
+def _weigh(
+    scorer: Scorer, read: str, words: Sequence[tuple[int, int]], column: int, steps: int
+) -> dict[int, float]:
+    """Place of each word -> its part of the log-odds, whatever computes them."""
+    if isinstance(scorer, LinearClassifier):
+        return scorer.word_weights(read, column)
+    if isinstance(scorer, BlendClassifier):
+        total: dict[int, float] = {}
+        for member, share in scorer.shares(column):
+            for place, weight in _weigh(member, read, words, column, steps).items():
+                total[place] = total.get(place, 0.0) + share * weight
+        return total
+    return _weigh_words(cast("Classifier", scorer), read, words, column, steps)
 
 
 def _weigh_words(

@@ -18,31 +18,50 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from trialese.artifacts import Draft, digest_of, digest_of_folder, write_artifact
+from trialese.artifacts import (
+    Draft,
+    digest_of,
+    digest_of_folder,
+    read_manifest,
+    write_artifact,
+)
+from trialese.errors import ArtifactError, RecipeError
 from trialese.hub import check_masked_lm, locate_model, named_model
 from trialese.parallel import count_threads
-from trialese.predictions import save_predictions
+from trialese.predictions import load_predictions, save_predictions
 from trialese.progress import Progress, silent
-from trialese.records import Example, Manifest, Predictions, Snapshot, Split, Task, Thresholds
+from trialese.records import (
+    BASELINES,
+    Example,
+    Manifest,
+    Predictions,
+    Snapshot,
+    Split,
+    Task,
+    Thresholds,
+)
 from trialese.settings import TaskSettings, TasksSettings
 from trialese.tasks.baselines import check_system
 from trialese.tasks.behaviour import check_behaviour, shipped_tests, without_near
+from trialese.tasks.blend import BlendClassifier, blend_predictions
 from trialese.tasks.folds import (
     ExampleSet,
     Parts,
     as_predictions,
     build_examples,
     define_task,
+    defined_in,
     describe_section,
     divide,
     folds_of,
 )
 from trialese.tasks.labelled import Silver, silver_examples
 from trialese.tasks.linear import LinearClassifier
+from trialese.tasks.predict import load_scorer
 from trialese.tasks.scorer import origin_of
 from trialese.tasks.system import System, check_search, score_held
 from trialese.tasks.task import TaskDefinition, sentence_examples
-from trialese.temperature import Calibration, calibrate
+from trialese.temperature import Calibration, CalibrationKind, calibrate, fit_calibration
 from trialese.thresholds import measure_points, shrunk_cuts
 
 if TYPE_CHECKING:
@@ -50,7 +69,7 @@ if TYPE_CHECKING:
 
     from trialese.tasks.classifier import Classifier
 
-__all__ = ["digest_of_model", "finetune", "fits_on_everything"]
+__all__ = ["blend_classifiers", "digest_of_model", "finetune", "fits_on_everything"]
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +231,7 @@ def fits_on_everything(section: TaskSettings, *, is_model: bool) -> bool:
 
 
 def _finish(
-    classifier: Classifier | LinearClassifier,
+    classifier: Classifier | LinearClassifier | BlendClassifier,
     definition: TaskDefinition,
     tune: Predictions,
     calibration: Calibration | None,
@@ -343,3 +362,150 @@ def digest_of_model(folder: Path) -> str:
     """sha256 over the names and bytes of the model's files; no folder of a model: ArtifactError."""
     check_masked_lm(folder)
     return digest_of_folder(folder)
+
+
+def blend_classifiers(
+    task: str,
+    folders: Sequence[Path],
+    system: str,
+    path: str | Path,
+    *,
+    settings: TasksSettings = TasksSettings(),  # noqa: B008 - a frozen struct
+) -> Manifest:
+    """The manifest of the classifier artifact at `path`: the blend of two others of the task.
+
+    It holds the blend's predictions and, where both members can be used, the blend as a classifier
+    with copies of them. Its calibration and cut-offs are chosen as any other's, from its own tune
+    scores: those of all folds where both members were fitted on everything after the folds, else
+    the first fold's. Of a baseline that keeps no weights there are predictions alone, which is
+    logged.
+
+    Raises:
+        RecipeError: not two folders, or one of another task or protocol; a baseline's name.
+        RecordError: the two were not fitted on the same rows, seeds and folds, or read other texts.
+        ArtifactError: no classifier artifacts, damaged ones, or the disk refused.
+    """
+    path = Path(path)
+    manifests = _blendable(task, folders, system)
+    given = [str(manifest.settings["system"]) for manifest in manifests]
+    names = given if given[0] != given[1] else [given[0], f"{given[1]}-2"]
+    definition = defined_in(manifests[0].settings)
+    if definition is None:
+        raise ArtifactError(f"{folders[0]}: made by an earlier version of trialese; fit it again")
+    runs = [load_predictions(folder / "predictions.parquet") for folder in folders]
+    blended = blend_predictions(*runs, system=system)
+    sections = [manifest.settings.get("section", {}) for manifest in manifests]
+    shared = {key: each for key, each in sections[0].items() if sections[1].get(key) == each}
+    described: dict[str, Any] = {"task": definition.task.name, "system": system}
+    described |= {"blend_of": names, "section": shared}
+    described |= {"threshold_shrinkage": settings.threshold_shrinkage}
+    inputs = {name: each.digest for name, each in zip(names, manifests, strict=True)}
+    bare = [
+        name
+        for name, each in zip(names, manifests, strict=True)
+        if not any(file.startswith("model/") for file in each.files)
+    ]
+    with write_artifact(path, kind="classifier", settings=described, inputs=inputs) as draft:
+        draft.counts.update(manifests[0].counts)
+        draft.notes |= _about_blend(names, manifests)
+        draft.notes |= {} if bare else _about_members(names, manifests)
+        if bare:
+            logger.warning(
+                "%s: predictions alone, for `trialese evaluate`; %s keeps no weights to be used",
+                path,
+                " and ".join(bare),
+            )
+        else:
+            members = [
+                (name, load_scorer(folder), folder / "model")
+                for name, folder in zip(names, folders, strict=True)
+            ]
+            blend = BlendClassifier.of(members)
+            how = definition.section.calibration
+            tune = [run for run in blended if (run.seed, run.split) == (blended[0].seed, "tune")]
+            if not all(each["final"] for each in draft.notes["members"].values()):
+                tune = tune[:1]
+            pooled = _pooled(tune)
+            calibration = _calibration_of(pooled, how)
+            _finish(blend, definition, pooled, calibration, settings, draft)
+            draft.notes["scored_by"] = blend.engine
+            blended = _calibrated(blended, how)
+        save_predictions(draft.folder / "predictions.parquet", blended)
+    assert draft.manifest is not None
+    return draft.manifest
+
+
+def _blendable(task: str, folders: Sequence[Path], system: str) -> list[Manifest]:
+    """The manifests of two classifiers that may be blended under that name."""
+    if len(folders) != 2:
+        raise RecipeError(f"{task}: a blend is of two classifiers, not {len(folders)}; give two")
+    if system in BASELINES:
+        raise RecipeError(
+            f"{task}: system {system!r} is a baseline's name; give the blend another, such as "
+            "hybrid"
+        )
+    manifests = [read_manifest(folder, kind="classifier", verify=True) for folder in folders]
+    if manifests[0].digest == manifests[1].digest:
+        raise RecipeError(f"{folders[1]}: the same classifier twice; blend it with another")
+    for folder, manifest in zip(folders, manifests, strict=True):
+        if manifest.settings["task"] != task:
+            raise RecipeError(f"{folder}: fitted for {manifest.settings['task']}, not for {task}")
+        if manifest.settings.get("protocol", "honest") != "honest":
+            raise RecipeError(
+                f"{folder}: fitted the published way, to measure its inflation; blend honest ones"
+            )
+    return manifests
+
+
+def _about_blend(names: Sequence[str], manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """What the blend owes to others: all that its members do."""
+    told = [each.notes for each in manifests]
+    about: dict[str, Any] = {"synthetic": any(bool(each.get("synthetic")) for each in told)}
+    if silver := [each["silver"] for each in told if "silver" in each]:
+        about["silver"] = silver[0]  # what either learnt from another model, the blend did
+    if models := [str(each["masked_lm"]) for each in told if each.get("masked_lm")]:
+        about["masked_lm"] = "; ".join(dict.fromkeys(models))
+    searched = {n: each["search"] for n, each in zip(names, told, strict=True) if "search" in each}
+    return about | ({"search": {"members": searched}} if searched else {})
+
+
+def _about_members(names: Sequence[str], manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """Which weights the folder of a blend holds, and what they must not be tested on."""
+    members = {}
+    for name, each in zip(names, manifests, strict=True):
+        seen = each.notes.get("must_not_be_tested_on", f"any text that {name} was fitted on")
+        members[name] = {
+            "weight": 1 / len(names),
+            "scored_by": each.notes.get("scored_by", ""),
+            "model": each.notes.get("model", ""),
+            "final": _is_final(each),
+            "must_not_be_tested_on": seen,
+        }
+    never = dict.fromkeys(str(each["must_not_be_tested_on"]) for each in members.values())
+    return {
+        "members": members,
+        "model": f"a blend of {' and '.join(names)}, the mean of their log-odds",
+        "must_not_be_tested_on": "; nor on ".join(never),
+    }
+
+
+def _is_final(manifest: Manifest) -> bool:
+    """Whether the classifier that an artifact holds was fitted on everything after the folds."""
+    if members := manifest.notes.get("members"):
+        return all(each["final"] for each in members.values())
+    definition = defined_in(manifest.settings)
+    assert definition is not None
+    return fits_on_everything(definition.section, is_model="model" in manifest.inputs)
+
+
+def _calibration_of(tune: Predictions, how: CalibrationKind) -> Calibration | None:
+    return fit_calibration(tune.scores, tune.truth, tune.clusters, kind=tune.kind, how=how)
+
+
+def _calibrated(runs: Sequence[Predictions], how: CalibrationKind) -> list[Predictions]:
+    """The runs as chances, each fold and seed by the calibration of its own tune texts."""
+    fitted = {(r.seed, r.fold): _calibration_of(r, how) for r in runs if r.split == "tune"}
+    return [
+        replace(run, scores=calibrate(run.scores, fitted.get((run.seed, run.fold)), kind=run.kind))
+        for run in runs
+    ]

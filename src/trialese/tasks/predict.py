@@ -26,6 +26,7 @@ from trialese.artifacts import digest_of, digest_of_file, locked, work_folder, w
 from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.progress import Progress, silent
 from trialese.settings import Precision
+from trialese.tasks.blend import BLEND_NAME, BlendClassifier
 from trialese.tasks.formats import (
     KNOWN_COLUMNS,
     About,
@@ -74,7 +75,7 @@ __all__ = [
 
 def load_classifier(
     name: str | Path, *, size: ModelSize | None = None, precision: Precision = "fp32"
-) -> Classifier | LinearClassifier | OnnxScorer:
+) -> Classifier | LinearClassifier | BlendClassifier | OnnxScorer:
     """The classifier that ships under a name, such as "stop-reasons", or that stands in a folder.
 
     Its `predict` gives the labels of each text, `predict_proba` probabilities (texts, labels) in
@@ -92,7 +93,7 @@ def load_classifier(
 
 def load_scorer(
     path: Path, *, precision: Precision = "fp32"
-) -> Classifier | LinearClassifier | OnnxScorer:
+) -> Classifier | LinearClassifier | BlendClassifier | OnnxScorer:
     """The classifier in a folder that `finetune` or `export` wrote.
 
     `precision` is that of PyTorch; in fp32, scores do not depend on the chip, in `auto` (bf16
@@ -111,6 +112,8 @@ def load_scorer(
         return OnnxScorer.load(folder)
     if (folder / LINEAR_NAME).is_file():
         return LinearClassifier.from_pretrained(folder)
+    if (folder / BLEND_NAME).is_file():
+        return BlendClassifier.load(folder, lambda home: load_scorer(home, precision=precision))
     from trialese.tasks.classifier import Classifier
 
     return Classifier.from_pretrained(folder, precision=precision)

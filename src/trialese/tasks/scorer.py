@@ -201,9 +201,15 @@ def _what_instead(path: Path) -> str:
         return str(error).removeprefix(f"{path}: ") + f"; {cure}"
     if manifest.kind != "classifier":
         return f"this is a {manifest.kind}; {cure}"
+    system = manifest.settings.get("system", "this")
+    if "blend_of" in manifest.settings:
+        return (
+            f"{system} is a blend of which only the predictions are kept, for `trialese evaluate`; "
+            "blend two classifiers that can be used"
+        )
     return (
-        f"{manifest.settings.get('system', 'this')} is a baseline, of which only the predictions "
-        "are kept, for `trialese evaluate`; give one fitted from a language model"
+        f"{system} is a baseline, of which only the predictions are kept, for `trialese "
+        "evaluate`; give one fitted from a language model"
     )
 
 

@@ -96,7 +96,8 @@ def format_model_card(
         known = ", ".join(scores.system for scores in verdict.scores)
         raise RecordError(f"{verdict.task}: no scores of {system}; the verdict has {known}")
     context = context or {}
-    front = "\n".join(_yaml(_metadata(verdict, found[0], context)))
+    library = "transformers" if use is None else "trialese"
+    front = "\n".join(_yaml(_metadata(verdict, found[0], context, library)))
     body = "\n".join(_body(verdict, found[0], context, use or _USE))
     return f"---\n{front}\n---\n\n{body}\n"
 
@@ -116,7 +117,9 @@ def format_data_card(verdicts: Sequence[Verdict], context: Mapping[str, Any]) ->
     return "\n".join([*lines, "", attribution_of(context)]).rstrip() + "\n"
 
 
-def _metadata(verdict: Verdict, scores: Scores, context: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(
+    verdict: Verdict, scores: Scores, context: Mapping[str, Any], library: str
+) -> dict[str, Any]:
     backbone = context.get("recipe", {}).get("pretrain", {}).get("backbone", {}).get("name", "")
     on_hub = "/" in backbone and not backbone.startswith((".", "/", "~"))
     metrics = [
@@ -130,7 +133,7 @@ def _metadata(verdict: Verdict, scores: Scores, context: Mapping[str, Any]) -> d
     ]
     return {
         "language": "en",
-        "library_name": "transformers",
+        "library_name": library,
         "pipeline_tag": "text-classification",
         **({"base_model": backbone} if on_hub else {}),
         "tags": ["trialese", "clinical-trials", verdict.task],
@@ -167,6 +170,14 @@ def _body(verdict: Verdict, scores: Scores, context: Mapping[str, Any], use: str
         yield "## Which weights these are\n"
         yield f"The weights beside this card: {about['model']}.\n"
         yield f"Must not be tested on: {about['must_not_be_tested_on']}.\n"
+    if members := about.get("members"):
+        yield "## What it is made of\n"
+        for name, each in members.items():
+            yield (
+                f"- {name} ({each['scored_by']}), {each['weight']:g} of the log-odds: "
+                f"{each['model']}. Must not be tested on: {each['must_not_be_tested_on']}."
+            )
+        yield ""
     yield "## Scores\n"
     yield (
         f"{verdict.rows:,} test texts in {verdict.clusters:,} clusters of duplicates, none of them "

@@ -163,6 +163,8 @@ def search_budget(verdict: Verdict) -> dict[str, str]:
 
 
 def _budget(found: Mapping[str, Any]) -> str:
+    if members := found.get("members"):
+        return "; ".join(f"of {name}: {_budget(each)}" for name, each in members.items())
     tried, folds = found.get("settings", 1), found.get("inner_folds", 0)
     if folds:
         chosen = Counter(
