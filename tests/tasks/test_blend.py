@@ -37,6 +37,7 @@ from trialese.tasks.published import finetune_published
 from trialese.temperature import calibrate, fit_calibration
 from trialese.thresholds import log_odds, shrunk_cuts, sigmoid
 from trialese.verdict.report import load_verdicts
+from trialese.verdict.text import search_budget
 from trialese.web.app import create_app
 from trialese.web.models import open_served
 
@@ -257,6 +258,21 @@ def test_it_is_judged_and_published_with_a_card_of_its_members(home: Path, tmp_p
     judge_classifiers(folders, VerdictSettings(resamples=100), tmp_path / "verdict")
     (verdict,) = load_verdicts(tmp_path / "verdict")
     assert {group["group"] for group in verdict.notes["behaviour"]["hybrid"]} >= {"all"}
+    assert verdict.notes["models"]["hybrid"].startswith("a blend of bert and tfidf")
+    assert search_budget(verdict)["hybrid"] == (
+        "of bert: 1 setting, the best of up to 2 epochs on tune; "
+        "of tfidf: 4 settings, the best on tune in each fit"
+    )
+    cards = {
+        system: (
+            tmp_path / "verdict" / "cards" / f"stop-reasons-{system}" / "README.md"
+        ).read_text()
+        for system in ("bert", "hybrid")
+    }
+    for system, card in cards.items():
+        assert ("AutoModelForSequenceClassification" in card) == (system == "bert")
+        assert ("trialese predict PATH" in card) == (system != "bert")
+    assert "## What it is made of" in cards["hybrid"]
     made = prepare_publication(home / "both", "me/blend", verdict=tmp_path / "verdict")
     assert {"model/", "README.md"} & set(made.files) == {"README.md"}
     assert {"blend.json", "members/tfidf/linear.npz", "members/bert/model.safetensors"} < set(
@@ -423,7 +439,7 @@ def test_with_a_baseline_that_keeps_no_weights_there_are_predictions_alone(
     finetune("stop-reasons", "prior", settings=settings, path=tmp_path / "prior")
     folders = [home / "tfidf", tmp_path / "prior"]
     blend_classifiers("stop-reasons", folders, "hybrid", tmp_path / "blend")
-    assert "predictions alone, for `trialese evaluate`; prior keeps no weights" in caplog.text
+    assert "predictions alone, for `trialese evaluate`; no weights are kept of prior" in caplog.text
     assert "model" not in read_manifest(tmp_path / "blend").notes
     with pytest.raises(ArtifactError, match="hybrid is a blend of which only the predictions"):
         load_scorer(tmp_path / "blend")

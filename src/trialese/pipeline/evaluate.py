@@ -242,7 +242,10 @@ def _read(classifiers: Sequence[Path]) -> tuple[_Entries, dict[str, str]]:
         if definition is not None and definition.task.labels == entry.runs[system][0].labels:
             entry.groups = definition.groups
         entry.synthetic |= bool(manifest.notes.get("synthetic"))
+        blended = manifest.settings.get("blend_of")
         about = [manifest.notes.get("masked_lm")]
+        if blended:
+            about.insert(0, f"a blend of {' and '.join(blended)}")
         if "silver" in manifest.notes:
             entry.silver[system] = manifest.notes["silver"]["texts"]
             about.append(f"learnt from {entry.silver[system]:,} texts that a model labelled")

@@ -389,15 +389,12 @@ def blend_classifiers(
     manifests = _blendable(task, folders, system)
     given = [str(manifest.settings["system"]) for manifest in manifests]
     names = given if given[0] != given[1] else [given[0], f"{given[1]}-2"]
-    definition = defined_in(manifests[0].settings)
-    if definition is None:
-        raise ArtifactError(f"{folders[0]}: made by an earlier version of trialese; fit it again")
     runs = [load_predictions(folder / "predictions.parquet") for folder in folders]
     blended = blend_predictions(*runs, system=system)
     sections = [manifest.settings.get("section", {}) for manifest in manifests]
     shared = {key: each for key, each in sections[0].items() if sections[1].get(key) == each}
-    described: dict[str, Any] = {"task": definition.task.name, "system": system}
-    described |= {"blend_of": names, "section": shared}
+    described: dict[str, Any] = {"task": task, "system": system}
+    described |= {"blend_of": names, **({"section": shared} if shared else {})}
     described |= {"threshold_shrinkage": settings.threshold_shrinkage}
     inputs = {name: each.digest for name, each in zip(names, manifests, strict=True)}
     bare = [
@@ -411,7 +408,7 @@ def blend_classifiers(
         draft.notes |= {} if bare else _about_members(names, manifests)
         if bare:
             logger.warning(
-                "%s: predictions alone, for `trialese evaluate`; %s keeps no weights to be used",
+                "%s: predictions alone, for `trialese evaluate`; no weights are kept of %s",
                 path,
                 " and ".join(bare),
             )
@@ -420,7 +417,9 @@ def blend_classifiers(
                 (name, load_scorer(folder), folder / "model")
                 for name, folder in zip(names, folders, strict=True)
             ]
-            blend = BlendClassifier.of(members)
+            blend, definition = BlendClassifier.of(members), defined_in(manifests[0].settings)
+            if definition is None:
+                raise ArtifactError(f"{folders[0]}: does not say what its task is; fit it again")
             how = definition.section.calibration
             tune = [run for run in blended if (run.seed, run.split) == (blended[0].seed, "tune")]
             if not all(each["final"] for each in draft.notes["members"].values()):

@@ -75,6 +75,13 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 """
 
 
+_OWN_USE = """\
+```console
+$ trialese predict PATH "Slow accrual"
+```
+"""
+
+
 def format_model_card(
     verdict: Verdict,
     system: str,
@@ -86,7 +93,7 @@ def format_model_card(
 
     The index holds what the hub can show: averaged F1 with its interval in the metric's
     `config`. `context` is that of `write_report`; `use` tells how the model is loaded, by default
-    with transformers.
+    with transformers, or by trialese where transformers cannot.
 
     Raises:
         RecordError: the verdict has no such system.
@@ -96,6 +103,8 @@ def format_model_card(
         known = ", ".join(scores.system for scores in verdict.scores)
         raise RecordError(f"{verdict.task}: no scores of {system}; the verdict has {known}")
     context = context or {}
+    if use is None and _members_of(verdict, system):
+        use = _OWN_USE
     library = "transformers" if use is None else "trialese"
     front = "\n".join(_yaml(_metadata(verdict, found[0], context, library)))
     body = "\n".join(_body(verdict, found[0], context, use or _USE))
@@ -170,7 +179,7 @@ def _body(verdict: Verdict, scores: Scores, context: Mapping[str, Any], use: str
         yield "## Which weights these are\n"
         yield f"The weights beside this card: {about['model']}.\n"
         yield f"Must not be tested on: {about['must_not_be_tested_on']}.\n"
-    if members := about.get("members"):
+    if members := _members_of(verdict, scores.system):
         yield "## What it is made of\n"
         for name, each in members.items():
             yield (
@@ -200,6 +209,12 @@ def _body(verdict: Verdict, scores: Scores, context: Mapping[str, Any], use: str
     for name, value in list_facts(context):
         yield f"- {name}: {value}"
     yield f"\n{attribution_of(context)}"
+
+
+def _members_of(verdict: Verdict, system: str) -> Mapping[str, Any]:
+    """Of a blend, its members by name; {} of any other system."""
+    found: Mapping[str, Any] = verdict.notes.get("weights", {}).get(system, {}).get("members", {})
+    return found
 
 
 def _rival(found: Difference) -> str:
