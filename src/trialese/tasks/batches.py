@@ -1,8 +1,9 @@
 """Prediction on an engine that has its own machines: batches of rows in, parts of a file out.
 
-`LabelParts` is what `ray.data.Dataset.map_batches` takes, and fits anything else that maps a
-function over batches of columns. The parts, joined in the order of their rows, are the bytes that
-`predict_file` writes on one machine for the same windows.
+`LabelParts` is what Ray Data's `map_groups` takes, and fits anything else that maps a function over
+batches of columns. The parts, joined in the order of their rows, are the bytes that `predict_file`
+writes on one machine for the same windows: engines cut batches where their own blocks end, so group
+the rows by window (docs/refresh.md).
 """
 
 from __future__ import annotations
@@ -44,26 +45,33 @@ class LabelParts:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The part of one batch: columns "row" (its first), "rows", and "part" (bytes), each (1,).
 
-        The batch has columns "row" (from 1, ascending), "id" and "text", each (rows,). Rows should
-        come in order and in batches of `predict.WINDOW_RECORDS`.
+        The batch has columns "row" (from 1), "id" and "text", each (rows,), in any order. Its rows
+        should be a window of `predict.WINDOW_RECORDS` rows: scores depend, in their last digit, on
+        what is scored together.
 
         Raises:
-            RecordError: a column is missing.
+            RecordError: a column is missing, or a row between its first and last.
         """
         missing = [name for name in ("row", "id", "text") if name not in batch]
         if missing:
             raise RecordError(f"a batch has no column {missing[0]}; give row, id and text")
         columns = (np.asarray(batch[name]).tolist() for name in ("row", "id", "text"))
+        rows = sorted(zip(*columns, strict=True), key=lambda row: int(row[0]))
+        first = int(rows[0][0])
+        if [int(row) for row, _, _ in rows] != list(range(first, first + len(rows))):
+            raise RecordError(
+                f"a batch that begins with row {first:,} leaves rows out or has one twice; number "
+                "the rows from 1 and group them by (row - 1) // 4096"
+            )
         texts = [
             TextToLabel(int(row), str(name), str(text))
-            for row, name, text in zip(*columns, strict=True)
+            for row, name, text in rows
             if str(text).strip()
         ]
         scores = self._scorer.predict_proba([each.text for each in texts])
         part = np.empty(1, object)
         part[0] = self._layout.part(texts, scores) if texts else b""
-        first = int(np.asarray(batch["row"])[0])
-        return {"row": np.array([first]), "rows": np.array([len(batch["row"])]), "part": part}
+        return {"row": np.array([first]), "rows": np.array([len(rows)]), "part": part}
 
 
 def join_parts(
