@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from trialese.artifacts import read_manifest
 from trialese.recipe import Recipe
 
 Run = Callable[..., tuple[int, str, str]]
@@ -100,7 +101,56 @@ def test_staleness_prints_its_table_and_writes_its_page(
     command += ("--corpus", home / "corpus", "--trained-until", "2021-12-31")
     status, out, err = run(*command, "-o", tmp_path / "page")
     assert status == 0, err
-    assert "2018Q" in out and out.splitlines()[-1].startswith(("Adapt again", "No need yet"))
+    assert "2018Q" in out and ("\nAdapt again" in out or "\nNo need yet" in out)
+    assert max(map(len, out.splitlines())) <= 80
     assert (tmp_path / "page" / "staleness.html").is_file()
     status, out, _ = run(*command, "--json")
     assert json.loads(out)["left_out"] > 50
+
+
+@pytest.mark.parametrize(
+    ("artifact", "held"),
+    [("snapshot", "summary"), ("corpus", "leakage"), ("verdict", "verdicts"), ("base", None)],
+)
+def test_show_gives_machines_what_it_prints(
+    run: Run, home: Path, artifact: str, held: str | None
+) -> None:
+    status, out, _ = run("show", home / artifact, "--json")
+    found = json.loads(out)
+    assert (status, found["digest"]) == (0, read_manifest(home / artifact).digest)
+    assert held is None or found[held]
+    _, out, _ = run("show", home / artifact)
+    wide = [line for line in out.splitlines() if len(line) > 80]
+    assert [line for line in wide if len(line.split()[-1]) < 40] == []  # a digest stays whole
+
+
+def test_what_ships_is_shown_verified_and_published_by_name(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for verb, more in (("show", ()), ("verify", ()), ("publish", ("--to", "me/x", "--dry-run"))):
+        status, out, err = run(verb, "sex", *more)
+        assert (status, bool(out)) == (0, True), err
+    status, _, err = run("predict", "stop-reason", "slow")
+    assert (status, err.rstrip()) == (
+        1,
+        "error: stop-reason: no classifier here: no such folder; did you mean stop-reasons?",
+    )
+
+
+def test_the_overview_tells_each_command_whole_and_tables_fit(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    status, out, _ = run("--help")
+    commands = out.partition("Commands:")[2]
+    assert (status, "..." in commands) == (0, False)
+    table = tmp_path / "theirs.tsv"
+    table.write_text(f"text\tprediction\n{'slow accrual ' * 20}\tNegative\n")
+    for command in (
+        ("quality", home / "snapshot"),
+        ("agree", "stop-reasons", table, "--model-size", "small"),
+        ("check-behaviour", "stop-reasons", "--model-size", "small"),
+    ):
+        status, out, err = run(*command)
+        assert status == 0, err
+        assert [line for line in out.splitlines() if len(line) > 80] == []

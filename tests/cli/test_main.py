@@ -188,7 +188,9 @@ def test_the_base_install_predicts_with_a_linear_classifier(home: Path, tmp_path
             [sys.executable, "-c", code],
             capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path,
         )  # fmt: skip
-        assert (done.returncode, done.stderr) == (0, ""), arguments
+        told = done.stderr.splitlines()
+        odd = [line for line in told if "not calibrated" not in line]  # too few tune texts
+        assert (done.returncode, odd) == (0, []), arguments
     rows = (tmp_path / "labels.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows] == ["id", "7", "8"]
 

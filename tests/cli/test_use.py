@@ -139,3 +139,106 @@ def test_export_refuses_int8_without_texts(run: Run, model: Path, tmp_path: Path
     assert status == 1
     assert "0 different texts to check int8 with" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [
+        (b"NCT Number;Why Stopped;Title\nNCT00000042;Slow accrual;x\n", ()),
+        (b"why_stopped\nSlow accrual\n", ()),
+        (b'{"id": "NCT00000042", "text": "Slow accrual"}\n', ()),
+        (b"key,cause\nNCT00000042,Slow accrual\n", ("--column", "cause", "--id-column", "key")),
+    ],
+)
+def test_a_table_on_standard_input_is_no_list_of_texts(
+    run: Run,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    given: bytes,
+    options: tuple[str, ...],
+    to_file: bool,
+) -> None:
+    caplog.set_level("INFO", "trialese")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+    out = tmp_path / "labels.jsonl"
+    more = ("-o", out) if to_file else ("--json",)
+    status, printed, err = run("predict", model, "-", *options, *more)
+    assert status == 0, err
+    (row,) = map(json.loads, (out.read_text() if to_file else printed).splitlines())
+    assert row.get("text", "Slow accrual") == "Slow accrual"
+    if b"NCT" in given:
+        assert "NCT00000042" in (row.get("nct_id"), row.get("id"))
+    assert {each.name for each in tmp_path.iterdir()} <= {"labels.jsonl", "labels.jsonl.about.json"}
+
+
+def test_a_header_on_standard_input_that_names_no_texts_is_refused(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"nct,cause,title\n1,slow,A\n")))
+    status, out, err = run("predict", model, "-")
+    assert (status, out) == (1, "")
+    assert "standard input: a table needs a column 'text'" in err
+    assert "--column NAME" in err
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (("Slow accrual", "own.csv"), "own.csv: a file among texts"),
+        (("my trials.xlsx",), "my trials.xlsx: no such file"),
+        (("NCT04012345",), "NCT04012345: the number of a trial, not its text"),
+        (("Slow accrual", "nct04012345"), "nct04012345: the number of a trial"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["predict", "explain"])
+def test_what_was_meant_otherwise_is_not_labelled_as_a_text(
+    run: Run,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    texts: tuple[str, ...],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.csv").write_text("text\nslow\n")
+    given = texts if verb == "predict" else texts[-1:]
+    for more in ((), ("-o", "labels.csv")) if verb == "predict" else ((),):
+        status, out, err = run(verb, model.resolve(), *given, *more)
+        assert (status, out) == (1, "")
+        assert told in err
+        assert [each.name for each in tmp_path.iterdir() if each.name != "toy"] == ["own.csv"]
+
+
+def test_no_option_of_predict_is_ignored_in_silence(run: Run, model: Path) -> None:
+    status, out, _ = run("predict", model, "Slow accrual", "--json", "--top", "2")
+    scores = json.loads(out)["scores"]
+    assert status == 0
+    assert len(scores) == 2
+    assert list(scores.values()) == sorted(scores.values(), reverse=True)
+    status, _, err = run("predict", model, "Slow accrual", "--json", "--format", "csv")
+    assert (status, "--json and --format do not go together" in err) == (2, True)
+    status, _, err = run("predict", model, "Slow accrual", "--format", "xlsx")
+    assert (status, "xlsx cannot be streamed; name a file with -o" in err) == (1, True)
+
+
+def test_usage_errors_say_what_is_meant(run: Run) -> None:
+    status, _, err = run("predict", "Slow accrual")
+    assert status == 2
+    assert err.startswith("error: no text: 'Slow accrual' was taken for the classifier")
+    status, _, err = run("predict", "stop-reasons", "slow", "-q")
+    assert (status, "-q stands before the command" in err) == (2, True)
+
+
+def test_scores_that_are_no_chances_are_told(
+    run: Run, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trialese")
+    run("predict", model, "Slow accrual")
+    assert "its scores are not calibrated" in caplog.text
+    caplog.clear()
+    run("predict", "stop-reasons", "Slow accrual", "--model-size", "small")
+    assert "calibrated" not in caplog.text

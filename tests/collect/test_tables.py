@@ -430,6 +430,26 @@ def test_an_excel_workbook(tmp_path):
     assert [trial.detailed_description for trial in trials(path)] == ["Slow accrual", "No funds"]
 
 
+def test_the_table_may_stand_on_another_sheet_than_the_first(tmp_path, caplog):
+    pytest.importorskip("python_calamine")
+    xlsxwriter = pytest.importorskip("xlsxwriter")
+    path = tmp_path / "book.xlsx"
+    with xlsxwriter.Workbook(str(path)) as book:
+        book.add_worksheet("Empty")
+        book.add_worksheet("Readme").write_column(0, 0, ["Notes on the table", "by us"])
+        sheet = book.add_worksheet("Data")
+        sheet.write_row(0, 0, ["id", "Text", "cause"])
+        sheet.write_row(1, 0, [7, "Slow accrual", "slow"])
+    expected = [{"id": 7, "Text": "Slow accrual", "cause": "slow"}]
+    assert [row.cells for row in read_table(path)] == expected
+    assert [trial.detailed_description for trial in trials(path)] == ["Slow accrual"]
+    assert "only the sheet 'Data' is read, not 'Empty', 'Readme'" in caplog.text
+    assert "only the sheet 'Readme'" not in caplog.text
+    assert [row.cells for row in read_table(path, wanted=["Cause"])] == expected
+    with pytest.raises(RecordError, match="no column 'none'; the table has Notes on the table"):
+        list(read_table(path, wanted=["none"]))
+
+
 def test_a_workbook_without_its_reader_says_what_to_do(tmp_path, monkeypatch):
     (tmp_path / "python_calamine.py").write_text("raise ModuleNotFoundError('no calamine')")
     monkeypatch.syspath_prepend(str(tmp_path))

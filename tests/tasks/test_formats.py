@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trialese.artifacts import write_artifact
+from trialese.collect.tables import begins_as_a_file
 from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.records import Trial
 from trialese.tasks.formats import (
@@ -184,3 +185,65 @@ def test_formats() -> None:
 def test_a_line_for_people_names_the_nearest_label() -> None:
     assert person_line("", (), {"A": 0.1, "B": 0.2}, "t") == "no label (nearest: B 0.200)\tt"
     assert person_line("N", ("A",), {"A": 0.9}, "a\n b") == "N\tA 0.900\ta b"
+
+
+def test_the_column_of_texts_is_told_and_never_guessed_among_several(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trialese")
+    path = tmp_path / "reasons.csv"
+    path.write_text("NCT;Title;Why Study Stopped\nNCT00000001;A;slow\nNCT00000002;B;\n")
+    assert read(path)[0] == [TextToLabel(1, "NCT00000001", "slow")]
+    assert "reasons.csv: texts from the column 'Why Study Stopped'" in caplog.text
+    path.write_text("text,why_stopped,n\na long summary,slow,1\n")
+    with pytest.raises(RecordError, match=r"reasons.csv: .*'text' or 'why_stopped'.*--column"):
+        read(path)
+    texts = read_records(path, AskedColumns("why_stopped"))
+    assert [each.text for each in texts_of(list(texts), 1, REASONS, {})] == ["slow"]
+
+
+def test_an_nct_number_alone_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "ids.txt"
+    path.write_text("NCT04012345\nslow, as in NCT04012345\n nct04012346\n")
+    assert [each.row for each in read(path)[0]] == [2]
+    assert read(path)[1] == {"only_an_nct_number": 2}
+    path = tmp_path / "ids.csv"
+    path.write_text("id,text\n1,NCT04012345\n2,slow\n")
+    assert [each.row for each in read(path)[0]] == [2]
+
+
+@pytest.mark.parametrize(
+    ("begins", "table"),
+    [
+        (b"Slow accrual, and no funds\nid,text\n", False),
+        (b"why_stopped\nslow\n", True),
+        (b"\xef\xbb\xbfNCT Number;Title;Why Stopped\n", True),
+        ("id\ttext\n7\tslow\n".encode("utf-16"), True),
+        (b"sep=;\nid;text\n", True),
+        (b'{"text": "slow"}\n', True),
+        (b'[\n  {"text": "slow"}]', True),
+        (b'["slow", "no funds"]', True),
+        (b"<5 patients [sic] {were} enrolled\n", False),
+        (b"[Terminated] slow\n", False),
+        (b"PAR1", True),
+        (b"PK\x03\x04", True),
+        (b"", False),
+    ],
+)
+def test_lines_of_text_are_told_from_a_file(begins: bytes, table: bool) -> None:
+    stream = io.BufferedReader(io.BytesIO(begins))  # type: ignore[arg-type]
+    assert begins_as_a_file(stream, "stdin") is table
+    assert stream.read() == begins
+
+
+def test_a_header_without_a_known_column_of_texts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.txt"
+    path.write_text("nct,cause,title\nNCT00000001,slow,A\n")
+    with pytest.raises(RecordError, match=r"this one has 'nct, cause, title'.*--column NAME"):
+        read(path)
+
+
+def test_a_reason_beside_the_website_s_columns_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "website.csv"
+    path.write_text("NCT Number;Title;Why Stopped;Status\nNCT00000001;A;slow;TERMINATED\n")
+    assert read(path)[0] == [TextToLabel(1, "NCT00000001", "slow", from_trial=True)]

@@ -95,7 +95,27 @@ def test_terminal_table_has_every_label_average_and_the_signature(runs: Runs) ->
         assert line.split()[-1] == str(label.support)
     for average in ("micro", "macro", "weighted", "samples"):
         assert any(line.startswith(f"{average} avg") for line in lines)
-    assert max(map(len, lines[:26])) <= 90
+    assert max(map(len, lines[:26])) <= 80
+
+
+def test_a_terminal_table_of_many_systems_fits_80_columns(made: Callable[..., Runs]) -> None:
+    """Every label of every system is there, though not all beside one another."""
+    systems = ("adapted", "base", "control", "a-blend-of-two", "tfidf", "keywords", "prior")
+    runs = made(systems=systems, rows=300, skill=dict.fromkeys(systems, 0.7))
+    verdict = judge(runs, VerdictSettings(resamples=200))
+    lines = format_table(verdict).splitlines()
+    table = lines[next(n for n, line in enumerate(lines) if line.startswith("f1-score")) :]
+    headers = [line.split()[1:-1] for line in table if line.startswith("f1-score")]
+    assert len(headers) > 1
+    assert [name for header in headers for name in header] == [
+        each.system for each in verdict.scores
+    ]
+    for place, label in enumerate(verdict.scores[0].labels):
+        cells = [line.split()[1:] for line in table if line.startswith(f"{label.label} ")]
+        assert all(row[-1] == str(label.support) for row in cells)
+        expected = [f"{scores.labels[place].f1.point:.4f}" for scores in verdict.scores]
+        assert [cell for row in cells for cell in row[:-1]] == expected
+    assert max(len(line) for line in table if "  " in line.strip()) <= 80
 
 
 @pytest.mark.parametrize("kind", ["multilabel", "multiclass"])

@@ -11,16 +11,20 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from trialese.cli.terminal import JsonOption, print_json, watch
+from trialese.cli.terminal import (
+    AnswersOption,
+    JsonOption,
+    RunArgument,
+    print_json,
+    watch,
+)
 from trialese.errors import ArtifactError
 
 __all__ = ["VERBS"]
 
-_Run = Annotated[Path, typer.Argument(help="Folder of a finished run, such as runs/quickstart.")]
-
 
 def refresh(
-    run: _Run,
+    run: RunArgument,
     force: Annotated[
         bool, typer.Option("--force", help="Adapt the language model whatever the figures say.")
     ] = False,
@@ -30,10 +34,7 @@ def refresh(
     keep: Annotated[
         int | None, typer.Option(min=2, help="Generations kept; else the recipe's, or 6.")
     ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.sqlite", help="Answers of annotators that join the labels."),
-    ] = None,
+    labels: AnswersOption = None,
     launcher: Annotated[
         str,
         typer.Option(
@@ -46,11 +47,12 @@ def refresh(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Collect what changed since, score it, and put the next generation of a run in use.
+    """Collect what changed since, and make the next generation.
 
-    Adapts the language model again if it has become stale, and lets what came of it take over only
-    if it is no worse. Ends with 0 if there was nothing to do or a generation was promoted, 3 if a
-    challenger was refused, 1 if it failed; then the generation in use stays.
+    Scores what changed and puts the generation in use. Adapts the language model again if it has
+    become stale, and lets what came of it take over only if it is no worse. Ends with 0 if there
+    was nothing to do or a generation was promoted, 3 if a challenger was refused, 1 if it failed;
+    then the generation in use stays.
     """
     from trialese.pipeline import refresh as keeping
 
@@ -111,13 +113,16 @@ def _answers(labels: Path | None, tasks: Sequence[str]) -> Iterator[dict[str, Pa
 
 
 def rollback(
-    run: _Run,
+    run: RunArgument,
     to: Annotated[
         int | None, typer.Option(help="Number of a generation; else the one before.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put an earlier generation of a run in use again; nothing is removed."""
+    """Put an earlier generation of a run in use again.
+
+    Nothing is removed.
+    """
     from trialese.generations import hold_run, roll_back
     from trialese.pipeline.changes import write_feeds
 

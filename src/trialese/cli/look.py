@@ -13,14 +13,19 @@ import typer
 
 from trialese.cli.terminal import (
     MASKED_LM,
+    ClassifierArgument,
     DryRunOption,
     ForceOption,
+    IdColumnOption,
     JsonOption,
     ModelSizeOption,
     OutOption,
     RecipeOption,
     SetOption,
+    SnapshotArgument,
     folded,
+    hanging,
+    or_shipped,
     print_json,
     print_plan,
     read_recipe,
@@ -39,7 +44,7 @@ _NCT_LINES = re.compile(rb"([A-Z]+[-\w]*\n)*[-\w]*")
 
 
 def show(
-    artifact: Annotated[Path, typer.Argument(help="Folder of any artifact.")],
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="Folder of any artifact.")],
     as_json: JsonOption = False,
 ) -> None:
     """Print what an artifact holds.
@@ -49,24 +54,30 @@ def show(
     """
     from trialese.artifacts import read_manifest
 
+    artifact = or_shipped(artifact)
     manifest = read_manifest(artifact)
-    print_artifact(artifact, as_json=as_json)
+    details = _details(artifact, manifest)
     if as_json:
+        print_json({**msgspec.to_builtins(manifest), **details})
         return
-    for line in _details(artifact, manifest):
+    print_artifact(artifact)
+    for line in _detail_lines(manifest, details):
         print(line)
 
 
 def diff(
-    older: Annotated[Path, typer.Argument(help="Snapshot to compare with.")],
-    newer: Annotated[Path, typer.Argument(help="Snapshot that is looked at.")],
+    older: Annotated[Path, typer.Argument(metavar="OLDER", help="Snapshot to compare with.")],
+    newer: Annotated[Path, typer.Argument(metavar="NEWER", help="Snapshot that is looked at.")],
     ids: Annotated[
         Path | None, typer.Option(help="Folder for new.txt, changed.txt and vanished.txt.")
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List what is new, changed or gone between two snapshots, by NCT number with aliases."""
+    """List what is new, changed or gone between two snapshots.
+
+    Trials are the same by NCT number, aliases included.
+    """
     from trialese.artifacts import refuse_file, replacing_anything, write_bytes
     from trialese.collect.diff import changed_fields, compare_snapshots
     from trialese.collect.snapshot import open_snapshot
@@ -101,10 +112,10 @@ def _lists_trials(begins: bytes) -> bool:
 
 
 def quality(
-    snapshot: Annotated[Path, typer.Argument(help="Folder that `collect` wrote.")],
+    snapshot: SnapshotArgument,
     as_json: JsonOption = False,
 ) -> None:
-    """List what somebody should look at before trusting a snapshot's records."""
+    """List what to look at before trusting a snapshot."""
     from trialese.collect.snapshot import open_snapshot
     from trialese.collect.summary import quality_report
 
@@ -113,13 +124,15 @@ def quality(
         if as_json:
             print_json(finding)
         else:
-            print(f"{finding.trials:>9,}  {finding.name:<28} {finding.meaning}")
+            head = f"{finding.trials:>9,}  {finding.name:<28} "
+            for line in hanging(head, finding.meaning):
+                print(line)
             if finding.examples:
                 print(f"{'':>11}{', '.join(finding.examples)}")
 
 
 def staleness(
-    snapshot: Annotated[Path, typer.Argument(help="Folder that `collect` wrote.")],
+    snapshot: SnapshotArgument,
     backbone: Annotated[str, typer.Option("--backbone", "--model", help=MASKED_LM)],
     adapter: Annotated[
         Path | None, typer.Option(help="Its adapter, such as OUT/adapter/adapter.")
@@ -146,7 +159,10 @@ def staleness(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how well a model reads trials of each quarter, and say whether to adapt it again."""
+    """Measure how well a model reads each quarter's trials.
+
+    And say whether to adapt it again.
+    """
     from trialese.artifacts import refuse_file, refuse_other, replacing_anything
     from trialese.collect.snapshot import open_snapshot, read_trials
     from trialese.corpus.store import open_corpus
@@ -215,17 +231,23 @@ def staleness(
     if out:
         reader = f"{backbone} + {adapter}" if adapter else backbone
         write_page(found, out, reader=reader, snapshot=snapshot.name)
-    print(msgspec.json.encode(as_dict(found)).decode() if as_json else as_table(found))
+    if as_json:
+        print_json(as_dict(found))
+    else:
+        print(folded(as_table(found)))
 
 
 def check_dropin(
-    model: Annotated[Path, typer.Argument(help="Classifier folder, or a name that ships.")],
+    classifier: ClassifierArgument,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that Open Targets' pipeline could use a stop-reasons classifier as it is."""
+    """Check that Open Targets could use a classifier as it is.
+
+    A classifier of stop reasons, in the place of their own.
+    """
     from trialese.tasks.opentargets import check_dropin as check
 
-    audits = check(model)
+    audits = check(classifier)
     if as_json:
         print_json(audits)
     for audit in audits if not as_json else ():
@@ -235,12 +257,15 @@ def check_dropin(
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="An artifact, or a folder that holds some.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="An artifact, or a folder that holds some.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """Compare every file of the artifacts in a folder with the digest that its manifest holds."""
+    """Compare artifacts' files with their digests."""
     from trialese.artifacts import MANIFEST_NAME, read_manifest, verify_files
 
+    folder = or_shipped(folder)
     found = sorted(file.parent for file in folder.rglob(MANIFEST_NAME))
     if not found:
         read_manifest(folder)  # says what is wrong with it
@@ -265,7 +290,7 @@ def print_artifact(artifact: Path, *, as_json: bool = False) -> None:
 
     manifest = read_manifest(artifact)
     if as_json:
-        print_json(manifest)
+        print_json({**msgspec.to_builtins(manifest), **_verdicts(artifact, manifest)})
         return
     if (artifact / "twin.md").is_file():
         print((artifact / "twin.md").read_text(encoding="utf-8").rstrip())
@@ -283,39 +308,53 @@ def print_artifact(artifact: Path, *, as_json: bool = False) -> None:
         print(line)
 
 
-def _details(artifact: Path, manifest: Manifest) -> Iterator[str]:
+def _verdicts(artifact: Path, manifest: Manifest) -> dict[str, Any]:
+    if manifest.kind != "verdict":
+        return {}
+    from trialese.verdict.report import load_verdicts
+
+    return {"verdicts": msgspec.to_builtins(load_verdicts(artifact))}
+
+
+def _details(artifact: Path, manifest: Manifest) -> dict[str, Any]:
+    """What is counted anew of a snapshot or a corpus, beside its manifest."""
     if manifest.kind == "snapshot":
         from trialese.collect.snapshot import open_snapshot
         from trialese.collect.summary import summarise_snapshot
 
-        summary: dict[str, Any] = msgspec.to_builtins(summarise_snapshot(open_snapshot(artifact)))
-        yield from tree_lines(
-            {name: value for name, value in summary.items() if name not in manifest.counts}
-        )
-    elif manifest.kind == "corpus":
+        return {"summary": msgspec.to_builtins(summarise_snapshot(open_snapshot(artifact)))}
+    if manifest.kind == "corpus":
         from trialese.corpus.split import leakage_table
         from trialese.corpus.store import open_corpus
 
+        return {"leakage": msgspec.to_builtins(leakage_table(open_corpus(artifact)))}
+    return _verdicts(artifact, manifest)
+
+
+def _detail_lines(manifest: Manifest, details: dict[str, Any]) -> Iterator[str]:
+    summary = details.get("summary", {})
+    yield from tree_lines({name: summary[name] for name in summary if name not in manifest.counts})
+    if "leakage" in details:
         yield "leakage: held-out documents with a copy in another split"
         yield f"  {'split':<6} {'kind':<6} {'documents':>10} {'leaked':>7}   in a random split"
-        for row in leakage_table(open_corpus(artifact)):
+    for row in details.get("leakage", ()):
+        yield (
+            f"  {row['held_out']:<6} {row['kind']:<6} {row['documents']:>10,} {row['leaked']:>7,}"
+            f"   {row['random_leaked']:,} of {row['random_documents']:,}"
+        )
+    if "leakage" in details and (passages := manifest.counts.get("passages_shared")):
+        yield "passages: of held-out documents, 8-grams of words that stand in training ones"
+        yield f"  {'documents':<10} {'number':>10} {'mean':>7} {'over half':>10}"
+        for name, found in passages.items():
+            share = found["over_half"] / found["documents"]
             yield (
-                f"  {row.held_out:<6} {row.kind:<6} {row.documents:>10,} {row.leaked:>7,}"
-                f"   {row.random_leaked:,} of {row.random_documents:,}"
+                f"  {name.replace('-', ' '):<10} {found['documents']:>10,} "
+                f"{found['mean']:>7.1%} {share:>10.1%}"
             )
-        if passages := manifest.counts.get("passages_shared"):
-            yield "passages: of held-out documents, 8-grams of words that stand in training ones"
-            yield f"  {'documents':<10} {'number':>10} {'mean':>7} {'over half':>10}"
-            for name, found in passages.items():
-                share = found["over_half"] / found["documents"]
-                yield (
-                    f"  {name.replace('-', ' '):<10} {found['documents']:>10,} "
-                    f"{found['mean']:>7.1%} {share:>10.1%}"
-                )
 
 
 def ablate(
-    snapshot: Annotated[Path, typer.Argument(help="Folder that `collect` wrote.")],
+    snapshot: SnapshotArgument,
     out: OutOption,
     model: Annotated[
         str | None, typer.Option(help=f"{MASKED_LM} Without it, TF-IDF is fitted.")
@@ -329,7 +368,10 @@ def ablate(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge the sex classifier on the same trials with less and less to read."""
+    """Judge the sex classifier with less and less to read.
+
+    On the same trials and folds.
+    """
     from trialese.collect.snapshot import open_snapshot
     from trialese.pipeline.evaluate import judge_classifiers
     from trialese.tasks.ablate import VARIANTS, ablate_sex
@@ -353,15 +395,19 @@ def ablate(
 
 
 def agree(
-    classifier: Annotated[Path, typer.Argument(help="Classifier folder, or a name that ships.")],
-    table: Annotated[Path, typer.Argument(help="Texts with somebody else's labels.")],
-    column: Annotated[str, typer.Option(help="The column of those labels.")] = "prediction",
+    classifier: ClassifierArgument,
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="Texts with somebody else's labels.")
+    ],
+    column: Annotated[
+        str,
+        typer.Option("--label-column", "--column", metavar="NAME", help="Column of those labels."),
+    ] = "prediction",
     text_column: Annotated[
-        str | None, typer.Option(help="The column of texts; else by its name.")
+        str | None,
+        typer.Option(metavar="NAME", help="Column of texts; else by its name."),
     ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="The column that names the rows; else by its name.")
-    ] = None,
+    id_column: IdColumnOption = None,
     allow_missing: Annotated[
         bool,
         typer.Option("--allow-missing", help="Compare although most rows must be left out."),
@@ -373,7 +419,10 @@ def agree(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare a classifier's labels with somebody else's, and list the rows to look at."""
+    """Compare a classifier's labels with somebody else's.
+
+    And list the rows to look at.
+    """
     from trialese.artifacts import refuse_file, replacing_anything
     from trialese.tasks.agreement import compare_labels, write_disagreements
     from trialese.tasks.formats import beginning
@@ -414,16 +463,14 @@ def agree(
         print(f"{each.label:<{width}} {cells}")
     print(f"\n{len(found.disagreements):,} texts whose label we do not give; the surest:")
     for odd in found.disagreements[:10]:
-        text = beginning(odd.text, 90)
-        print(f"  {odd.likeliest} {odd.chance:.3f}, not {odd.theirs}: {text}")
+        head = f"  {odd.likeliest} {odd.chance:.3f}, not {odd.theirs}: "
+        print(head + beginning(odd.text, max(20, 80 - len(head))))
     if out:
         print(f"all of them: {out}")
 
 
 def check_behaviour(
-    classifier: Annotated[
-        Path, typer.Argument(help="Classifier folder, an exported one, or a name that ships.")
-    ],
+    classifier: ClassifierArgument,
     tests: Annotated[
         Path | None,
         typer.Option(help="Table of group, text, must, must_not, beside the shipped tests."),
@@ -431,7 +478,7 @@ def check_behaviour(
     model_size: ModelSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Test a classifier on short texts whose labels every reader would agree on."""
+    """Test a classifier on texts whose labels are evident."""
     from trialese.tasks.behaviour import check_behaviour, read_behaviour_tests, shipped_tests
     from trialese.tasks.predict import load_scorer
     from trialese.tasks.scorer import find_classifier
@@ -446,7 +493,7 @@ def check_behaviour(
     for failure in report.failures:
         what = [f"lacks {', '.join(failure.missing)}"] if failure.missing else []
         what += [f"has {', '.join(failure.wrong)}"] if failure.wrong else []
-        print(f"{failure.group}: {failure.text!r} {' and '.join(what)}")
+        print(folded(f"{failure.group}: {failure.text!r} {' and '.join(what)}"))
     width = max(len(each.group) for each in report.groups)
     print(f"\n{'group':<{width}} passed      rate")
     for each in (*report.groups, report.total):
@@ -455,8 +502,11 @@ def check_behaviour(
 
 
 def panel(
-    snapshot: Path,
-    models: Annotated[list[str], typer.Argument(help=f"Each as MODEL or NAME=MODEL. {MASKED_LM}")],
+    snapshot: SnapshotArgument,
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODELS...", help=f"Each as MODEL or NAME=MODEL. {MASKED_LM}"),
+    ],
     out: OutOption,
     trials: Annotated[int, typer.Option(help="At most so many, chosen by hash.")] = 3000,
     max_tokens: Annotated[int, typer.Option(help="Of each text, special ones included.")] = 128,
@@ -464,11 +514,14 @@ def panel(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare what encoders know of trials, by linear probes on their frozen states."""
+    """Compare what encoders know of trials, by linear probes.
+
+    On their frozen states, for what the registry itself labels.
+    """
     from trialese.collect.snapshot import open_snapshot
     from trialese.pipeline.panel import make_panel, read_panel
     from trialese.settings import VerdictSettings
-    from trialese.verdict.encoders import format_panel
+    from trialese.verdict.encoders import panel_lines
 
     named: dict[str, Path] = {}
     for name, folder in map(_named_folder, models):
@@ -496,7 +549,7 @@ def panel(
     if as_json:
         print_json(found)
     else:
-        print(format_panel(found))
+        print(folded(panel_lines(found)))
 
 
 def _named_folder(given: str) -> tuple[str, Path]:

@@ -22,6 +22,7 @@ from trialese.errors import TrialeseError, missing_module
 
 __all__ = ["app", "main", "set_loudness"]
 
+_BEFORE_THE_COMMAND = {"-v", "--verbose", "-q", "--quiet", "--no-color", "--version"}
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 app = typer.Typer(
@@ -100,7 +101,7 @@ def _run(arguments: list[str]) -> int:
 def _told(error: Exception) -> tuple[str, int] | None:
     """The line and the exit status of what a user can cause and cure; None for a bug."""
     if isinstance(error, TyperException):
-        return f"{error.format_message()}{_where_help_is(error)}", error.exit_code
+        return f"{_usage_message(error)}{_where_help_is(error)}", error.exit_code
     if isinstance(error, typer.Abort):
         return "stopped", 1
     if isinstance(error, TrialeseError):
@@ -118,6 +119,14 @@ def _told_of_files(error: OSError) -> tuple[str, int] | None:
     if name is None or error.errno == errno.EPIPE:
         return None  # of no file of the user's: a bug
     return f"{name}: {error.strerror}; check path and permissions", 1
+
+
+def _usage_message(error: TyperException) -> str:
+    if isinstance(error, typer.BadParameter) and error.param is None and not error.param_hint:
+        return error.message  # not of one option: no "Invalid value" before it
+    if getattr(error, "option_name", None) in _BEFORE_THE_COMMAND:
+        return f"{error.option_name} stands before the command"  # type: ignore[attr-defined]
+    return error.format_message()
 
 
 def _where_help_is(error: TyperException) -> str:

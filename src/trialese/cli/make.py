@@ -15,12 +15,18 @@ import typer
 from trialese.cli.look import print_artifact
 from trialese.cli.terminal import (
     MASKED_LM,
+    AllowOverlapOption,
     DryRunOption,
     ForceOption,
+    IdColumnOption,
     JsonOption,
+    LabelColumnOption,
     OutOption,
     RecipeOption,
     SetOption,
+    SnapshotArgument,
+    TextColumnOption,
+    folded,
     print_json,
     print_plan,
     read_recipe,
@@ -54,7 +60,8 @@ class JudgeProtocol(StrEnum):
 def collect(
     out: OutOption,
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Files or folders of registry records.")
+        list[Path] | None,
+        typer.Argument(metavar="FILES...", help="Files or folders of registry records."),
     ] = None,
     since: Annotated[str | None, typer.Option(help="First posted on or after this date.")] = None,
     updated_since: Annotated[
@@ -67,9 +74,7 @@ def collect(
         Path | None,
         typer.Option(help="Only what this snapshot, or file of NCT numbers, lacks as it is."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say how many studies and bytes.")
-    ] = False,
+    dry_run: DryRunOption = False,
     recipe: RecipeOption = None,
     settings: SetOption = None,
     force: ForceOption = False,
@@ -117,14 +122,14 @@ def collect(
 
 
 def corpus(
-    snapshot: Annotated[Path, typer.Argument(help="Folder that `collect` wrote.")],
+    snapshot: SnapshotArgument,
     out: OutOption,
     recipe: RecipeOption = None,
     settings: SetOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Snapshot -> corpus: clean, deduplicated documents in their splits."""
+    """Snapshot -> corpus: clean documents in their splits."""
     from trialese.collect.snapshot import open_snapshot
     from trialese.corpus.assemble import build_corpus
 
@@ -135,7 +140,7 @@ def corpus(
 
 
 def pretrain(
-    corpus: Annotated[Path, typer.Argument(help="Folder that `corpus` wrote.")],
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="Folder that `corpus` wrote.")],
     out: OutOption,
     continue_from: Annotated[
         Path | None,
@@ -151,7 +156,10 @@ def pretrain(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Corpus -> token blocks, base model and LoRA adapter, in OUT/blocks, base and adapter."""
+    """Corpus -> token blocks, base model and LoRA adapter.
+
+    They stand in OUT/blocks, OUT/base and OUT/adapter.
+    """
     from trialese.artifacts import read_manifest
     from trialese.corpus.store import open_corpus
     from trialese.settings import BackboneSettings
@@ -194,7 +202,10 @@ def pretrain(
 
 
 def finetune(
-    task: Annotated[str, typer.Argument(help="stop-reasons, sex or one that the recipe declares.")],
+    task: Annotated[
+        str,
+        typer.Argument(metavar="TASK", help="stop-reasons, sex or one that the recipe declares."),
+    ],
     out: OutOption,
     model: Annotated[str | None, typer.Option(help=MASKED_LM)] = None,
     system: Annotated[
@@ -206,18 +217,10 @@ def finetune(
         typer.Option(help="Twice: classifiers that become one, the mean of their log-odds."),
     ] = None,
     snapshot: Annotated[Path | None, typer.Option(help="Trials to take labels from.")] = None,
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Keep test texts that are trained on too.")
-    ] = False,
-    column: Annotated[
-        str | None, typer.Option(help="Of labelled files, the column of texts.")
-    ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Of labelled files, the column of labels.")
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="Of labelled files, the column that names the rows.")
-    ] = None,
+    allow_overlap: AllowOverlapOption = False,
+    column: TextColumnOption = None,
+    label_column: LabelColumnOption = None,
+    id_column: IdColumnOption = None,
     protocol: Annotated[
         FitProtocol, typer.Option(help="published: as the prior art did, to measure its inflation.")
     ] = FitProtocol.honest,
@@ -227,9 +230,9 @@ def finetune(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Labelled texts + model -> classifier and its honest predictions on held-out folds.
+    """Labelled texts -> classifier, with its held-out scores.
 
-    Ends with their scores against the prior; `evaluate` compares systems.
+    Ends with the scores against the prior; `evaluate` compares systems.
     """
     from trialese.collect.snapshot import open_snapshot
     from trialese.pipeline.evaluate import describe_scores
@@ -273,21 +276,25 @@ def finetune(
         )
     print_artifact(out, as_json=as_json)
     if protocol is FitProtocol.honest and not as_json:
-        print(f"\n{describe_scores(out, tree.verdict)}")
+        print(f"\n{folded(describe_scores(out, tree.verdict))}")
 
 
 def init(
-    table: Annotated[Path, typer.Argument(help="Labelled table: CSV, TSV, JSON lines, Parquet.")],
+    table: Annotated[
+        Path,
+        typer.Argument(metavar="TABLE", help="Labelled: CSV, TSV, JSON lines, Parquet, Excel."),
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Recipe to write; else TABLE's name .toml.")
     ] = None,
     column: Annotated[
-        str | None, typer.Option(help="The column of labels; else by its name.")
+        str | None,
+        typer.Option("--label-column", "--column", metavar="NAME", help="Column of labels."),
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Your labelled table -> a commented recipe, which `trialese run` then carries out."""
+    """Labelled table -> a recipe for `trialese run`."""
     from trialese.artifacts import refuse_file, replacing_anything, write_bytes
     from trialese.tasks.labelled import DRAFT_BEGINS, draft_recipe
 
@@ -304,21 +311,25 @@ def init(
 
 def evaluate(
     classifiers: Annotated[
-        list[Path], typer.Argument(help="Classifier folders of one or more tasks, with rivals.")
+        list[Path],
+        typer.Argument(
+            metavar="CLASSIFIERS...", help="Classifier folders of one or more tasks, with rivals."
+        ),
     ],
     out: OutOption,
     protocol: Annotated[
         JudgeProtocol, typer.Option(help="both: the published and the honest way side by side.")
     ] = JudgeProtocol.honest,
-    allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Judge leaking rows too; brands the signature.")
-    ] = False,
+    allow_overlap: AllowOverlapOption = False,
     recipe: RecipeOption = None,
     settings: SetOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Saved predictions -> verdict: report.html, verdict.md, verdict.json. Needs no torch."""
+    """Saved predictions -> verdict: report, Markdown and JSON.
+
+    OUT/report.html, verdict.md and verdict.json. Needs no torch.
+    """
     from trialese.pipeline.evaluate import judge_classifiers
 
     section = read_recipe(recipe, settings).verdict
@@ -336,7 +347,8 @@ def evaluate(
 
 def run(
     recipe: Annotated[
-        Path, typer.Argument(help="TOML file, or the name of a ready one: quickstart.")
+        Path,
+        typer.Argument(metavar="RECIPE", help="TOML file, or the name of a ready one: quickstart."),
     ],
     settings: SetOption = None,
     dry_run: DryRunOption = False,

@@ -25,15 +25,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MASKED_LM",
+    "AllowOverlapOption",
+    "AnswersOption",
+    "ClassifierArgument",
+    "DryRunOption",
     "ForceOption",
+    "IdColumnOption",
     "JsonOption",
+    "LabelColumnOption",
     "ModelSizeOption",
     "OutOption",
     "RecipeOption",
+    "RunArgument",
     "SetOption",
+    "SnapshotArgument",
+    "TextColumnOption",
     "folded",
+    "hanging",
     "harmless",
     "harmless_output",
+    "or_shipped",
     "print_json",
     "print_plan",
     "read_recipe",
@@ -58,21 +69,34 @@ def tree_lines(tree: dict[str, Any], indent: str = "  ") -> Iterator[str]:
     Long lists are only counted.
     """
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield f"{indent}{key}"
             yield from tree_lines(value, indent + "  ")
         elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
             yield f"{indent}{key:<28} {len(value)} entries; --json shows them"
         else:
             number = isinstance(value, int) and not isinstance(value, bool)
-            text = f"{value:,}" if number else str(value)
+            text = f"{value:,}" if number else "none" if value in (None, {}) else str(value)
             if isinstance(value, list):
                 text = ", ".join(map(str, value))
-            head = f"{indent}{key:<28} "
-            yield from textwrap.wrap(
-                text, 80, initial_indent=head, subsequent_indent=" " * len(head),
-                break_long_words=False, break_on_hyphens=False,
-            ) or [head.rstrip()]  # fmt: skip
+            yield from hanging(f"{indent}{key:<28} ", text)
+
+
+def hanging(head: str, text: str) -> list[str]:
+    """The text behind its head, within 80 columns where words can be divided."""
+    return textwrap.wrap(
+        text, 80, initial_indent=head, subsequent_indent=" " * len(head),
+        break_long_words=False, break_on_hyphens=False,
+    ) or [head.rstrip()]  # fmt: skip
+
+
+def or_shipped(folder: Path) -> Path:
+    """The folder; where there is none of a classifier's name that ships, that classifier's."""
+    from trialese.tasks.scorer import find_classifier
+    from trialese.tasks.shipped import shipped_sizes
+
+    ships = not folder.exists() and shipped_sizes(str(folder))
+    return find_classifier(folder) if ships else folder
 
 
 def folded(text: str) -> str:
@@ -243,6 +267,44 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+ClassifierArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CLASSIFIER",
+        help="Classifier folder, an exported one, or stop-reasons or sex, which ship.",
+    ),
+]
+SnapshotArgument = Annotated[
+    Path, typer.Argument(metavar="SNAPSHOT", help="Folder that `collect` wrote.")
+]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="Folder of a finished run, such as runs/quickstart."),
+]
+TextColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--column", "--text-column", metavar="NAME", help="Column of texts; else by its name."
+    ),
+]
+LabelColumnOption = Annotated[
+    str | None,
+    typer.Option("--label-column", metavar="NAME", help="Column of labels; else by its name."),
+]
+IdColumnOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Column that names the rows; else by its name."),
+]
+AllowOverlapOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-overlap", help="Keep test texts that are trained on too; brands the signature."
+    ),
+]
+AnswersOption = Annotated[
+    Path | None,
+    typer.Option("--labels", metavar="FILE.sqlite", help="Where the answers of annotators are."),
+]
 RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", "-r", help="TOML file; without it, the defaults.")
 ]

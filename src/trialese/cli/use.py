@@ -17,13 +17,18 @@ import typer
 
 from trialese.cli.look import print_artifact
 from trialese.cli.terminal import (
+    AnswersOption,
+    ClassifierArgument,
     DryRunOption,
     ForceOption,
+    IdColumnOption,
     JsonOption,
     ModelSizeOption,
     OutOption,
     RecipeOption,
     SetOption,
+    TextColumnOption,
+    or_shipped,
     print_json,
     print_plan,
     read_recipe,
@@ -44,10 +49,6 @@ _Inputs = Annotated[
     list[str] | None,
     typer.Argument(metavar="TEXT... | - | FILE", help="Texts, stdin, a file or a snapshot."),
 ]
-_Model = Annotated[
-    Path,
-    typer.Argument(help="Classifier folder, or stop-reasons or sex, which ship with trialese."),
-]
 _Precision = Annotated[
     Precision,
     typer.Option(
@@ -57,7 +58,7 @@ _Precision = Annotated[
 
 
 def predict(
-    model: _Model,
+    model: ClassifierArgument,
     inputs: _Inputs = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write; goes on where it was.")
@@ -75,12 +76,8 @@ def predict(
             "--format", help="table, csv, tsv, jsonl, parquet or xlsx; else by extension."
         ),
     ] = None,
-    column: Annotated[
-        str | None, typer.Option(help="Of a table, the column of texts; else by its name.")
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help="Of a table, the column that names the rows; else by name.")
-    ] = None,
+    column: TextColumnOption = None,
+    id_column: IdColumnOption = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="Print so many likeliest labels, given or not.")
     ] = None,
@@ -97,14 +94,14 @@ def predict(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Texts, or trials of a snapshot or file -> labels with their probabilities.
+    """Texts or trials -> labels with their probabilities.
 
     With -o, files of any size: the same command goes on after an interruption, and processes
     started by torchrun divide the work.
     """
     from trialese.artifacts import replacing_anything
     from trialese.tasks.formats import AskedColumns, person_line
-    from trialese.tasks.predict import exists, predict_inputs, stream_inputs
+    from trialese.tasks.predict import predict_inputs, stream_inputs
     from trialese.tasks.scorer import find_classifier
 
     if changed_since is not None:
@@ -113,24 +110,26 @@ def predict(
         _print_changed(model, changed_since, as_json=as_json)
         return
     if not inputs:
-        raise typer.BadParameter("give texts, - or a file")
-    model = find_classifier(model, model_size)
+        raise typer.BadParameter(
+            f"no text: {str(model)!r} was taken for the classifier; give one, then texts, - or a "
+            "file"
+        )
     columns = AskedColumns(column, id_column)
-    if (top or all_scores) and (out is not None or format_name is not None):
-        raise typer.BadParameter("--top and --all-scores go with lines; a file holds all scores")
-    if any(columns) and not (len(inputs) == 1 and exists(inputs[0])):
-        raise typer.BadParameter("--column and --id-column go with one file, a table")
+    some = top is not None or all_scores
+    _refuse_together(inputs, columns, some=some, lines=out is None and format_name is None)
+    if as_json and format_name is not None and out is None and not dry_run:
+        raise typer.BadParameter("--json and --format do not go together; leave one out")
+    model = find_classifier(model, model_size)
     if dry_run:
         _plan_predict(model, inputs, precision, columns, as_json=as_json)
         return
-    stdin = _stdin_lines() if inputs == ["-"] else None
     if out is not None:
         with replacing_anything(force):
             _predict_file(
                 model, inputs, out, format_name, precision, columns, prefer, as_json=as_json
             )
         return
-    with _pipes_as_files(inputs) as given:
+    with _as_files(inputs, columns) as (given, stdin):
         if format_name is not None:
             parts = stream_inputs(
                 model,
@@ -146,13 +145,24 @@ def predict(
         for row in predict_inputs(
             model, given, stdin=stdin, precision=precision, columns=columns, prefer=prefer
         ):
+            if not some:
+                print_json(row) if as_json else print(row.as_line())
+                continue
+            likeliest = sorted(row.scores, key=row.scores.__getitem__, reverse=True)[:top]
             if as_json:
-                print_json(row)
-            elif top or all_scores:
-                likeliest = sorted(row.scores, key=row.scores.__getitem__, reverse=True)
-                print(person_line(row.nct_id, likeliest[:top], row.scores, row.text))
+                scores = {label: row.scores[label] for label in likeliest}
+                print_json(msgspec.structs.replace(row, scores=scores))
             else:
-                print(row.as_line())
+                print(person_line(row.nct_id, likeliest, row.scores, row.text))
+
+
+def _refuse_together(inputs: list[str], columns: AskedColumns, *, some: bool, lines: bool) -> None:
+    from trialese.tasks.predict import exists
+
+    if some and not lines:
+        raise typer.BadParameter("--top and --all-scores go with lines; a file holds all scores")
+    if any(columns) and not (len(inputs) == 1 and (inputs[0] == "-" or exists(inputs[0]))):
+        raise typer.BadParameter("--column and --id-column go with one file, a table")
 
 
 def _plan_predict(
@@ -199,25 +209,41 @@ def _told_prediction(row: HeldPrediction | None) -> str:
 
 
 @contextmanager
-def _pipes_as_files(inputs: list[str]) -> Iterator[list[str]]:
-    """The inputs, with a file in place of the one that is a pipe: it can be read once only."""
+def _as_files(
+    inputs: list[str], columns: AskedColumns
+) -> Iterator[tuple[list[str], Iterator[str] | None]]:
+    """The inputs, with a file in place of a pipe, which can be read once only; and, of standard
+    input that is no table and no file of records, its lines."""
+    from trialese.collect.delimited import text_lines
     from trialese.collect.files import is_pipe, spool
+    from trialese.collect.tables import begins_as_a_file
 
-    if len(inputs) != 1 or not is_pipe(Path(inputs[0])):
-        yield inputs
+    if inputs == ["-"]:
+        stdin = _stdin()
+        if not (any(columns) or begins_as_a_file(stdin, _STDIN)):
+            with text_lines(stdin, _STDIN) as lines:
+                yield inputs, iter(lines)
+            return
+    elif not (len(inputs) == 1 and is_pipe(Path(inputs[0]))):
+        yield inputs, None
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield [str(spool(Path(inputs[0]), Path(folder) / "piped"))]
+        piped = Path(folder) / _STDIN
+        if inputs == ["-"]:
+            with piped.open("wb") as file:
+                shutil.copyfileobj(stdin, file)
+        else:
+            spool(Path(inputs[0]), piped)
+        yield [str(piped)], None
 
 
-def _stdin_lines() -> Iterator[str]:
-    """The lines of standard input, in whatever encoding."""
-    from trialese.collect.delimited import text_lines
+_STDIN = "standard input"
 
+
+def _stdin() -> io.BufferedReader:
+    """Standard input as bytes, of which one can look at the first."""
     given: Any = sys.stdin.buffer
-    stream = given if hasattr(given, "peek") else io.BufferedReader(given)
-    with text_lines(stream, "standard input") as lines:
-        yield from lines
+    return given if hasattr(given, "peek") else io.BufferedReader(given)
 
 
 def _predict_file(
@@ -233,15 +259,16 @@ def _predict_file(
 ) -> None:
     from trialese.artifacts import refuse_file
     from trialese.collect.files import is_pipe, spool
+    from trialese.collect.tables import begins_as_a_file
     from trialese.tasks.formats import STDIN_SUFFIX, about_file
     from trialese.tasks.predict import (
         exists,
-        load_scorer,
         looks_like_a_file,
+        open_scorer,
         own_share,
         predict_file,
+        refuse_no_text,
     )
-    from trialese.tasks.scorer import with_preference
 
     one = inputs[0] if len(inputs) == 1 else ""
     source = Path(one)
@@ -258,16 +285,22 @@ def _predict_file(
     spooled = None
     if not named:
         out.parent.mkdir(parents=True, exist_ok=True)
-        spooled = out.with_name(f".{out.name}{STDIN_SUFFIX}")
-        with spooled.open("wb") as file:
-            if one == "-":
-                shutil.copyfileobj(sys.stdin.buffer, file)
-            else:
-                file.writelines(f"{' '.join(text.split())}\n".encode() for text in inputs)
+        if one == "-":
+            stdin = _stdin()
+            is_table = any(columns) or begins_as_a_file(stdin, _STDIN)
+            spooled = out.with_name(f".{out.name}{'.piped' if is_table else STDIN_SUFFIX}")
+            with spooled.open("wb") as file:
+                shutil.copyfileobj(stdin, file)
+        else:
+            for place, text in enumerate(inputs, start=1):
+                refuse_no_text(text, f"text {place}")
+            spooled = out.with_name(f".{out.name}{STDIN_SUFFIX}")
+            lines = (f"{' '.join(text.split())}\n".encode() for text in inputs)
+            spooled.write_bytes(b"".join(lines))
     elif is_pipe(source):
         spooled = spool(source, out.with_name(f".{out.name}.piped"))
     source = spooled or source
-    scorer = with_preference(load_scorer(model, precision=precision), prefer)
+    scorer = open_scorer(model, precision=precision, prefer=prefer)
     with watch() as progress:
         about = predict_file(
             scorer, source, out, format_name=format_name, columns=columns, progress=progress
@@ -285,20 +318,24 @@ def _predict_file(
 
 
 def explain(
-    model: _Model,
-    text: Annotated[str, typer.Argument(help="The text to be explained.")],
+    model: ClassifierArgument,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to be explained.")],
     label: Annotated[
         str | None, typer.Option(help="Without it, the label with the highest probability.")
     ] = None,
     model_size: ModelSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """A text -> the words that carried a label, with weights in log-odds."""
+    """A text -> the words that carried a label.
+
+    With their weights, in log-odds.
+    """
     from trialese.tasks.explain import explain as explain_text
-    from trialese.tasks.predict import load_scorer
+    from trialese.tasks.predict import open_scorer, refuse_no_text
     from trialese.tasks.scorer import find_classifier
 
-    found = explain_text(load_scorer(find_classifier(model, model_size)), text, label)
+    refuse_no_text(text)
+    found = explain_text(open_scorer(find_classifier(model, model_size)), text, label)
     if as_json:
         print_json(found)
         return
@@ -308,7 +345,7 @@ def explain(
 
 
 def export(
-    model: _Model,
+    model: ClassifierArgument,
     out: OutOption,
     to: Annotated[
         Literal["onnx", "onnx-int8"], typer.Option(help="Full precision, or 8-bit weights.")
@@ -320,7 +357,10 @@ def export(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """A classifier -> a folder that runs on ONNX Runtime, without torch, parity checked."""
+    """A classifier -> a folder that runs without torch.
+
+    On ONNX Runtime; nothing is kept unless both agree.
+    """
     from trialese.tasks.export import export_classifier
     from trialese.tasks.formats import read_texts
     from trialese.tasks.scorer import find_classifier
@@ -334,7 +374,10 @@ def export(
 
 def publish(
     folder: Annotated[
-        Path, typer.Argument(help="Classifier, export, adapter, model, corpus or snapshot.")
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Classifier, export, adapter, model, corpus or snapshot."
+        ),
     ],
     to: Annotated[str, typer.Option("--to", metavar="OWNER/NAME", help="Repository of the hub.")],
     private: Annotated[
@@ -347,18 +390,17 @@ def publish(
         str | None,
         typer.Option(metavar="OWNER/NAME", help="Of an adapter, its base model on the hub."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list the files and sizes; sends nothing.")
-    ] = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """An artifact and its card -> the Hugging Face hub, as one commit.
+    """An artifact with its card -> the Hugging Face hub.
 
-    The token is the one that `hf auth login` stored. Nothing is sent without a card.
+    As one commit. The token is the one that `hf auth login` stored. Nothing is sent without a card.
     """
     from trialese.pipeline.publish import prepare_publication
     from trialese.pipeline.publish import publish as send
 
+    folder = or_shipped(folder)
     made = prepare_publication(folder, to, verdict=verdict, base=base)
     sizes = made.sizes()
     page = "" if dry_run else send(made, private=private)
@@ -374,14 +416,13 @@ def serve(
     models: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Classifier folders or names; the first is default. Without any: what ships."
+            metavar="CLASSIFIERS...",
+            help="Classifier folders or names; the first is default. Without any: what ships.",
         ),
     ] = None,
     snapshot: Annotated[Path | None, typer.Option(help="Trials to look up and search.")] = None,
     verdict: Annotated[Path | None, typer.Option(help="Verdict to show.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(metavar="FILE.sqlite", help="Where answers of annotators go.")
-    ] = None,
+    labels: AnswersOption = None,
     queue: Annotated[
         Path | None, typer.Option(help="Texts of your own to label: CSV, TSV, xlsx, text, ...")
     ] = None,

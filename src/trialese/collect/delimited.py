@@ -25,6 +25,7 @@ from trialese.errors import RecordError
 
 __all__ = [
     "CSV_ID_COLUMN",
+    "CSV_REASON_COLUMN",
     "HEADER_LINES",
     "ID_COLUMNS",
     "LABEL_COLUMNS",
@@ -37,11 +38,11 @@ __all__ = [
     "TableRow",
     "column_named",
     "columns_of",
+    "columns_told",
     "find_column",
     "format_of_columns",
     "header_place",
     "is_unicode",
-    "names_columns",
     "plain_name",
     "read_delimited",
     "text_lines",
@@ -60,13 +61,16 @@ HEADER_LINES = 20
 MANY_LINES = 50
 """A cell over more lines is told: long criteria have so many, swallowed rows as well."""
 
-REASON_COLUMNS = ("why_stopped", "stop_reason")
+REASON_COLUMNS = (
+    "why_stopped", "stop_reason", "why_study_stopped", "reason_stopped", "reason_for_stopping",
+    "stopping_reason", "termination_reason",
+)  # fmt: skip
 TEXT_COLUMNS = (
     "text", "document", "input", *REASON_COLUMNS, "sentence", "content", "contents", "passage",
 )  # fmt: skip
 """Names of the column that holds a text, best first; compared as `plain_name` gives them."""
 ID_COLUMNS = (
-    "nct_id", "nct_number", "id", "trial_id", "example_id", "doc_id", "document_id", "",
+    "nct_id", "nct_number", "nct", "id", "trial_id", "example_id", "doc_id", "document_id", "",
     "Unnamed: 0",
 )  # fmt: skip
 """Names of the column that names a row, best first; "" is pandas' index, the first column."""
@@ -74,6 +78,8 @@ TITLE_COLUMNS = ("title", "brief_title", "study_title")
 LABEL_COLUMNS = ("label_text", "label_name", "label_names", "labels", "label", "annotation")
 """Names of the column of labels, best first: beside `label_text`, `label` holds mere numbers."""
 CSV_ID_COLUMN = "NCT Number"
+CSV_REASON_COLUMN = "Why Stopped"
+"""Not the website's own: people add it to what they have downloaded, under several names."""
 _CSV_TITLES = ("Study Title", "Title")
 _CSV_COLUMNS = (
     CSV_ID_COLUMN, *_CSV_TITLES, "Study URL", "URL", "Acronym", "Study Status", "Status",
@@ -233,13 +239,24 @@ def text_lines(stream: BufferedReader, origin: str) -> Iterator[Lines]:
         text.detach()  # the stream is the caller's to close
 
 
-def names_columns(stream: BufferedReader) -> bool:
-    """Whether the first line names two columns or more, of which we know one; nothing is read."""
+def columns_told(stream: BufferedReader) -> list[str]:
+    """The columns that the first line names, one of which we know; [] if it is no header.
+
+    Nothing is read. A line by itself is the name of a column only if it is one of texts.
+    """
     head = stream.peek(2**13)[: 2**13]
     encoding = _encoding_of(head[:256])
-    first = head.decode(encoding, errors="ignore").lstrip().splitlines()[:1]
-    named = [_names(line, each) for line in first for each in _DELIMITERS]
-    return any(len(names) > 1 and _kind_of(names) is not None for names in named)
+    lines = head.decode(encoding, errors="ignore").lstrip().splitlines()[:2]
+    if lines and lines[0].lower().startswith("sep="):
+        lines = lines[1:]
+    named = [_names(line, each) for line in lines[:1] for each in _DELIMITERS]
+    known = (*filter(None, ID_COLUMNS), *TITLE_COLUMNS)
+    headers = [
+        names
+        for names in named
+        if _kind_of(names) is not None or (len(names) > 1 and find_column(names, known) is not None)
+    ]
+    return max(headers, key=lambda names: (_known(names, ()), len(names)), default=[])
 
 
 def _encoding_of(head: bytes) -> str:
@@ -403,7 +420,8 @@ def columns_of(names: Sequence[str], where: str) -> list[str]:
     """The names, each once (a second `x` is `x.1`), the website's as the website writes them."""
     names = list(names)
     if _kind_of(names) == "csv":
-        website = {plain_name(name): name for name in _CSV_COLUMNS}
+        website = {plain_name(name): CSV_REASON_COLUMN for name in REASON_COLUMNS}
+        website |= {plain_name(name): name for name in _CSV_COLUMNS}
         names = [website.get(plain_name(name), name) for name in names]
     known = {plain_name(name) for each in (TEXT_COLUMNS, LABEL_COLUMNS) for name in each}
     seen: dict[str, int] = {}

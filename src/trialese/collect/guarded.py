@@ -90,15 +90,17 @@ def is_workbook(path: Path) -> bool:
 _FIRST_NAMES = tuple(name.encode() for name in _ZIP_FIRST)
 
 
-def read_guarded(path: Path) -> Iterator[list[Any]]:
+def read_guarded(path: Path, *, sheet: int = 0) -> Iterator[list[Any] | str]:
     """The rows of a Parquet, Arrow or Excel file; the first is the names of the columns, of a
-    workbook the first row of its first sheet that has any.
+    workbook the first row of a sheet that has any; before it, what is odd as a line of text.
+
+    `sheet` counts a workbook's sheets that are not empty, from 0; of one beyond the last, nothing.
 
     Raises:
         RecordError: damaged, beyond a limit, or the end of the process that read it.
     """
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "trialese.collect.guarded", str(path)],
+        [sys.executable, "-P", "-m", "trialese.collect.guarded", str(path), str(sheet)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -113,7 +115,7 @@ def read_guarded(path: Path) -> Iterator[list[Any]]:
             if kind == "error":
                 raise RecordError(f"{path}: {value}")
             if kind == "note":
-                logger.warning("%s: %s", path, value)
+                yield value
             else:
                 yield from value
     finally:
@@ -159,10 +161,10 @@ def _answer(process: subprocess.Popen[bytes], answers: IO[bytes], path: Path) ->
 # What the process of its own does ---------------------------------------------------------------
 
 
-def serve(path: Path, answers: IO[bytes]) -> None:
+def serve(path: Path, answers: IO[bytes], sheet: int = 0) -> None:
     """Send the rows of the file as frames, each a length and MessagePack; at last `end`."""
     try:
-        for kind, value in _frames(path):
+        for kind, value in _frames(path, sheet):
             _send(answers, kind, value)
     except _LimitError as error:
         _send(answers, "error", str(error))
@@ -208,12 +210,12 @@ def _plain(value: Any) -> Any:
     return value if small or isinstance(value, (str, float, bytes, type(None))) else str(value)
 
 
-def _frames(path: Path) -> Iterator[tuple[str, Any]]:
+def _frames(path: Path, sheet: int) -> Iterator[tuple[str, Any]]:
     """The rows, some at a time, within the limits; and notes."""
     with path.open("rb") as file:
         head = file.read(8)
     budget = max(FREE_INFLATED_BYTES, MAX_INFLATION * path.stat().st_size)
-    rows = _columnar_rows(path) if is_columnar(head) else _workbook_rows(path)
+    rows = _columnar_rows(path) if is_columnar(head) else _workbook_rows(path, sheet)
     held: list[list[Any]] = []
     held_bytes = position = 0
     for row in rows:
@@ -298,7 +300,7 @@ def _batches(path: Path) -> Iterator[Any]:
                 yield from reader
 
 
-def _workbook_rows(path: Path) -> Iterator[list[Any] | str]:
+def _workbook_rows(path: Path, sheet: int) -> Iterator[list[Any] | str]:
     try:
         from python_calamine import CalamineWorkbook
     except ModuleNotFoundError as error:
@@ -307,18 +309,21 @@ def _workbook_rows(path: Path) -> Iterator[list[Any] | str]:
         ) from error
     workbook = CalamineWorkbook.from_path(str(path))
     names = list(workbook.sheet_names)
+    filled = 0
     for place, name in enumerate(names):
         rows = iter(workbook.get_sheet_by_name(name).to_python(skip_empty_area=False))
         first = next((row for row in rows if any(cell != "" for cell in row)), None)
-        if first is None:
+        filled += first is not None
+        if first is None or filled <= sheet:
             continue
-        if others := names[place + 1 :]:
+        if others := [*names[:place], *names[place + 1 :]]:
             yield f"only the sheet {name!r} is read, not {', '.join(map(repr, others))}"
         yield list(map(_cell, first))
         for row in rows:
             yield list(map(_cell, row))
         return
-    raise _LimitError("a workbook whose sheets are all empty")
+    if not filled:
+        raise _LimitError("a workbook whose sheets are all empty")
 
 
 def _cell(value: Any) -> Any:
@@ -355,4 +360,4 @@ if __name__ == "__main__":
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends this process
     _set_limits()
-    serve(Path(sys.argv[1]), sys.stdout.buffer)
+    serve(Path(sys.argv[1]), sys.stdout.buffer, int(sys.argv[2]))

@@ -2,7 +2,8 @@
 
 The CSV download has no eligibility criteria, no detailed description, no keywords and no
 why_stopped in either of its generations (until 2023: "Title", "Status", "Gender", ...; since
-then: "Study Title", "Study Status", "Sex", ...), so those stay empty.
+then: "Study Title", "Study Status", "Sex", ...), so those stay empty, unless somebody has added a
+column of reasons.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from trialese.collect.delimited import (
     CSV_ID_COLUMN,
+    CSV_REASON_COLUMN,
     ID_COLUMNS,
     REASON_COLUMNS,
     TEXT_COLUMNS,
@@ -57,6 +59,7 @@ FIELDS_OF_CSV: Mapping[str, tuple[str, ...]] = {
     "minimum_age": ("Age",),
     "maximum_age": ("Age",),
     "overall_status": ("Study Status", "Status"),
+    "why_stopped": (CSV_REASON_COLUMN,),
     "study_type": ("Study Type",),
     "phases": ("Phases",),
     "allocation": _DESIGN_COLUMNS,
@@ -122,6 +125,7 @@ def parse_csv(raw: RawStudy, unreadable: dict[str, str] | None = None) -> Trial:
         minimum_age=ages["low"] or "" if ages else "",
         maximum_age=ages["high"] or ages["top"] or "" if ages else "",
         overall_status=choice(cell("Study Status", "Status")),
+        why_stopped=cell(CSV_REASON_COLUMN),
         study_type=choice(cell("Study Type").partition(":")[0]),
         phases=phases_of(cells("Phases")),
         allocation=choice(design.get("Allocation")),

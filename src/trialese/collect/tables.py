@@ -10,13 +10,14 @@ import gzip
 import io
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from trialese.collect.delimited import (
     HEADER_LINES,
@@ -26,6 +27,7 @@ from trialese.collect.delimited import (
     TableRow,
     column_named,
     columns_of,
+    columns_told,
     find_column,
     format_of_columns,
     header_place,
@@ -37,7 +39,15 @@ from trialese.collect.source import RawStudy, Reject, StudyFormat
 from trialese.collect.vocabulary import nct_id_in
 from trialese.errors import RecordError
 
-__all__ = ["read_columnar", "read_csv", "read_json_rows", "read_table", "text_cells", "unnested"]
+__all__ = [
+    "begins_as_a_file",
+    "read_columnar",
+    "read_csv",
+    "read_json_rows",
+    "read_table",
+    "text_cells",
+    "unnested",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +56,27 @@ MAX_JSON_CHARACTERS = 256 * 2**20
 _NESTED = ("data", "fields", "inputs")
 """Where label tools put a row's own columns: Label Studio, Argilla 2, Argilla 1."""
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_FILE_BEGINS = re.compile(
+    rb"PK\x03\x04|PAR1|ARROW1|\x1f\x8b|\x28\xb5\x2f\xfd|\xd0\xcf\x11\xe0"
+    rb"|(?:\xef\xbb\xbf)?\s*(?:\{\s*\"|\[\s*[{\"]|<\?xml|<clinical_study)"
+)
+"""Archives, Parquet, Arrow, old workbooks; JSON and XML, which no sentence begins as."""
+
+
+def begins_as_a_file(stream: BufferedReader, where: str) -> bool:
+    """Whether bytes begin as a table or a file of records does, not as lines of text.
+
+    Nothing is read.
+
+    Raises:
+        RecordError: a first line that names columns, but none that is known to hold texts.
+    """
+    if _FILE_BEGINS.match(stream.peek(256)[:256]):
+        return True
+    names = columns_told(stream)
+    if names:
+        format_of_columns(names, where)
+    return bool(names)
 
 
 def text_cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -210,17 +241,22 @@ def read_columnar(path: Path) -> Iterator[RawStudy]:
 
 def _guarded_rows(path: Path, wanted: Sequence[str], *, any_header: bool) -> Iterator[TableRow]:
     """Lines count from 1 where a header stands in them, as in a workbook, else they are rows."""
-    rows = read_guarded(path)
     titled = is_workbook(path)
-    held: list[list[Any]] = []
-    for row in rows:
-        held.append(row)
-        if not titled or len(held) == HEADER_LINES:
+    sheet = 0
+    notes, held, rows = _beginning(path, sheet, titled=titled)
+    named, place = _named(held, wanted)
+    while titled and place is None:  # notes may stand on the first sheet, the table on another
+        sheet += 1
+        more = _beginning(path, sheet, titled=titled)
+        if not more[1]:
             break
+        found, place = _named(more[1], wanted)
+        if place is not None:
+            (notes, held, rows), named = more, found
     if not held:
         raise RecordError(f"{path}: no header; give a table that names its columns")
-    named = [["" if cell is None else str(cell).strip() for cell in row] for row in held]
-    place = header_place(named, wanted)
+    for note in notes:
+        logger.warning("%s: %s", path, note)
     if place is None:
         for name in wanted:
             column_named(named[0], name, str(path))
@@ -231,13 +267,38 @@ def _guarded_rows(path: Path, wanted: Sequence[str], *, any_header: bool) -> Ite
         logger.warning("%s: left out: %d rows above the header", path, place)
     names = columns_of(named[place], str(path))
     number = 0
-    for line, row in enumerate(chain(held[place + 1 :], rows), start=place + 2 if titled else 1):
+    rest = (row for row in rows if not isinstance(row, str))
+    for line, row in enumerate(chain(held[place + 1 :], rest), start=place + 2 if titled else 1):
         if titled and all(cell is None or cell == "" for cell in row):
             continue  # a blank line
         number += 1
         pairs = enumerate(zip(names, row, strict=False))
         cells = {name: cell for column, (name, cell) in pairs if name or not column}
         yield TableRow(number, line, cells)
+
+
+_Rows: TypeAlias = "Iterator[list[Any] | str]"
+
+
+def _beginning(path: Path, sheet: int, *, titled: bool) -> tuple[list[str], list[list[Any]], _Rows]:
+    """(what is odd, the rows that may hold the header, the rest) of a file or of a sheet of it."""
+    rows = read_guarded(path, sheet=sheet)
+    notes: list[str] = []
+    held: list[list[Any]] = []
+    for row in rows:
+        if isinstance(row, str):
+            notes.append(row)
+            continue
+        held.append(row)
+        if not titled or len(held) == HEADER_LINES:
+            break
+    return notes, held, rows
+
+
+def _named(held: list[list[Any]], wanted: Sequence[str]) -> tuple[list[list[str]], int | None]:
+    """The first rows as names of columns, and which of them is the header."""
+    named = [["" if cell is None else str(cell).strip() for cell in row] for row in held]
+    return named, header_place(named, wanted)
 
 
 def read_table(path: Path, *, wanted: Sequence[str] = ()) -> Iterator[TableRow | BadRow]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,9 +29,11 @@ from trialese.collect.delimited import (
     column_named,
     find_column,
     is_unicode,
-    names_columns,
+    plain_name,
     text_lines,
 )
+from trialese.collect.source import RawStudy
+from trialese.collect.tables import begins_as_a_file
 from trialese.errors import RecipeError, RecordError
 from trialese.records import Thresholds, Trial
 from trialese.tasks.scorer import Agreement
@@ -38,14 +42,17 @@ from trialese.thresholds import PERSON_BELOW, decide, needs_person
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trialese.collect.source import RawStudy, Reject
+    from trialese.collect.source import Reject
     from trialese.tasks.scorer import Preprocessing, Scorer
+
+logger = logging.getLogger(__name__)
 
 Record: TypeAlias = "str | Trial | RawStudy | Reject"
 """What an input is made of, as its source holds it."""
 
 STDIN_SUFFIX = ".stdin"
 """Of a file with a text a line that came by standard input: a first line is never a header."""
+_NCT_NUMBER = re.compile(r"\s*NCT[0-9]{8}\s*", re.IGNORECASE)
 
 __all__ = [
     "FORMATS",
@@ -62,6 +69,7 @@ __all__ = [
     "count_characters",
     "describe_cuts",
     "format_of",
+    "is_nct_number",
     "layout_of",
     "person_line",
     "read_finished",
@@ -101,12 +109,47 @@ def read_records(path: Path, columns: AskedColumns = KNOWN_COLUMNS) -> Iterator[
     """The records of a snapshot, a `.txt` with a text a line, or any file that `collect` knows.
 
     A `.txt` whose first line names columns, as Excel writes "Unicode text", is a table. A blank
-    line is "", so that the others keep their numbers. `columns` go with a table alone.
+    line is "", so that the others keep their numbers. `columns` go with a table alone. The column
+    that a table's texts are taken from is logged.
 
     Raises:
-        RecordError: no such file, or one that cannot be understood as a whole.
+        RecordError: no such file, one that cannot be understood as a whole, or a table of which
+            several columns may hold the texts.
         ArtifactError: an artifact that is no snapshot.
     """
+    told: set[tuple[str, ...]] = set()
+    for record in _records(path, columns):
+        if isinstance(record, RawStudy) and record.format == "text":
+            names = tuple(map(str, record.data))
+            if names not in told and not any(columns):
+                told.add(names)
+                _tell_column(names, record.origin, columns)
+        yield record
+
+
+def _tell_column(names: Sequence[str], origin: str, columns: AskedColumns) -> None:
+    """Log which column holds the texts; RecordError where that is a guess among several."""
+    if columns.text is not None or not names:
+        return
+    known = set(map(plain_name, TEXT_COLUMNS))
+    found = [name for name in names if plain_name(name) in known]
+    file = origin.rpartition(":")[0] or origin
+    if len(found) > 1:
+        which = " or ".join(map(repr, found))
+        raise RecordError(
+            f"{file}: the texts may be those of {which}; name the column (predict: --column "
+            "NAME), or leave one out"
+        )
+    if found and plain_name(found[0]) != TEXT_COLUMNS[0]:
+        logger.info("%s: texts from the column %r", file, found[0])
+
+
+def is_nct_number(text: str) -> bool:
+    """Whether a text is but the number of a trial: its labels would say nothing of the trial."""
+    return _NCT_NUMBER.fullmatch(text) is not None
+
+
+def _records(path: Path, columns: AskedColumns) -> Iterator[Record]:
     from trialese.collect.files import read_raw
 
     if any(columns):
@@ -118,7 +161,7 @@ def read_records(path: Path, columns: AskedColumns = KNOWN_COLUMNS) -> Iterator[
     elif path.suffix.lower() in (".txt", STDIN_SUFFIX):
         try:
             with path.open("rb") as file:
-                is_table = path.suffix != STDIN_SUFFIX and names_columns(file)
+                is_table = path.suffix != STDIN_SUFFIX and begins_as_a_file(file, path.name)
                 if not is_table:
                     with text_lines(file, str(path)) as lines:
                         yield from (line.strip() for line in lines)
@@ -132,17 +175,21 @@ def read_records(path: Path, columns: AskedColumns = KNOWN_COLUMNS) -> Iterator[
 
 def _rows_of(path: Path, columns: AskedColumns) -> Iterator[Record]:
     """The rows of a table whose columns are named by hand, as bare texts."""
-    from trialese.collect.source import RawStudy, Reject
+    from trialese.collect.source import Reject
     from trialese.collect.tables import read_table, text_cells
 
     if not path.is_file():
         raise RecordError(f"{path}: columns can be named of a table alone; give a file of rows")
+    first = True
     for row in read_table(path, wanted=[name for name in columns if name]):
         where = f"{path.name}:{row.line}"
         if isinstance(row, BadRow):
             yield Reject(origin=where, reason=row.reason, detail=row.detail, nct_id=row.nct_id)
             continue
         names = list(row.cells)
+        if first:
+            _tell_column(names, where, columns)
+            first = False
         text, id_ = (
             column_named(names, asked, where) if asked else find_column(names, known)
             for asked, known in zip(columns, (TEXT_COLUMNS, ID_COLUMNS), strict=True)
@@ -174,7 +221,7 @@ def texts_of(
     """What the task reads of each record; what holds no text is counted in `left_out` by reason."""
     from trialese.collect.parse import parse_trial
     from trialese.collect.parse_table import text_row
-    from trialese.collect.source import RawStudy, Reject, StudyError
+    from trialese.collect.source import Reject, StudyError
 
     texts: list[TextToLabel] = []
     for row, record in enumerate(records, start=first_row):
@@ -186,13 +233,17 @@ def texts_of(
                     reason = "not_utf8"
                 elif not record.strip():
                     reason = "blank_line"
+                elif is_nct_number(record):
+                    reason = "only_an_nct_number"
                 else:
                     texts.append(TextToLabel(row, "", record))
                     continue
             elif isinstance(record, RawStudy) and record.format == "text":
                 named = text_row(record)
-                texts.append(TextToLabel(row, named.identifier, named.text))
-                continue
+                if not is_nct_number(named.text):
+                    texts.append(TextToLabel(row, named.identifier, named.text))
+                    continue
+                reason = "only_an_nct_number"
             else:
                 trial = record if isinstance(record, Trial) else parse_trial(record)
                 if text := text_of_trial(trial, how):
@@ -276,9 +327,10 @@ def person_line(
     *,
     needs_person: bool = False,
 ) -> str:
-    """A line for people: what names it, labels with probabilities, whether somebody should look at
-    it, the beginning of the text."""
-    given = ", ".join(f"{label} {scores[label]:.3f}" for label in labels)
+    """A line for people: what names it, labels with probabilities, the likeliest first, whether
+    somebody should look at it, the beginning of the text."""
+    likeliest = sorted(labels, key=scores.__getitem__, reverse=True)
+    given = ", ".join(f"{label} {scores[label]:.3f}" for label in likeliest)
     if not given:
         label = max(scores, key=scores.__getitem__)
         given = f"no label (nearest: {label} {scores[label]:.3f})"

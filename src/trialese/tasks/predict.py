@@ -38,6 +38,7 @@ from trialese.tasks.formats import (
     count_characters,
     describe_cuts,
     format_of,
+    is_nct_number,
     layout_of,
     person_line,
     read_finished,
@@ -66,9 +67,11 @@ __all__ = [
     "load_classifier",
     "load_scorer",
     "looks_like_a_file",
+    "open_scorer",
     "own_share",
     "predict_file",
     "predict_inputs",
+    "refuse_no_text",
     "stream_inputs",
 ]
 
@@ -119,6 +122,19 @@ def load_scorer(
     return Classifier.from_pretrained(folder, precision=precision)
 
 
+def open_scorer(path: Path, *, precision: Precision = "fp32", prefer: str | None = None) -> Scorer:
+    """`load_scorer`, with the cut-offs preferred; logs it where its scores are no chances.
+
+    Raises:
+        ArtifactError: no classifier there, a damaged one, or its engine is not installed.
+        RecipeError: a precision that the machine does not have, or a preference not to be kept.
+    """
+    scorer = with_preference(load_scorer(path, precision=precision), prefer)
+    if scorer.calibration is None:
+        logger.info("%s: its scores are not calibrated: their order counts, not their size", path)
+    return scorer
+
+
 logger = logging.getLogger(__name__)
 
 _CHUNK_RECORDS = 1024
@@ -166,7 +182,7 @@ def predict_inputs(
         RecipeError: a preference that cannot be read or kept.
         RecordError: an empty text, or a file that cannot be understood.
     """
-    scorer = with_preference(load_scorer(model, precision=precision), prefer)
+    scorer = open_scorer(model, precision=precision, prefer=prefer)
     for texts in _chunks(scorer, inputs, stdin, columns):
         yield from label_texts(scorer, texts)
     _tell_agreement(scorer)
@@ -185,12 +201,12 @@ def stream_inputs(
     """The bytes of the results in a format that can be streamed; see `predict_inputs`.
 
     Raises:
-        RecipeError: Parquet, or an unknown format.
+        RecipeError: Parquet or a workbook, or an unknown format.
     """
     format_ = format_of(Path(), format_name)
-    if format_ == "parquet":
-        raise RecipeError("parquet cannot be streamed; name a file with -o")
-    scorer = with_preference(load_scorer(model, precision=precision), prefer)
+    if format_ in ("parquet", "xlsx"):
+        raise RecipeError(f"{format_} cannot be streamed; name a file with -o")
+    scorer = open_scorer(model, precision=precision, prefer=prefer)
     layout = layout_of(scorer, format_)
     yield layout.header()
     for texts in _chunks(scorer, inputs, stdin, columns):
@@ -213,11 +229,8 @@ def _chunks(
     elif len(inputs) == 1 and exists(inputs[0]):
         records = read_records(Path(inputs[0]), columns)
     else:
-        if len(inputs) == 1 and looks_like_a_file(inputs[0]):
-            raise RecordError(f"{inputs[0]}: no such file; check the path")
         for position, text in enumerate(inputs, start=1):
-            if not text.strip():
-                raise RecordError(f"text {position} is empty; write one or leave it out")
+            refuse_no_text(text, f"text {position}")
         records = iter(inputs)
     left_out: dict[str, int] = {}
     row = 1
@@ -225,7 +238,7 @@ def _chunks(
         yield texts_of(chunk, row, scorer.preprocessing, left_out)
         row += len(chunk)
     for reason, count in left_out.items():
-        logger.warning("%s: %d records left out: %s", inputs[0], count, reason)
+        logger.warning("%s: %d records left out: %s", Path(inputs[0]).name, count, reason)
 
 
 def label_texts(scorer: Scorer, texts: Sequence[TextToLabel]) -> Iterator[LabelledText]:
@@ -246,12 +259,27 @@ def label_texts(scorer: Scorer, texts: Sequence[TextToLabel]) -> Iterator[Labell
 
 def looks_like_a_file(text: str) -> bool:
     """A mistyped path must not be classified as if it were a text."""
-    return (
-        re.fullmatch(
-            r"\S+\.(txt|tab|[ct]sv|jsonl?|ndjson|xml|zip|gz|zst|parquet|arrow|xlsx?|ods)", text
+    ends = r"txt|tab|[ct]sv|jsonl?|ndjson|xml|zip|gz|zst|parquet|arrow|xlsx?|ods"
+    return re.fullmatch(rf".+\.({ends})", text, re.IGNORECASE) is not None
+
+
+def refuse_no_text(text: str, which: str = "the text") -> None:
+    """Do nothing with a text; what was surely meant as something else must not be labelled.
+
+    Raises:
+        RecordError: nothing, the name of a file, or a mere NCT number.
+    """
+    if not text.strip():
+        raise RecordError(f"{which} is empty; write one or leave it out")
+    if looks_like_a_file(text):
+        if exists(text):
+            raise RecordError(f"{text}: a file among texts; predict takes one by itself")
+        raise RecordError(f"{text}: no such file; check the path")
+    if is_nct_number(text):
+        raise RecordError(
+            f"{text}: the number of a trial, not its text; give a snapshot or a file that holds "
+            "the trial, or look it up on the page (`trialese serve --snapshot SNAPSHOT`)"
         )
-        is not None
-    )
 
 
 def exists(text: str) -> bool:

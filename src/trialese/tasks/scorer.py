@@ -6,6 +6,7 @@ here needs torch."""
 
 from __future__ import annotations
 
+import difflib
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -178,9 +179,7 @@ def model_folder(path: Path, size: ModelSize | None = None) -> Path:
         kept = size if size in shipped_sizes(str(path)) else None
         found = _weights_at(shipped_folder(str(path), kept))
     if found is None:
-        raise ArtifactError(
-            f"{path}: no classifier here (no {_PREPROCESSING}): {_what_instead(path)}"
-        )
+        raise ArtifactError(f"{path}: no classifier here: {_what_instead(path)}")
     return found
 
 
@@ -191,10 +190,14 @@ def _weights_at(path: Path) -> Path | None:
 
 
 def _what_instead(path: Path) -> str:
-    names = " or ".join(name for name in SHIPPED if shipped_sizes(name))
+    names = [name for name in SHIPPED if shipped_sizes(name)]
     cure = "give a folder that `trialese finetune` or `export` wrote"
     if names:
-        cure += f", or the name of a classifier that ships with trialese ({names})"
+        cure += f", or {' or '.join(names)}, which ship with trialese"
+    if near := difflib.get_close_matches(str(path), names, n=1):
+        cure = f"did you mean {near[0]}?"
+    if not path.exists():
+        return f"no such folder; {cure}"
     try:
         manifest = read_manifest(path)
     except ArtifactError as error:

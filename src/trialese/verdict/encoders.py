@@ -21,6 +21,7 @@ __all__ = [
     "as_panel",
     "conclude_pairs",
     "format_panel",
+    "panel_lines",
     "panel_sentences",
     "panel_strips",
 ]
@@ -159,6 +160,19 @@ def format_panel(panel: EncoderPanel) -> str:
         lines.append(
             f"| {' | '.join([row.target, str(len(row.labels)), f'{row.texts:,}', *cells])} |"
         )
+    return "\n".join([*(lines if panel.rows else []), "", *panel_sentences(panel)]).strip()
+
+
+def panel_lines(panel: EncoderPanel) -> str:
+    """The panel for a terminal: under each target a line a system; then the same sentences."""
+    width = max((len(name) for name in panel.systems), default=0)
+    lines = [f"macro-F1 of linear probes on frozen states, {panel.trials:,} trials, 95 % intervals"]
+    for row in panel.rows:
+        lines += ["", f"{row.target}: {len(row.labels)} labels, {row.texts:,} texts"]
+        lines += [
+            f"  {name:<{width}}  {f.point:.2f}  {f.low:.2f} to {f.high:.2f}"
+            for name, f in row.scores.items()
+        ]
     return "\n".join([*(lines if panel.rows else []), "", *panel_sentences(panel)]).strip()
 
 

@@ -6,6 +6,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from trialese.verdict.audits import describe_ablation
 
 __all__ = [
     "BEHAVIOUR",
+    "COLUMNS",
     "METRICS",
     "UNSHARED",
     "GroupRow",
@@ -40,6 +42,9 @@ __all__ = [
     "trained_once",
 ]
 
+
+COLUMNS = 80
+"""Of a terminal: what a summary must fit."""
 
 METRICS = {
     "micro-f1": "micro-F1",
@@ -206,16 +211,10 @@ def _listed(items: Iterable[str]) -> str:
 
 
 def format_table(verdict: Verdict) -> str:
-    """The verdict for a terminal: the primary figure first, then F1 by label of every system."""
-    systems = [scores.system for scores in verdict.scores]
-    names = [label.label for label in verdict.scores[0].labels]
-    left = max(len(name) for name in [*names, "weighted avg"])
-    widths = [max(len(system), 6) for system in systems]
+    """The verdict for a terminal: the primary figure first, then F1 by label of every system.
 
-    def line(name: str, cells: Sequence[str], last: str) -> str:
-        row = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        return f"{name.ljust(left)}  {row}  {last:>7}"
-
+    Of systems that do not fit beside one another in 80 columns, the rest follow below.
+    """
     out = [
         f"{verdict.task}: {_setting(verdict)}",
         *([_SYNTHETIC] if verdict.notes.get("synthetic") else []),
@@ -223,20 +222,9 @@ def format_table(verdict: Verdict) -> str:
         "",
         *_headline_lines(verdict),
         "",
-        *textwrap.wrap(summarise(verdict), 88),
-        "",
-        line("f1-score", systems, "support"),
+        *textwrap.wrap(summarise(verdict), COLUMNS),
+        *_label_lines(verdict),
     ]
-    for place, label in enumerate(verdict.scores[0].labels):
-        cells = [f"{scores.labels[place].f1.point:.4f}" for scores in verdict.scores]
-        out.append(line(label.label, cells, str(label.support)))
-    out.append("")
-    total = str(sum(label.support for label in verdict.scores[0].labels))
-    for average in verdict.scores[0].averages:
-        found = [scores.averages[average].f1 for scores in verdict.scores]
-        out.append(line(f"{average} avg", [f"{f1.point:.4f}" for f1 in found], total))
-        out.append(line(f"  {_level(verdict)} low", [f"{f1.low:.4f}" for f1 in found], ""))
-        out.append(line(f"  {_level(verdict)} high", [f"{f1.high:.4f}" for f1 in found], ""))
     further = [d for d in verdict.differences if d.metric in METRICS and not d.primary]
     if further:
         once = "; one training run each" if trained_once(verdict) else ""
@@ -248,6 +236,33 @@ def format_table(verdict: Verdict) -> str:
     out.append("")
     out += [f"audit: {audit.name}: {audit.finding}" for audit in verdict.audits if not audit.passed]
     return "\n".join([*out, verdict.signature])
+
+
+def _label_lines(verdict: Verdict) -> Iterator[str]:
+    """F1 of every system by label, then the averages; as many systems beside one another as fit."""
+    labels, rest = verdict.scores[0].labels, list(verdict.scores)
+    left = min(34, max(len(name) for name in [*(label.label for label in labels), "weighted avg"]))
+    while rest:
+        widths = [2 + max(len(each.system), 6) for each in rest]
+        fit = max(1, sum(width <= COLUMNS - left - 9 for width in accumulate(widths)))
+        part, rest = rest[:fit], rest[fit:]
+
+        def line(name: str, cells: Iterable[str], last: str = "", widths: Any = widths) -> str:
+            row = "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=False))
+            head = name.ljust(left) if len(name) <= left else f"{name}\n{'':<{left}}"
+            return f"{head}{row}  {last:>7}".rstrip()
+
+        yield f"\n{line('f1-score', (scores.system for scores in part), 'support')}"
+        for place, label in enumerate(labels):
+            cells = (f"{scores.labels[place].f1.point:.4f}" for scores in part)
+            yield line(label.label, cells, str(label.support))
+        yield ""
+        total = str(sum(label.support for label in labels))
+        for average in verdict.scores[0].averages:
+            found = [scores.averages[average].f1 for scores in part]
+            yield line(f"{average} avg", (f"{f1.point:.4f}" for f1 in found), total)
+            yield line(f"  {_level(verdict)} low", (f"{f1.low:.4f}" for f1 in found))
+            yield line(f"  {_level(verdict)} high", (f"{f1.high:.4f}" for f1 in found))
 
 
 def _headline_lines(verdict: Verdict) -> Iterator[str]:
