@@ -8,10 +8,11 @@ seconds over its threads, which is fairer on a machine that others use (with `--
 
 `--tfidf` times a whole `finetune --system tfidf` instead, as it was once (liblinear's primal over
 every n-gram) and as it is (its dual over the distinct ones), and says whether both chose the same
-C.
+C. Leave OMP_NUM_THREADS unset: most of the primal's processor time went into BLAS threads that
+wait for one another over short vectors; the dual calls no BLAS.
 
     python benchmarks/fit_speed.py reasons.tsv --model minilm --clock cpu --threads 1
-    python benchmarks/fit_speed.py reasons.tsv --tfidf --folds 1 --clock cpu --threads 1
+    python benchmarks/fit_speed.py reasons.tsv --tfidf --clock cpu --threads 1
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from trialese.hub import locate_model
 from trialese.pretrain.compute import computes_in_bf16, keep_freed_memory
 from trialese.records import Example, Task
 from trialese.settings import FinetuneSettings, StopReasonsSettings, TasksSettings
-from trialese.tasks import finetune, linear
+from trialese.tasks import finetune, linear, system
 from trialese.tasks.classifier import load_masked_lm
 from trialese.tasks.fit import fit_classifier
 from trialese.tasks.folds import build_examples
@@ -161,7 +162,7 @@ def time_tfidf(arguments: argparse.Namespace) -> None:
         kept = {name: getattr(linear, name) for name in changes}
         for name, value in changes.items():
             setattr(linear, name, value)
-        finetune.fit_linear = remembering
+        system.fit_linear = remembering
         with tempfile.TemporaryDirectory() as folder:
             start = now(arguments)
             finetune.finetune(
