@@ -397,7 +397,7 @@ def _logistic(
     if truth.all() or not truth.any():  # a label without examples here: nothing to fit
         return np.zeros(matrix.shape[1]), np.inf if truth.all() else -np.inf
     strength, weights = chosen
-    for dual in (True, False):  # the dual is five to ten times faster where it converges
+    for dual in (True, False):  # the dual needs no BLAS, whose threads took most of the time
         model = LogisticRegression(
             C=strength, class_weight=weights, solver="liblinear", dual=dual, random_state=0,
             max_iter=1000,
