@@ -18,6 +18,7 @@ from trialese.errors import ArtifactError
 from trialese.settings import ServeSettings
 from trialese.tasks.classifier import Classifier
 from trialese.tasks.predict import predict_inputs
+from trialese.tasks.scorer import find_classifier
 from trialese.web.app import create_app
 from trialese.web.job_worker import JobWorker
 from trialese.web.jobs import JobRunner, JobStore, file_name
@@ -222,6 +223,43 @@ def test_crashes_are_counted_over_restarts(
     store.close()
     with TestClient(create_app(served, ServeSettings()), base_url="http://127.0.0.1") as client:
         assert "ended its worker 2 times" in finished(client, job_id)["message"]
+
+
+def test_a_job_takes_cut_offs_for_a_use(tmp_path: Path) -> None:
+    model = find_classifier(Path("stop-reasons"), "small")
+    text = "Slow accrual, and two patients had severe hepatotoxicity"
+    store = JobStore(tmp_path / "jobs")  # a folder that was made before jobs knew of uses
+    store.close()
+    with sqlite3.connect(tmp_path / "jobs" / "jobs.sqlite") as base:
+        base.execute("ALTER TABLE jobs DROP COLUMN prefer")
+    base.close()
+    served = open_served([model], jobs=tmp_path / "jobs")
+    served.load()
+    with TestClient(create_app(served, ServeSettings()), base_url="http://127.0.0.1") as client:
+        (card,) = client.get("/v1/models").json()["models"]
+        assert card["uses"] == ["f1", "precision=0.9", "recall=0.9"] and card["calibrated"]
+        for use in ("", *card["uses"]):
+            job = finished(client, send(client, "a.txt", text.encode(), prefer=use).json()["id"])
+            assert job["prefer"] == use
+            result = client.get(f"/v1/jobs/{job['id']}/result").text
+            (row,) = csv.DictReader(io.StringIO(result))
+            (expected,) = predict_inputs(model, [text], prefer=use or None)
+            assert row["labels"] == "|".join(expected.labels)
+            assert row["thresholds"] == expected.thresholds
+            assert row["needs_person"] == str(int(expected.needs_person))
+            told = client.post("/v1/predict", json={"texts": [text], "prefer": use}).json()
+            assert told["predictions"][0]["labels"] == list(expected.labels)
+            assert told["predictions"][0]["needs_person"] == expected.needs_person
+        wrong = send(client, "a.txt", b"x", prefer="speed")
+        assert (wrong.status_code, wrong.json()["error"]) == (422, "invalid_preference")
+        assert len(client.get("/v1/jobs").json()["jobs"]) == 4
+
+
+def test_a_model_that_knows_no_other_cut_offs_says_so(client: TestClient) -> None:
+    assert client.get("/v1/models").json()["models"][0]["uses"] == ["f1"]
+    refused = send(client, "a.txt", b"x", prefer="precision=0.9")
+    assert (refused.status_code, refused.json()["error"]) == (409, "no_such_cut_offs")
+    assert client.get("/v1/jobs").json() == {"jobs": []}
 
 
 HOSTILE = Path(__file__).parents[2].parent / "shared" / "cases" / "hostile"

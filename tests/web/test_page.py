@@ -26,6 +26,7 @@ from trialese.predictions import save_predictions
 from trialese.records import Predictions, Task
 from trialese.settings import CollectSettings, ServeSettings, VerdictSettings
 from trialese.tasks.labelled import read_labelled
+from trialese.tasks.scorer import find_classifier
 from trialese.web.app import create_app
 from trialese.web.models import open_served
 
@@ -33,7 +34,7 @@ pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 PATIENCE = 60
 
@@ -241,6 +242,49 @@ def test_a_text_is_labelled_explained_and_compared(page: Page) -> None:
     nearest = page.all(".near li")
     assert "Very slow accrual" in nearest[0].text and "gold.tsv, g1" in nearest[0].text
     assert "LABELLED" in nearest[0].text
+
+
+def test_cut_offs_are_chosen_by_use_and_doubt_is_told(
+    chrome: Any, tmp_path: Path, downloads: Path
+) -> None:
+    served = {"adapted": find_classifier(Path("stop-reasons"), "small"), "gold.tsv": tmp_path}
+    given: dict[str, Any] = {"snapshot": None, "verdict": None, "jobs": tmp_path / "jobs"}
+    for site in run_site({**served, "snapshot": tmp_path, "verdict": tmp_path}, tmp_path, **given):
+        page = Page(chrome, site)
+        page.open()
+        page.until(lambda page=page: page.all("#legend"))
+        options = [option.get_attribute("value") for option in page.all("#use option")]
+        assert options == ["", "precision=0.9", "recall=0.9"]
+        page.predict("Slow accrual, and two patients had severe hepatotoxicity")
+        assert not page.all(".person") and "eight in ten" in page.text("#reliable")
+        given_labels = {chip.text for chip in page.all("#answer > .chips .chip")}
+        assert given_labels == {"Insufficient_Enrollment", "Safety_Sideeffects"}
+        Select(page.all("#use")[0]).select_by_value("precision=0.9")
+        page.until(lambda page=page: page.all(".person"))
+        assert "cannot be promised here" in page.text(".person")
+        assert "so that 90 % of those given are right" in page.text("#answer")
+        assert [chip.text for chip in page.all("#answer > .chips .chip")] == [
+            "Insufficient_Enrollment"
+        ]
+        assert "prefer=precision" in page.script("return location.hash")
+        file = tmp_path / "mine.txt"
+        file.write_text("two patients had severe hepatotoxicity\n", encoding="utf-8")
+        page.driver.find_element(By.ID, "file").send_keys(str(file))
+        page.until(lambda page=page: "with cut-offs for precision=0.9" in page.text("#job"))
+        page.driver.refresh()  # a copied address brings the choice again
+        page.until(lambda page=page: page.all(".person"))
+        assert page.script("return document.getElementById('use').value") == "precision=0.9"
+        page.predict("???")
+        assert "no label reaches its cut-off" in page.text(".person")
+        page.driver.back()
+        page.until(lambda page=page: "hepatotoxicity" in page.text(".read"))
+
+
+def test_scores_that_are_no_chances_are_called_so(page: Page) -> None:
+    page.open()
+    page.predict("slow accrual")
+    assert "Not calibrated" in page.text("#reliable")
+    assert not page.all("#use-choice:not([hidden])")  # this one knows no other cut-offs
 
 
 def test_another_label_is_explained_when_asked(page: Page) -> None:

@@ -74,11 +74,12 @@ CREATE TABLE IF NOT EXISTS jobs (
     left_out TEXT NOT NULL DEFAULT '{}',
     message TEXT NOT NULL DEFAULT '',
     finished TEXT,
-    crashes INTEGER NOT NULL DEFAULT 0
+    crashes INTEGER NOT NULL DEFAULT 0,
+    prefer TEXT NOT NULL DEFAULT ''
 ) STRICT
 """
-_ADD_CRASHES = "ALTER TABLE jobs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0"
-"""For folders of jobs that were made before crashes were counted."""
+_ADDED = {"crashes": "INTEGER NOT NULL DEFAULT 0", "prefer": "TEXT NOT NULL DEFAULT ''"}
+"""Columns that folders of jobs lack which were made before."""
 MOST_CRASHES = 2
 """A job that has ended its worker so often has failed."""
 
@@ -102,6 +103,7 @@ class FileJob(BaseModel):
     created: str = Field(description="ISO 8601, UTC.")
     finished: str | None = None
     crashes: int = Field(default=0, exclude=True)
+    prefer: str = Field(default="", description="Cut-offs for a use; empty: the model's own.")
 
 
 class FileJobs(BaseModel):
@@ -140,8 +142,8 @@ class JobStore:
                 self._base.execute("PRAGMA synchronous = FULL")
                 self._base.execute(_SCHEMA)
                 columns = self._base.execute("SELECT name FROM pragma_table_info('jobs')")
-                if "crashes" not in {name for (name,) in columns}:
-                    self._base.execute(_ADD_CRASHES)
+                for name in _ADDED.keys() - {name for (name,) in columns}:
+                    self._base.execute(f"ALTER TABLE jobs ADD COLUMN {name} {_ADDED[name]}")
                 self._sweep()
             except (sqlite3.Error, OSError) as error:
                 raise ArtifactError(
@@ -162,7 +164,14 @@ class JobStore:
         return job_id, upload
 
     def add(
-        self, job_id: str, *, upload: Path, model: str, digest: str, format_: JobFormat
+        self,
+        job_id: str,
+        *,
+        upload: Path,
+        model: str,
+        digest: str,
+        format_: JobFormat,
+        prefer: str = "",
     ) -> FileJob:
         """The job, committed: it survives whatever comes now."""
         job = FileJob(
@@ -174,6 +183,7 @@ class JobStore:
             digest=digest,
             format=format_,
             state="waiting",
+            prefer=prefer,
         )
         row = {**dict(job), "left_out": "{}"}
         marks = ", ".join(f":{name}" for name in row)
@@ -382,7 +392,7 @@ class JobRunner:
             self._fail(job, f"the model {job.model!r} is no longer served; send the file again")
             return
         self.store.change(job.id, state="running")
-        limits, scorer = self._settings, model.scorer
+        limits, scorer = self._settings, model.preferring(job.prefer).scorer
         order = JobOrder(
             source=str(self.store.upload_of(job).absolute()),
             out=str(self.store.labels_of(job).absolute()),
@@ -471,18 +481,22 @@ def job_routes(served: Served, runner: JobRunner, settings: ServeSettings) -> AP
             raise Refusal(404, f"no job {job_id} here", code="unknown_job")
         return job
 
-    @routes.post("", status_code=202, responses=failures(400, 413, 429, 503, 507))
+    @routes.post("", status_code=202, responses=failures(400, 409, 413, 429, 503, 507))
     async def send(
         file: Annotated[UploadFile, "Texts or trials."],
         response: Response,
         model: Annotated[str, Form(description="Without it, the first.")] = "",
         format: Annotated[JobFormat, Form(description="Of the result.")] = "csv",  # noqa: A002
+        prefer: Annotated[
+            str, Form(max_length=40, description="Cut-offs for a use; empty: the model's own.")
+        ] = "",
     ) -> FileJob:
         """A file of any kind that `trialese predict` knows: text lines, tables with a text column,
         JSON lines, Parquet, registry records; bare, gzip, zstd or zip. Its labels are computed
         after everything else, and can be had once the state is `done`.
         """
         chosen = served.model_named(model)
+        chosen.preferring(prefer)
         if store.counts().get("waiting", 0) >= settings.waiting_jobs:
             raise Refusal(
                 429, f"{settings.waiting_jobs:,} jobs are waiting already", retry_seconds=60
@@ -508,6 +522,7 @@ def job_routes(served: Served, runner: JobRunner, settings: ServeSettings) -> AP
             model=chosen.name,
             digest=chosen.scorer.digest,
             format_=format,
+            prefer=prefer,
         )
         runner.wake()
         response.headers["Location"] = f"/v1/jobs/{job.id}"

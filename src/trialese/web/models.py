@@ -47,6 +47,8 @@ class ServedModel:
     scorer: Scorer
     definitions: dict[str, LabelDefinition] = field(default_factory=dict)
     folder: Path = Path()
+    _for_uses: dict[str, ServedModel] = field(default_factory=dict)
+    """Those of `uses` that were asked for: what they cannot promise is logged once."""
 
     def description(self) -> ModelDescription:
         """The model with the definitions of its labels."""
@@ -69,8 +71,16 @@ class ServedModel:
             chosen_on=None if cuts is None or task.kind == "multiclass" else cuts.chosen_on,
             calibrated=self.scorer.calibration is not None,
             prefer="f1" if cuts is None else cuts.prefer,
+            uses=self._uses(),
             description=task.description,
         )
+
+    def _uses(self) -> list[str]:
+        cuts, several = self.scorer.thresholds, self.scorer.task.kind == "multilabel"
+        if cuts is None:
+            return []
+        promises = ["precision=0.9", *(["recall=0.9"] if several else [])] if cuts.points else []
+        return ["f1", *promises]
 
     def preferring(self, preference: str) -> ServedModel:
         """The model with cut-offs for a use, such as "precision=0.9"; "": as it is.
@@ -81,14 +91,19 @@ class ServedModel:
         """
         if not preference:
             return self
+        if preference in self._for_uses:
+            return self._for_uses[preference]
         try:
             read_preference(preference)
         except RecipeError as error:
             raise Refusal(422, str(error), code="invalid_preference") from error
         try:
-            return replace(self, scorer=with_preference(self.scorer, preference))
+            found = replace(self, scorer=with_preference(self.scorer, preference))
         except RecipeError as error:
             raise Refusal(409, str(error), code="no_such_cut_offs") from error
+        if preference in self._uses():
+            self._for_uses[preference] = found
+        return found
 
     def predictions(self, texts: Sequence[str], scores: NDArray[np.float64]) -> list[Prediction]:
         """Label sets and probabilities of texts whose scores (texts, labels) are known."""

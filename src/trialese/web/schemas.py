@@ -273,6 +273,10 @@ class ModelCard(BaseModel):
         description="Split that the cut-offs were chosen on; null: they are 0.5."
     )
     prefer: str = Field(default="f1", description="What the cut-offs are good for.")
+    uses: list[str] = Field(
+        default=[],
+        description="What can be asked for as `prefer`; with another share than 0.9 too.",
+    )
     calibrated: bool = Field(
         default=False, description="Whether scores are probabilities: calibrated on tune texts."
     )

@@ -30,6 +30,7 @@ async function send(file) {
     box.replaceChildren(`Sending ${file.name} …`);
     const form = new FormData();
     form.append("model", state.model.model);
+    form.append("prefer", state.prefer);
     form.append("file", file);
     await watch(box, file.name, (await ask("/v1/jobs", { body: form })).id);
   } catch (error) {
@@ -44,7 +45,7 @@ async function watch(box, name, id) {
     if (job.state === "failed") throw new Error(job.message || "the job failed");
     if (job.state === "done") {
       const left = Object.values(job.left_out).reduce((sum, count) => sum + count, 0);
-      const told = `${number(job.texts)} ${job.texts === 1 ? "text" : "texts"} labelled${left ? `, ${number(left)} records without one left out` : ""}.`;
+      const told = `${number(job.texts)} ${job.texts === 1 ? "text" : "texts"} labelled${left ? `, ${number(left)} records without one left out` : ""}${job.prefer ? `, with cut-offs for ${job.prefer}` : ""}.`;
       const result = `${name.replace(/\.[^.]+$/, "")}-labels.${job.format}`;
       box.replaceChildren(el("p", {}, `${name}: ${told}`),
         el("button.main", { type: "button", onclick: () => download(`/v1/jobs/${id}/result`, result) }, "Download the labels"));

@@ -4,11 +4,11 @@ import { ask } from "./api.js";
 import { $, fail, rove, say, setDefinitions } from "./dom.js";
 import { startFile } from "./file.js";
 import { labelKey, openLabel, restoreLabel, startLabel } from "./label.js";
-import { openPredict, showTrial, startPredict } from "./predict.js";
+import { offerUses, openPredict, showTrial, startPredict } from "./predict.js";
 import { openTrials, restoreTrials, search, startTrials } from "./trials.js";
 
 const TABS = ["predict", "trials", "verdict", "label"];
-const state = { model: null, models: [], facts: null, note };
+const state = { model: null, models: [], facts: null, prefer: "", note };
 const last = {};  // tab -> its address when it was left
 let current = "predict";
 
@@ -80,6 +80,7 @@ function choose(name) {
   state.model = state.models.find((model) => model.model === name) || state.models[0];
   $("about").textContent = state.model.description;
   setDefinitions(state.model.definitions);
+  offerUses();
   if (current !== "predict") open(current);
 }
 

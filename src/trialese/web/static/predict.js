@@ -6,6 +6,7 @@ import { $, chips, el, fail, reading, say } from "./dom.js";
 
 let state = null;
 let turn = 0;
+let shown = null;  // the text in the answer, and how it was shown
 const LONGEST_IN_ADDRESS = 2000;
 
 export function startPredict(state_) {
@@ -19,10 +20,40 @@ export function startPredict(state_) {
   $("text").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("ask-text").requestSubmit();
   });
+  $("use").addEventListener("change", () => {
+    state.prefer = $("use").value;
+    if (!shown) return;
+    const { text, how } = shown;
+    if (!how.example) noteText(text, how.trial?.nct_id);
+    show(text, { ...how, quiet: true });
+  });
   $("ask-id").addEventListener("submit", (event) => {
     event.preventDefault();
     showTrial($("nct").value);
   });
+}
+
+const USES = {
+  f1: "best balance (F1)",
+  "precision=0.9": "few false labels (precision 0.9)",
+  "recall=0.9": "few missed labels (recall 0.9)",
+};
+
+/** The cut-offs that the model can take, its own first; those of the address among them. */
+export function offerUses() {
+  const { uses, prefer } = state.model;
+  if (state.prefer && !uses.length) state.prefer = "";
+  const others = uses.filter((use) => use !== prefer);
+  if (state.prefer && !others.includes(state.prefer)) others.push(state.prefer);
+  $("use").replaceChildren(new Option(`${USES[prefer] || prefer}${prefer === "f1" ? "" : ", as fitted"}`, ""), ...others.map((use) => new Option(USES[use] || use, use)));
+  $("use").value = state.prefer;
+  $("use-choice").hidden = uses.length < 2;
+}
+
+function noteText(text, nct) {
+  const use = state.prefer ? { prefer: state.prefer } : {};
+  if (nct) state.note("predict", { nct, ...use });
+  else state.note("predict", text.length <= LONGEST_IN_ADDRESS ? { text, ...use } : {});
 }
 
 /** Look a trial up and predict what the model reads of it. */
@@ -35,7 +66,7 @@ export async function showTrial(given, how = {}) {
     fail("predict-error", new Error(`“${given.trim()}” is no NCT number: write NCT and eight digits.`));
     return;
   }
-  if (!how.quiet) state.note("predict", { nct: id });
+  if (!how.quiet) noteText("", id);
   try {
     const found = await ask(`/v1/trials/${id}`, { query: { model: state.model.model } });
     if (mine !== turn) return;
@@ -56,6 +87,8 @@ export async function showTrial(given, how = {}) {
 export function openPredict(parameters) {
   const text = parameters.get("text");
   const id = parameters.get("nct");
+  state.prefer = parameters.get("prefer") || "";
+  offerUses();
   fail("predict-error");
   if (text) { $("text").value = text; show(text, { quiet: true }); }
   else if (id) showTrial(id, { quiet: true });
@@ -84,19 +117,20 @@ function empty() {
 async function show(text, { trial, from, quiet = false, example = false } = {}) {
   const mine = ++turn;
   const model = state.model;
-  if (!quiet && !trial) state.note("predict", text.length <= LONGEST_IN_ADDRESS ? { text } : {});
+  if (!quiet && !trial) noteText(text);
+  shown = { text, how: { trial, from, example } };
   fail("predict-error");
   $("answer").className = "empty";
   $("answer").replaceChildren(el("p", {}, "Predicting …"));
   $("answer").setAttribute("aria-busy", "true");
   try {
-    const told = await ask("/v1/predict", { body: { model: model.model, texts: [text] } });
+    const told = await ask("/v1/predict", { body: { model: model.model, texts: [text], prefer: state.prefer } });
     if (mine !== turn) return;
     const { labels, scores } = told.predictions[0];
     const best = Object.keys(scores).reduce((a, b) => (scores[b] > scores[a] ? b : a));
     draw(told, text, labels, scores, labels.includes(best) ? best : labels[0] || best, trial, from, !example);
     if (example) $("answer").prepend(el("p.soft", { id: "example" }, "An example, so that you see what comes back. Give a text of your own, a trial’s number or a file."));
-    else say(labels.length ? `Predicted: ${labels.join(", ")}` : `No label predicted; the likeliest is ${best}`);
+    else say(labels.length ? `Predicted: ${labels.join(", ")}${told.predictions[0].needs_person ? "; needs a person" : ""}` : `No label predicted; the likeliest is ${best}`);
     nearest(mine, model, text);
   } catch (error) {
     if (mine !== turn) return;
@@ -117,17 +151,22 @@ function draw(told, text, labels, scores, chosen, trial, from, scroll) {
     explain(words, told.model, text, label);
   };
   const cuts = told.thresholds
-    ? ` The upright mark is each label’s cut-off, ${told.chosen_on ? `chosen on ${told.chosen_on} texts` : "0.5 for want of a chosen one"}.`
-    : " The likeliest label is given.";
+    ? ` The upright mark is each label’s cut-off, ${told.chosen_on ? `chosen on ${told.chosen_on} texts${purpose(told.prefer)}` : "0.5 for want of a chosen one"}.`
+    : ` The likeliest label is given${told.prefer === "f1" ? "" : `; where it cannot keep ${told.prefer}, it needs a person`}.`;
+  const reliable = told.calibrated
+    ? "Calibrated on tune texts: of labels with 0.80, about eight in ten should hold."
+    : "Not calibrated: their order counts, and 0.80 need not come true eight times in ten.";
   $("answer").className = "";
   $("answer").replaceChildren(
     trial ? el("p.soft", {}, `${trial.nct_id}, ${from}: ${trial.trial.brief_title || trial.trial.official_title || ""}`) : "",
     el("h2", {}, labels.length > 1 ? "Predicted labels" : "Predicted label"),
     chips(labels),
+    told.predictions[0].needs_person ? el("p.person", { role: "note" }, el("strong", {}, "Needs a person: "), why(told, labels, scores)) : "",
     el("p.soft", { id: "by" }, `Predicted by ${told.model}`, told.digest ? [" (", el("code", {}, told.digest.slice(0, 12)), ")"] : "", "; no person has looked at it."),
     el("h3", { id: "behind" }, "Words that carried the label"),
     words,
-    el("h3", {}, "Probabilities"),
+    el("h3", {}, told.calibrated ? "Probabilities" : "Scores"),
+    el("p.soft", { id: "reliable" }, reliable),
     el("p.soft", {}, `Choose a label to see the words that carried it.${cuts}`),
     bars,
     el("h3", {}, "Most similar labelled texts"),
@@ -136,6 +175,24 @@ function draw(told, text, labels, scores, chosen, trial, from, scroll) {
   choose(chosen);
   const top = $("answer").getBoundingClientRect().top;
   if (scroll && top > innerHeight * 0.6) $("answer").scrollIntoView({ block: "start" });  // a phone
+}
+
+/** What cut-offs are good for, after "chosen on tune texts". */
+function purpose(prefer) {
+  const [aim, share] = prefer.split("=");
+  if (aim === "f1") return " for the best F1";
+  return aim === "precision"
+    ? ` so that ${percent(share)} of those given are right; a label that cannot promise it is not given`
+    : ` so that ${percent(share)} of those that hold are given`;
+}
+
+const percent = (share) => `${Math.round(1000 * share) / 10} %`;
+
+/** Why somebody should look at the text: the server's three reasons, in its order. */
+function why(told, labels, scores) {
+  if (!labels.length) return "no label reaches its cut-off.";
+  if (told.calibrated && Math.max(...labels.map((label) => scores[label])) < 0.5) return "even the surest label is less likely than not.";
+  return "a label that would usually be given cannot be promised here.";
 }
 
 async function explain(box, model, text, label) {
