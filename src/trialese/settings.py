@@ -367,13 +367,13 @@ class SilverSettings(Section, frozen=True, kw_only=True):
     """Its rate meanwhile; None: `finetune.lr`, which the labelled texts have."""
 
 
-_COLUMN_SETTINGS = ("text_column", "label_column", "id_column")
+_LATER_SETTINGS = ("text_column", "label_column", "id_column", "prefer")
 
 
 class TaskSettings(Section, frozen=True, kw_only=True):
     """What every task can be told, whoever defines it."""
 
-    undescribed: ClassVar[tuple[str, ...]] = _COLUMN_SETTINGS
+    undescribed: ClassVar[tuple[str, ...]] = _LATER_SETTINGS
     """Settings that came to this task later: left out of manifests while they have their default,
     so that what was fitted before stays finished."""
 
@@ -413,6 +413,8 @@ class TaskSettings(Section, frozen=True, kw_only=True):
     seeds: tuple[int, ...] = (1,)
     calibration: Literal["labels", "temperature", "none"] = "labels"
     """What makes scores chances, fitted on tune: a line a label, one for all (`temperature.py`)."""
+    prefer: str | None = None
+    """Cut-offs that the classifier gets, such as "precision=0.9"; None: those for the best F1."""
     finetune: FinetuneSettings = FinetuneSettings()
     search: dict[str, dict[str, tuple[bool | int | float | str, ...]]] = {}
     """What to choose inside each fold, such as `finetune.lr` or `tfidf.C`, with the values to try:
@@ -423,7 +425,7 @@ class TaskSettings(Section, frozen=True, kw_only=True):
 class StopReasonsSettings(TaskSettings, frozen=True, kw_only=True):
     """Why a trial stopped; without `labelled`, by the labels that synthetic trials carry."""
 
-    undescribed: ClassVar[tuple[str, ...]] = ("test_from", "max_trials", *_COLUMN_SETTINGS)
+    undescribed: ClassVar[tuple[str, ...]] = ("test_from", "max_trials", *_LATER_SETTINGS)
 
     dedup: DedupSettings = DedupSettings(shingle_words=1)
     """Reasons have seven words: one that differs would hide a duplicate from longer shingles."""
@@ -432,7 +434,7 @@ class StopReasonsSettings(TaskSettings, frozen=True, kw_only=True):
 class SexSettings(TaskSettings, frozen=True, kw_only=True):
     """Who may enrol; `labelled` is such as `Kira-Asimov/gender_clinical_trial@COMMIT`."""
 
-    undescribed: ClassVar[tuple[str, ...]] = ("sentences", "silver", *_COLUMN_SETTINGS)
+    undescribed: ClassVar[tuple[str, ...]] = ("sentences", "silver", *_LATER_SETTINGS)
 
     missing: Literal["drop", "label"] = "drop"
     """Trials without the field: dropped (and counted), or given the label "None"."""
@@ -460,7 +462,7 @@ class DeclaredTaskSettings(TaskSettings, frozen=True, kw_only=True):
         "groups",
         "label_descriptions",
         "leave_out_other_values",
-        *_COLUMN_SETTINGS,
+        *_LATER_SETTINGS,
     )
 
     name: str

@@ -122,17 +122,25 @@ def measure_points(
     return tuple(found)
 
 
-def read_preference(text: str) -> tuple[Aim, float]:
+def read_preference(
+    text: str, kind: Literal["multilabel", "multiclass"] = "multilabel"
+) -> tuple[Aim, float]:
     """What is preferred, and the share that is promised (0 for f1).
 
     Raises:
-        RecipeError: neither f1 nor precision or recall with a share.
+        RecipeError: neither f1 nor precision or recall with a share, or recall of a task with one
+            label a text.
     """
     aim, _, share = text.replace(" ", "").partition("=")
     try:
         promise = float(share or 0)
     except ValueError:
         promise = -1.0
+    if aim == "recall" and kind == "multiclass":
+        raise RecipeError(
+            f"prefer {text}: each text gets exactly one label here, so that recall cannot be "
+            "bought; prefer a precision"
+        )
     for known in _AIMS:
         if aim == known and (0 < promise < 1 if known != "f1" else not share):
             return known, promise
@@ -154,16 +162,11 @@ def prefer(
         RecipeError: a preference that cannot be read, recall of a task with one label a text, or
             a classifier that does not know what its cut-offs do.
     """
-    aim, promise = read_preference(preference)
+    aim, promise = read_preference(preference, kind)
     if thresholds.usual:
         thresholds = replace(thresholds, values=thresholds.usual, usual=(), prefer="f1")
     if aim == "f1":
         return thresholds, {}
-    if aim == "recall" and kind == "multiclass":
-        raise RecipeError(
-            f"prefer {preference}: each text gets exactly one label here, so that recall cannot be "
-            "bought; prefer a precision"
-        )
     if not thresholds.points:
         raise RecipeError(
             f"prefer {preference}: this classifier does not hold what its cut-offs do; fit it again"

@@ -128,6 +128,24 @@ def test_the_saved_scores_are_chances_by_the_tune_texts_of_each_fold(home: Path)
         np.testing.assert_array_equal(before.scores, after.scores)
 
 
+def test_it_takes_cut_offs_for_a_use(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ["--blend-of", home / "tfidf", "--blend-of", home / "weak", "--system", "hybrid"]
+    asked = ["finetune", "stop-reasons", *both, "--prefer", "precision=0.8"]
+    assert call(monkeypatch, *asked, "-o", tmp_path / "blend") == 0
+    found = load_scorer(tmp_path / "blend").thresholds
+    usual = load_scorer(home / "linear").thresholds
+    assert found is not None and usual is not None
+    assert (found.prefer, found.usual) == ("precision=0.8", usual.values)
+    assert call(monkeypatch, "predict", tmp_path / "blend", "slow accrual", "--json") == 0
+    said = capsys.readouterr()
+    assert "cut-offs for precision=0.8, chosen on tune" in said.err
+    assert json.loads(said.out.splitlines()[-1])["prefer"] == "precision=0.8"
+    assert call(monkeypatch, *asked[:-1], "speed", "-o", tmp_path / "wrong") == 1
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_where_a_fold_has_texts_enough_its_saved_scores_are_calibrated(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,15 +14,19 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_union
+from typer.testing import CliRunner
 
-from trialese.errors import ArtifactError
+from trialese.artifacts import read_manifest
+from trialese.cli.main import app
+from trialese.errors import ArtifactError, RecipeError
 from trialese.predictions import load_predictions
 from trialese.records import Example, Task
 from trialese.settings import StopReasonsSettings, TasksSettings
 from trialese.tasks.explain import explain
 from trialese.tasks.finetune import finetune
 from trialese.tasks.linear import LinearClassifier, _Vocabulary, fit_linear
-from trialese.tasks.predict import load_scorer, predict_file
+from trialese.tasks.predict import load_scorer, predict_file, predict_inputs
+from trialese.tasks.scorer import with_preference
 from trialese.tasks.task import encode_labels
 
 
@@ -68,6 +73,44 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = TasksSettings(stop_reasons=section)
     finetune("stop-reasons", "tfidf", settings=settings, path=home / "tfidf")
     return home / "tfidf"
+
+
+def test_the_folder_takes_cut_offs_for_the_use_that_finetune_is_told(
+    artifact: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gold = str(artifact.parent / "gold.tsv")
+    section = StopReasonsSettings(labelled=gold, run_folds=2, tune_share=0.3)
+    told = TasksSettings(stop_reasons=msgspec.structs.replace(section, prefer="precision=0.7"))
+    manifest = finetune("stop-reasons", "tfidf", settings=told, path=tmp_path / "told")
+    assert manifest.settings["section"]["prefer"] == "precision=0.7"
+    assert "prefer" not in read_manifest(artifact).settings["section"]  # it stays finished
+    usual, careful = load_scorer(artifact), load_scorer(tmp_path / "told")
+    assert usual.thresholds is not None and careful.thresholds is not None
+    assert (careful.thresholds.prefer, careful.thresholds.usual) == (
+        "precision=0.7", usual.thresholds.values,
+    )  # fmt: skip
+    asked = with_preference(usual, "precision=0.7").thresholds
+    assert asked is not None and careful.thresholds.values == asked.values
+    again = with_preference(careful, "f1").thresholds
+    assert again is not None and again.values == usual.thresholds.values
+    assert "precision=0.7 cannot be promised for" in caplog.text
+    caplog.clear()
+    caplog.set_level("INFO", logger="trialese")
+    (row,) = predict_inputs(tmp_path / "told", ["slow accrual"])
+    assert (row.prefer, row.thresholds) == ("precision=0.7", "tune, precision=0.7")
+    assert "told: cut-offs for precision=0.7, chosen on tune" in caplog.text
+    (row,) = predict_inputs(artifact, ["slow accrual"])
+    assert (row.prefer, row.thresholds) == ("f1", "tune")
+
+
+@pytest.mark.parametrize(("name", "use"), [("stop-reasons", "speed"), ("sex", "recall=0.9")])
+def test_a_use_that_cannot_be_is_refused_before_anything_is_read(
+    tmp_path: Path, name: str, use: str
+) -> None:
+    asked = ["finetune", name, "--system", "tfidf", "--prefer", use, "-o", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, asked)
+    assert isinstance(refused.exception, RecipeError) and use in str(refused.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_finetune_fits_is_a_classifier_for_use(artifact: Path, tmp_path: Path) -> None:

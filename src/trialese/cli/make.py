@@ -22,6 +22,7 @@ from trialese.cli.terminal import (
     JsonOption,
     LabelColumnOption,
     OutOption,
+    PreferOption,
     RecipeOption,
     SetOption,
     SnapshotArgument,
@@ -224,6 +225,7 @@ def finetune(
     protocol: Annotated[
         FitProtocol, typer.Option(help="published: as the prior art did, to measure its inflation.")
     ] = FitProtocol.honest,
+    prefer: PreferOption = None,
     dry_run: DryRunOption = False,
     recipe: RecipeOption = None,
     settings: SetOption = None,
@@ -247,11 +249,13 @@ def finetune(
             raise RecipeError("finetune: --blend-of fits nothing; leave --dry-run out")
         section = read_recipe(recipe, settings).tasks
         with writing(out, "classifier", inputs=blend_of, force=force):
-            blend_classifiers(task, blend_of, system, out, settings=section)
+            blend_classifiers(task, blend_of, system, out, prefer=prefer, settings=section)
         print_artifact(out, as_json=as_json)
         return
     tree = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None})
-    section = with_columns(tree.tasks, task, text=column, label=label_column, id_=id_column)
+    section = with_columns(
+        tree.tasks, task, text=column, label=label_column, id_=id_column, prefer=prefer
+    )
     trials = open_snapshot(snapshot) if snapshot else None
     if dry_run:
         from trialese.pipeline.plan import plan_finetune

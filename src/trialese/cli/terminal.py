@@ -35,6 +35,7 @@ __all__ = [
     "LabelColumnOption",
     "ModelSizeOption",
     "OutOption",
+    "PreferOption",
     "RecipeOption",
     "RunArgument",
     "SetOption",
@@ -324,6 +325,10 @@ ModelSizeOption = Annotated[
     typer.Option(
         help="Of a classifier that ships; without it, the large one where torch is installed."
     ),
+]
+PreferOption = Annotated[
+    str | None,
+    typer.Option(help="Cut-offs for a use: f1, or a promise: precision=0.9, recall=0.9."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable lines on stdout.")]
 

@@ -25,6 +25,7 @@ from trialese.cli.terminal import (
     JsonOption,
     ModelSizeOption,
     OutOption,
+    PreferOption,
     RecipeOption,
     SetOption,
     TextColumnOption,
@@ -85,10 +86,7 @@ def predict(
         bool, typer.Option("--all-scores", help="Print every label with its probability.")
     ] = False,
     precision: _Precision = "fp32",
-    prefer: Annotated[
-        str | None,
-        typer.Option(help="Cut-offs for a use: f1, or a promise: precision=0.9, recall=0.9."),
-    ] = None,
+    prefer: PreferOption = None,
     model_size: ModelSizeOption = None,
     dry_run: DryRunOption = False,
     force: ForceOption = False,

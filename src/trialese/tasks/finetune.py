@@ -58,11 +58,11 @@ from trialese.tasks.folds import (
 from trialese.tasks.labelled import Silver, silver_examples
 from trialese.tasks.linear import LinearClassifier
 from trialese.tasks.predict import load_scorer
-from trialese.tasks.scorer import origin_of
+from trialese.tasks.scorer import origin_of, with_preference
 from trialese.tasks.system import System, check_search, score_held
 from trialese.tasks.task import TaskDefinition, sentence_examples
 from trialese.temperature import Calibration, CalibrationKind, calibrate, fit_calibration
-from trialese.thresholds import measure_points, shrunk_cuts
+from trialese.thresholds import measure_points, read_preference, shrunk_cuts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,6 +104,7 @@ def finetune(
     given, model = model, None if model is None else locate_model(model)
     section = definition.section
     check_search(name, section)
+    read_preference(section.prefer or "f1", definition.task.kind)  # before hours of work
     found = build_examples(name, settings, snapshot)
     silver = None
     if section.silver is not None:
@@ -243,6 +244,8 @@ def _finish(
     scores = calibrate(tune.scores, calibration, kind=tune.kind)
     classifier.take_calibration(calibration)
     classifier.thresholds = _thresholds(replace(tune, scores=scores), settings.threshold_shrinkage)
+    if definition.section.prefer:
+        classifier.thresholds = with_preference(classifier, definition.section.prefer).thresholds
     classifier.preset = definition.preset
     if tests := shipped_tests(definition.task):
         report = check_behaviour(classifier, tests)
@@ -370,6 +373,7 @@ def blend_classifiers(
     system: str,
     path: str | Path,
     *,
+    prefer: str | None = None,
     settings: TasksSettings = TasksSettings(),  # noqa: B008 - a frozen struct
 ) -> Manifest:
     """The manifest of the classifier artifact at `path`: the blend of two others of the task.
@@ -377,8 +381,8 @@ def blend_classifiers(
     It holds the blend's predictions and, where both members can be used, the blend as a classifier
     with copies of them. Its calibration and cut-offs are chosen as any other's, from its own tune
     scores: those of all folds where both members were fitted on everything after the folds, else
-    the first fold's. Of a baseline that keeps no weights there are predictions alone, which is
-    logged.
+    the first fold's; `prefer` takes cut-offs for a use. Of a baseline that keeps no weights there
+    are predictions alone, which is logged.
 
     Raises:
         RecipeError: not two folders, or one of another task or protocol; a baseline's name.
@@ -393,6 +397,9 @@ def blend_classifiers(
     blended = blend_predictions(*runs, system=system)
     sections = [manifest.settings.get("section", {}) for manifest in manifests]
     shared = {key: each for key, each in sections[0].items() if sections[1].get(key) == each}
+    if prefer is not None:
+        read_preference(prefer, blended[0].kind)
+        shared["prefer"] = prefer
     described: dict[str, Any] = {"task": task, "system": system}
     described |= {"blend_of": names, **({"section": shared} if shared else {})}
     described |= {"threshold_shrinkage": settings.threshold_shrinkage}
@@ -417,7 +424,7 @@ def blend_classifiers(
                 (name, load_scorer(folder), folder / "model")
                 for name, folder in zip(names, folders, strict=True)
             ]
-            blend, definition = BlendClassifier.of(members), defined_in(manifests[0].settings)
+            blend, definition = BlendClassifier.of(members), defined_in(described)
             if definition is None:
                 raise ArtifactError(f"{folders[0]}: does not say what its task is; fit it again")
             how = definition.section.calibration

@@ -297,13 +297,15 @@ def with_columns(
     text: str | None = None,
     label: str | None = None,
     id_: str | None = None,
+    prefer: str | None = None,
 ) -> TasksSettings:
-    """The settings with these columns of labelled files for the task called `name`.
+    """The settings with these columns of labelled files for the task called `name`, and cut-offs
+    for this use.
 
     Raises:
         RecipeError: no such task.
     """
-    asked = {"text_column": text, "label_column": label, "id_column": id_}
+    asked = {"text_column": text, "label_column": label, "id_column": id_, "prefer": prefer}
     asked = {key: column for key, column in asked.items() if column is not None}
     section = define_task(name, settings).section
     return with_section(settings, section, msgspec.structs.replace(section, **asked))

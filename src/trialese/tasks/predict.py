@@ -123,7 +123,8 @@ def load_scorer(
 
 
 def open_scorer(path: Path, *, precision: Precision = "fp32", prefer: str | None = None) -> Scorer:
-    """`load_scorer`, with the cut-offs preferred; logs it where its scores are no chances.
+    """`load_scorer`, with the cut-offs preferred; logs what they are for, unless it is F1, and
+    where its scores are no chances.
 
     Raises:
         ArtifactError: no classifier there, a damaged one, or its engine is not installed.
@@ -132,6 +133,9 @@ def open_scorer(path: Path, *, precision: Precision = "fp32", prefer: str | None
     scorer = with_preference(load_scorer(path, precision=precision), prefer)
     if scorer.calibration is None:
         logger.info("%s: its scores are not calibrated: their order counts, not their size", path)
+    cuts = scorer.thresholds
+    if cuts is not None and cuts.prefer != "f1":
+        logger.info("%s: cut-offs for %s, chosen on %s", path, cuts.prefer, cuts.chosen_on)
     return scorer
 
 
@@ -154,6 +158,8 @@ class LabelledText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     they keep, such as "tune, precision=0.9"."""
     needs_person: bool = False
     """Whether somebody should look at it: see `thresholds.needs_person`."""
+    prefer: str = ""
+    """What the cut-offs are for: f1, or a promise such as precision=0.9; "": they are 0.5."""
 
     def as_line(self) -> str:
         """A line for people: labels with probabilities, then the beginning of the text."""
@@ -254,6 +260,7 @@ def label_texts(scorer: Scorer, texts: Sequence[TextToLabel]) -> Iterator[Labell
             nct_id=each.name,
             thresholds=chosen_on,
             needs_person=asks,
+            prefer=scorer.thresholds.prefer if scorer.thresholds is not None else "",
         )
 
 
