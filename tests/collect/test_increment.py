@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 
 from tests.loopback import Registry, id_of, make_study
 from trialese.artifacts import MANIFEST_NAME, write_bytes
+from trialese.collect import diff
 from trialese.collect import increment as module
 from trialese.collect.collection import collect_snapshot
 from trialese.collect.diff import compare_snapshots
@@ -89,8 +91,13 @@ class World:
         )
         merged = merge_increment(self.settings, self.held, found, self.folder / f"held-{self.day}")
         self.requests = len(self.registry.asked) - asked
+        fresh = collect_snapshot(self.settings, self.folder / f"fresh-{self.day}")
+        # What lies over a file that both share is compared alone, and tells the same.
+        told = compare_snapshots(merged, self.held)
+        with mock.patch.object(diff, "_not_shared", return_value=None):
+            assert told == compare_snapshots(merged, self.held)
         self.found, self.held = found, merged
-        return merged, collect_snapshot(self.settings, self.folder / f"fresh-{self.day}")
+        return merged, fresh
 
 
 @pytest.fixture(params=["listed", "counted", "overlaid"])

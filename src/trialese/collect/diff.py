@@ -22,8 +22,10 @@ from trialese.collect.files import read_raw
 from trialese.collect.merge import TRIAL_COLUMNS
 from trialese.collect.parse import FIELDS_OF_FORMAT, INEXACT_FIELDS, parse_study
 from trialese.collect.snapshot import (
+    TRIALS_NAME,
     Identity,
     find_trials,
+    lying_over,
     open_snapshot,
     read_identities,
     read_trials,
@@ -79,18 +81,26 @@ def compare_snapshots(newer: Snapshot, older: Snapshot) -> Changes:
     Raises:
         ArtifactError: a snapshot is damaged.
     """
+    looked_at = _not_shared(newer, older)
+    now_rows = list(read_identities(newer, looked_at))
+    named = None
+    if looked_at is not None:
+        named = {*looked_at, *(alias for row in now_rows for alias in row.aliases)}
     known: dict[str, str] = {}  # any id of an older study -> its NCT id
     then: dict[str, Identity] = {}
-    for identity in read_identities(older):
+    for identity in read_identities(older, named, and_aliased=True):
         then[identity.nct_id] = identity
         for alias in identity.aliases:
             known.setdefault(alias, identity.nct_id)
     known.update((nct_id, nct_id) for nct_id in then)
-    new, changed, renamed, seen = [], [], [], set()
+    new, changed, renamed = [], [], []
+    seen: set[str] = set() if looked_at is None else then.keys() - looked_at
+    matched = 0
+    if looked_at is not None:
+        matched = int(older.manifest.counts["trials"]) - len(then.keys() & looked_at)
     doubtful: dict[str, _Pair] = {}
     not_compared: Counter[str] = Counter()
-    matched = 0
-    for now in read_identities(newer):
+    for now in now_rows:
         match = next((known[name] for name in (now.nct_id, *now.aliases) if name in known), None)
         if match is None:
             new.append(now.nct_id)
@@ -119,6 +129,14 @@ def compare_snapshots(newer: Snapshot, older: Snapshot) -> Changes:
     )
 
 
+def _not_shared(newer: Snapshot, older: Snapshot) -> frozenset[str] | None:
+    """The only numbers that can differ where both lie over one file of trials; None: any can."""
+    files = [each.manifest.files.get(TRIALS_NAME) for each in (newer, older)]
+    if files[0] is None or files[0] != files[1]:
+        return None
+    return lying_over(newer) | lying_over(older)
+
+
 def changed_fields(
     newer: Snapshot, older: Snapshot, changes: Changes
 ) -> dict[str, tuple[str, ...]]:
@@ -129,11 +147,12 @@ def changed_fields(
     """
     former = {new: old for old, new in changes.renamed}
     wanted = {former.get(nct_id, nct_id): nct_id for nct_id in changes.changed}
-    then = {row.nct_id: row for row in read_identities(older) if row.nct_id in wanted}
+    if not wanted:
+        return {}
+    then = {row.nct_id: row for row in read_identities(older, wanted)}
     pairs = {
         now.nct_id: _pair(now, then[former.get(now.nct_id, now.nct_id)])
-        for now in read_identities(newer)
-        if former.get(now.nct_id, now.nct_id) in then
+        for now in read_identities(newer, wanted.values())
     }
     return _differing_fields(newer, older, pairs)
 

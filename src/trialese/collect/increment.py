@@ -13,6 +13,7 @@ import datetime
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from trialese.collect.snapshot import (
     open_snapshot,
     read_gone,
     read_identities,
+    read_lists,
     read_rejects,
     read_rows,
 )
@@ -231,23 +233,27 @@ class _Ours:
         self.known: set[str] = set()
         """Numbers that the registry may list though no row has them: aliases, rejects."""
         year_of: dict[str, str] = {}
-        aliases_of: dict[str, list[str]] = {}
+        aliases_of: dict[str, tuple[str, ...]] = {}
         for snapshot in (older, updated):
             columns = ("last_update_posted", "first_posted", "nct_id_aliases")
             for table in read_rows(snapshot, columns):
-                rows = zip(*(table[name].to_pylist() for name in ("nct_id", *columns)), strict=True)
-                for nct_id, day, posted, aliases in rows:
-                    self.updated[nct_id] = day or ""
-                    year_of[nct_id] = (posted or "")[:4]
-                    aliases_of[nct_id] = aliases or []
+                ids = table["nct_id"].to_pylist()
+                days, years = (table[name].fill_null("") for name in columns[:2])
+                self.updated.update(zip(ids, days.to_pylist(), strict=True))
+                first_four = pc.utf8_slice_codeunits(years, 0, 4).to_pylist()
+                year_of.update(zip(ids, first_four, strict=True))
+                aliases_of.update(zip(ids, read_lists(table[columns[2]]), strict=True))
             self.known.update(each.nct_id for each in read_rejects(snapshot) if each.nct_id)
-        self.known.update(alias for aliases in aliases_of.values() for alias in aliases)
+        self.known.update(chain.from_iterable(aliases_of.values()))
         self.years.update(year_of.values())
-        self._year_of = year_of
+        self._of_year: dict[str, set[str]] = {year: set() for year in self.years}
+        for name, year in year_of.items():
+            self._of_year[year].add(name)
 
     def of_window(self, first: str, last: str) -> set[str]:
         """Numbers of the studies first posted in these years."""
-        return {name for name, year in self._year_of.items() if year and first <= year <= last}
+        inside = (names for year, names in self._of_year.items() if year and first <= year <= last)
+        return set().union(*inside)
 
 
 class _Asked:
@@ -444,28 +450,26 @@ def _aliased(rows: Mapping[str, Identity]) -> set[str]:
 def _write_trials(folder: Path, older: Snapshot, increment: Increment, plan: _Plan) -> None:
     """Trials whole, or those of before with an overlay."""
     before = int(older.manifest.counts["trials"])
-    over = {*_overlaid(older), *plan.taken} - plan.gone
+    over = {*_overlay_of(older)["nct_id"].to_pylist(), *plan.taken} - plan.gone
     gone = {*read_gone(older), *plan.gone} - plan.taken.keys()
     small = len(over) + len(gone) <= OVERLAY_SHARE * before
     _refuse_old_columns(older)
     if before >= WHOLE_TRIALS and small:
         link_file(older.path / TRIALS_NAME, folder / TRIALS_NAME)
         if over or gone:
-            rows = _rows_of(older, increment, plan, only=over)
-            write_rows(folder / OVERLAY_NAME, rows)
+            write_rows(folder / OVERLAY_NAME, _rows_of(older, increment, plan, over=True))
             write_bytes(folder / GONE_NAME, msgspec.json.encode(sorted(gone)))
     elif increment.whole and increment.collected:
         link_file(increment.collected[-1].path / TRIALS_NAME, folder / TRIALS_NAME)
     else:
-        write_rows(folder / TRIALS_NAME, _rows_of(older, increment, plan, only=None))
+        write_rows(folder / TRIALS_NAME, _rows_of(older, increment, plan))
 
 
-def _overlaid(snapshot: Snapshot) -> list[str]:
-    """Numbers in the snapshot's overlay."""
+def _overlay_of(snapshot: Snapshot) -> pa.Table:
+    """The rows that lie over the snapshot's `trials.parquet`."""
     if not (snapshot.path / OVERLAY_NAME).is_file():
-        return []
-    table = pq.read_table(snapshot.path / OVERLAY_NAME, columns=["nct_id"])
-    return list(table["nct_id"].to_pylist())
+        return ROW_COLUMNS.empty_table()
+    return pq.read_table(snapshot.path / OVERLAY_NAME)
 
 
 def _refuse_old_columns(snapshot: Snapshot) -> None:
@@ -478,9 +482,9 @@ def _refuse_old_columns(snapshot: Snapshot) -> None:
 
 
 def _rows_of(
-    older: Snapshot, increment: Increment, plan: _Plan, *, only: set[str] | None
+    older: Snapshot, increment: Increment, plan: _Plan, *, over: bool = False
 ) -> Iterator[pa.Table]:
-    """Rows of the next snapshot by NCT id; `only`: those of these numbers."""
+    """Rows of the next snapshot by NCT id; `over`: those that do not stand in `trials.parquet`."""
     renewed: list[pa.Table] = []
     for number, collected in enumerate(increment.collected):
         wanted = [name for name, place in plan.taken.items() if place == number]
@@ -490,15 +494,15 @@ def _rows_of(
                 renewed.append(chosen.select(ROW_COLUMNS.names).cast(ROW_COLUMNS))
     new = pa.concat_tables(renewed).sort_by("nct_id") if renewed else ROW_COLUMNS.empty_table()
     left_out = pa.array(sorted({*new["nct_id"].to_pylist(), *plan.gone}), pa.string())
-    chosen_ids = None if only is None else pa.array(sorted(only), pa.string())
 
     def keep(table: pa.Table) -> pa.Table:
         kept = table.filter(pc.invert(pc.is_in(table["nct_id"], left_out)))
-        if chosen_ids is not None:
-            kept = kept.filter(pc.is_in(kept["nct_id"], chosen_ids))
         return kept.select(ROW_COLUMNS.names).cast(ROW_COLUMNS)
 
-    yield from interleave(read_rows(older, ROW_COLUMNS.names), new, keep)
+    before: Iterable[pa.Table] = read_rows(older, ROW_COLUMNS.names)
+    if over:
+        before = [each for each in (_overlay_of(older),) if each.num_rows]
+    yield from interleave(before, new, keep)
 
 
 def _counts(before: Manifest, plan: _Plan, rejects: Iterable[Reject]) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import pairwise, repeat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,9 +34,11 @@ __all__ = [
     "Identity",
     "find_trials",
     "interleave",
+    "lying_over",
     "open_snapshot",
     "read_gone",
     "read_identities",
+    "read_lists",
     "read_rejects",
     "read_rows",
     "read_trials",
@@ -156,8 +160,28 @@ class Identity(NamedTuple):
     """Fields that none of them could hold."""
 
 
-def read_identities(snapshot: Snapshot) -> Iterator[Identity]:
+def lying_over(snapshot: Snapshot) -> frozenset[str]:
+    """The numbers for which `trials.parquet` does not say what there is: those that lie over it.
+
+    Raises:
+        ArtifactError: the snapshot is damaged.
+    """
+    file = snapshot.path / OVERLAY_NAME
+    try:
+        ids = pq.read_table(file, columns=["nct_id"])["nct_id"].to_pylist()
+    except FileNotFoundError:
+        ids = []
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
+    return frozenset(ids).union(read_gone(snapshot))
+
+
+def read_identities(
+    snapshot: Snapshot, only: Collection[str] | None = None, *, and_aliased: bool = False
+) -> Iterator[Identity]:
     """The identity of each trial, by NCT id; the trials themselves are not read.
+
+    `only`: of these numbers, and of every trial that has aliases if `and_aliased`.
 
     Raises:
         ArtifactError: the snapshot is damaged.
@@ -169,14 +193,39 @@ def read_identities(snapshot: Snapshot) -> Iterator[Identity]:
             tells = set(SOURCE_COLUMNS.names) <= set(parquet.schema_arrow.names)
         formats, not_held = _only_format(snapshot)
         names += SOURCE_COLUMNS.names if tells else []
-        for table in read_rows(snapshot, names):
-            columns = [table[name].to_pylist() for name in names]
-            for nct_id, aliases, digest, *source in zip(*columns, strict=True):
-                if tells:
-                    formats, not_held = tuple(source[0]), frozenset(source[1])
-                yield Identity(nct_id, tuple(aliases or ()), digest, formats, not_held)
+        rows: Iterable[tuple[Any, ...]]
+        wanted = None if only is None else pa.array(sorted(only), pa.string())
+        for whole in read_rows(snapshot, names):
+            table = whole
+            if wanted is not None:
+                chosen = pc.is_in(whole["nct_id"], wanted)
+                if and_aliased:
+                    lengths = pc.list_value_length(whole["nct_id_aliases"]).fill_null(0)
+                    chosen = pc.or_(chosen, pc.greater(lengths, 0))
+                table = whole.filter(chosen)
+            ids, digests = table["nct_id"].to_pylist(), table["content_digest"].to_pylist()
+            aliases = read_lists(table["nct_id_aliases"])
+            if tells:
+                kinds, lacking = (read_lists(table[name]) for name in SOURCE_COLUMNS.names)
+                sets = {each: frozenset(each) for each in set(lacking)}
+                rows = zip(ids, aliases, digests, kinds, map(sets.get, lacking), strict=True)
+            else:
+                rows = zip(ids, aliases, digests, repeat(formats), repeat(not_held))
+            yield from map(Identity._make, rows)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ArtifactError(f"{file}: damaged ({error}); collect again") from error
+
+
+def read_lists(column: pa.ChunkedArray) -> list[tuple[str, ...]]:
+    """The lists of strings in a column, where few differ: equal ones are one tuple; none is ()."""
+    offsets = np.cumsum([0, *pc.list_value_length(column).fill_null(0).to_pylist()])
+    values = pc.list_flatten(column).to_pylist()
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
+    found = []
+    for start, end in pairwise(offsets.tolist()):
+        each = tuple(values[start:end])
+        found.append(known.setdefault(each, each))
+    return found
 
 
 def _only_format(snapshot: Snapshot) -> tuple[tuple[str, ...] | None, frozenset[str]]:
