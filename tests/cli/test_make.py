@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -184,3 +186,23 @@ def test_ablation_and_agreement_from_the_command_line(run: Run, home: Path, tmp_
     assert "1 rows (1 texts); left out: 1 no label" in out
     status, out, _ = run("agree", home / "stop-reasons" / "adapted", table, "--json")
     assert json.loads(out)["rows"] == 1
+
+
+def test_a_run_of_made_up_trials_ends_on_real_words(
+    home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trialese.tasks.shipped._lacking", lambda: "torch")  # the small one
+    status, out, _ = run("run", home.parent / "toy.toml")
+    assert status == 0
+    asked, labelled = re.search(r"^\$ trialese (predict .*)\n((?:.+\t.+\n)+)", out, re.M).groups()  # type: ignore[union-attr]
+    assert run(*shlex.split(asked)) == (0, labelled, "")
+    assert "Insufficient_Enrollment" in labelled and "Safety_Sideeffects" in labelled
+    tried = [shlex.split(line)[1:] for line in out.partition("\nnext:\n")[2].splitlines()]
+    assert {words[0] for words in tried} == {"explain", "predict", "export", "serve"}
+    for words in tried:
+        if words[0] in ("explain", "predict"):
+            assert run(*words)[0] == 0
+    assert str(home / "snapshot") in tried[-1]
+    status, out, _ = run("run", home.parent / "toy.toml", "--json")
+    assert status == 0
+    json.loads(out)

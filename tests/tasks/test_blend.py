@@ -129,8 +129,13 @@ def test_the_saved_scores_are_chances_by_the_tune_texts_of_each_fold(home: Path)
 
 
 def test_it_takes_cut_offs_for_a_use(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", logger="trialese")
     both = ["--blend-of", home / "tfidf", "--blend-of", home / "weak", "--system", "hybrid"]
     asked = ["finetune", "stop-reasons", *both, "--prefer", "precision=0.8"]
     assert call(monkeypatch, *asked, "-o", tmp_path / "blend") == 0
@@ -139,9 +144,8 @@ def test_it_takes_cut_offs_for_a_use(
     assert found is not None and usual is not None
     assert (found.prefer, found.usual) == ("precision=0.8", usual.values)
     assert call(monkeypatch, "predict", tmp_path / "blend", "slow accrual", "--json") == 0
-    said = capsys.readouterr()
-    assert "cut-offs for precision=0.8, chosen on tune" in said.err
-    assert json.loads(said.out.splitlines()[-1])["prefer"] == "precision=0.8"
+    assert "cut-offs for precision=0.8, chosen on tune" in caplog.text
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["prefer"] == "precision=0.8"
     assert call(monkeypatch, *asked[:-1], "speed", "-o", tmp_path / "wrong") == 1
     assert not (tmp_path / "wrong").exists()
 

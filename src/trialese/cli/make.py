@@ -373,6 +373,33 @@ def run(
     print_artifact(folder, as_json=as_json)
     if not as_json:
         print(f"\nreport: {folder / 'report.html'}")
+        if tree.collect.source == "sample":
+            _print_real_words(folder.parent)
+
+
+_REAL_WORDS = (
+    "Slow accrual, and two patients had severe hepatotoxicity",
+    "Interim analysis showed futility",
+)
+
+
+def _print_real_words(folder: Path) -> None:
+    """After made-up trials: what the classifiers that ship say of real words, and what is next."""
+    from trialese.tasks.predict import predict_inputs
+    from trialese.tasks.scorer import find_classifier
+    from trialese.tasks.shipped import shipped_sizes
+
+    if not shipped_sizes("stop-reasons"):  # a checkout that left them out
+        return
+    print("\nThese trials were made up. On real words, by a classifier that ships with trialese:")
+    print(f"$ trialese predict stop-reasons {' '.join(map(shlex.quote, _REAL_WORDS))}")
+    for row in predict_inputs(find_classifier(Path("stop-reasons")), _REAL_WORDS):
+        print(row.as_line())
+    print("\nnext:")
+    print(f"  trialese explain stop-reasons {shlex.quote(_REAL_WORDS[0])}")
+    print('  trialese predict sex "Pregnant women with gestational diabetes"')
+    print("  trialese export stop-reasons -o stop-reasons-onnx")
+    print(f"  trialese serve stop-reasons sex --snapshot {shlex.quote(str(folder / 'snapshot'))}")
 
 
 def _announce(stage: Stage, finished: bool) -> None:
