@@ -21,6 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+import msgspec
+
 from trialese.artifacts import (
     MANIFEST_NAME,
     digest_of_file,
@@ -28,7 +30,7 @@ from trialese.artifacts import (
     read_manifest,
     verify_owner,
 )
-from trialese.errors import ArtifactError, RecordError
+from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.settings import BackboneSettings
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "locate_labelled",
     "locate_model",
     "named_model",
+    "refuse_long_blocks",
     "upload_files",
 ]
 
@@ -159,6 +162,39 @@ def check_folder(folder: Path) -> None:
     elif not folder.is_dir():
         what = "a file, but a masked-LM is a folder"
     raise ArtifactError(f"{folder}: {what}; {cure}")
+
+
+_BEHIND_PADDING = {"roberta", "xlm-roberta", "camembert"}
+"""transformers' model types that count places from behind the padding id."""
+
+
+class _Positions(msgspec.Struct):
+    max_position_embeddings: int | None = None
+    model_type: str = ""
+    pad_token_id: int = 1
+
+
+def refuse_long_blocks(backbone: BackboneSettings, block_tokens: int) -> None:
+    """Refuse blocks of more tokens than the backbone has positions, as far as its config tells.
+
+    Raises:
+        ArtifactError: the backbone is not to be had.
+        RecipeError: they are longer.
+    """
+    files = locate_backbone(backbone)
+    try:
+        told = msgspec.json.decode((files.folder / "config.json").read_bytes(), type=_Positions)
+    except (OSError, msgspec.DecodeError):
+        return  # whoever loads it says what is wrong with it
+    if told.max_position_embeddings is None:
+        return
+    taken = told.pad_token_id + 1 if told.model_type in _BEHIND_PADDING else 0
+    longest = told.max_position_embeddings - (2 if told.model_type == "mpnet" else taken)
+    if block_tokens > longest:
+        raise RecipeError(
+            f"corpus.blocks.block_tokens: {block_tokens}, but {files.name} has {longest} "
+            f"positions; lower it to {longest} or less"
+        )
 
 
 def check_masked_lm(folder: Path) -> None:

@@ -83,10 +83,7 @@ def fit_temperature(scores: Floats, truth: Bools, *, kind: Kind) -> float:
 
     def loss(log_temperature: float) -> float:
         cooled = apply_temperature(scores, float(np.exp(log_temperature)), kind=kind)
-        if kind == "multiclass":
-            return float(-np.log(np.clip(cooled[truth], _EDGE, None)).mean())
-        right = np.clip(np.where(truth, cooled, 1 - cooled), _EDGE, None)
-        return float(-np.log(right).mean())
+        return log_loss(cooled, truth, kind=kind)
 
     low, high = float(np.log(_COLDEST)), float(np.log(_HOTTEST))
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)

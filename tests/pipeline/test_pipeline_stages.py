@@ -12,9 +12,10 @@ import pytest
 
 from trialese.artifacts import read_manifest
 from trialese.collect.snapshot import open_snapshot, read_trials
+from trialese.corpus.store import open_corpus
 from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.pipeline.panel import read_panel
-from trialese.pipeline.plan import format_plan, plan_recipe
+from trialese.pipeline.plan import format_plan, plan_pretrain, plan_recipe
 from trialese.pipeline.stages import (
     LEDGER_NAME,
     chain_stages,
@@ -24,6 +25,7 @@ from trialese.pipeline.stages import (
     run_recipe,
     write_ledger,
 )
+from trialese.pretrain.adapt import tokenise_corpus
 from trialese.recipe import Recipe, load_recipe, parse_recipe
 from trialese.verdict.report import load_context, load_verdicts
 
@@ -185,6 +187,25 @@ def test_an_unknown_task_is_named_before_anything_is_made(tmp_path: Path) -> Non
     recipe = parse_recipe("", overrides=["tasks.names=['height']", f"folder={tmp_path}"])
     with pytest.raises(RecipeError, match=r"height.*stop-reasons"):
         run_recipe(recipe)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_longer_than_the_model_are_refused_before_anything_is_made(
+    tiny_backbone: Path, toy: Recipe, tmp_path: Path
+) -> None:
+    keys = [f"pretrain.backbone.name={tiny_backbone}", f"folder={tmp_path}"]
+    recipe = parse_recipe("", overrides=[*keys, "corpus.blocks.block_tokens=65"])
+    corpus = open_corpus(Path(toy.folder) / toy.name / "corpus")
+    told = r"corpus.blocks.block_tokens: 65, but .* has 64 positions; lower it to 64 or less"
+    backbone, blocks = recipe.pretrain.backbone, recipe.corpus.blocks
+    for make in (
+        lambda: run_recipe(recipe),
+        lambda: plan_recipe(recipe),
+        lambda: plan_pretrain(corpus, recipe),
+        lambda: tokenise_corpus(corpus, backbone, blocks, tmp_path / "blocks"),
+    ):
+        with pytest.raises(RecipeError, match=told):
+            make()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,10 +17,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
 from tests.conftest import tiny_vocabulary
+from tests.pretrain.conftest import FAMILIES, save_family
 from trialese.artifacts import digest_of_file
-from trialese.errors import ArtifactError
-from trialese.hub import MINILM_PACKAGE, locate_backbone, locate_model
-from trialese.pretrain.backbone import load_backbone, load_tokenizer, tokenizer_digest
+from trialese.errors import ArtifactError, RecipeError
+from trialese.hub import MINILM_PACKAGE, locate_backbone, locate_model, refuse_long_blocks
+from trialese.pretrain.backbone import (
+    load_backbone,
+    load_masked_lm,
+    load_tokenizer,
+    longest_text,
+    tokenizer_digest,
+)
 from trialese.records import Task
 from trialese.settings import BackboneSettings
 from trialese.tasks.classifier import load_masked_lm as classifier_of_masked_lm
@@ -415,3 +422,13 @@ def test_a_cached_snapshot_serves_offline_and_names_its_commit(
     for revision in (None, "main", commit):
         files = locate_backbone(BackboneSettings(name="some/model", revision=revision))
         assert files.revision == commit
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_config_tells_how_long_blocks_may_be(family: str, tmp_path: Path) -> None:
+    folder = save_family(tmp_path / family, family)
+    longest = longest_text(load_masked_lm(folder)[0])
+    settings = BackboneSettings(name=str(folder))
+    refuse_long_blocks(settings, longest)
+    with pytest.raises(RecipeError, match=f"has {longest} positions; lower it to {longest}"):
+        refuse_long_blocks(settings, longest + 1)

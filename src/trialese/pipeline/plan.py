@@ -18,10 +18,10 @@ import msgspec
 
 from trialese.artifacts import MANIFEST_NAME, read_manifest
 from trialese.errors import ArtifactError, RecordError
-from trialese.hub import locate_backbone
+from trialese.hub import locate_backbone, refuse_long_blocks
 from trialese.parallel import count_cores
 from trialese.pipeline.machine import MachineSpeed, machine_speed, scoring_rate
-from trialese.pipeline.stages import Stage, chain_stages, is_finished
+from trialese.pipeline.stages import Stage, chain_stages, is_finished, refuse_impossible
 from trialese.recipe import Recipe
 from trialese.settings import (
     BackboneSettings,
@@ -226,6 +226,7 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStage]:
     for file in (file for stage in stages for file in stage.files):
         if not file.exists():
             raise RecordError(f"{file}: no such input file; check the path in the recipe")
+    refuse_impossible(recipe, stages)
     raw_bytes = _raw_bytes(recipe)
     old_tokens, new_tokens = _tokens(recipe, stages, raw_bytes)
     planned = []
@@ -241,6 +242,7 @@ def plan_pretrain(
     corpus: Corpus, recipe: Recipe, *, continued: bool = False, control: bool = False
 ) -> list[PlannedStage]:
     """What `pretrain` would do with a corpus: blocks, base, adapter, control."""
+    refuse_long_blocks(recipe.pretrain.backbone, recipe.corpus.blocks.block_tokens)
     counts = corpus.manifest.counts
     documents = max(1, counts["documents"])
     by_split = counts["documents_by_split"]

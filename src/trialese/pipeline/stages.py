@@ -6,7 +6,8 @@ artifact was made."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,8 @@ from trialese.artifacts import (
     read_manifest,
     write_bytes,
 )
-from trialese.errors import RecipeError, RecordError
+from trialese.errors import ArtifactError, RecipeError, RecordError
+from trialese.hub import refuse_long_blocks
 from trialese.pipeline.evaluate import examine_texts, judge_classifiers
 from trialese.progress import Progress, silent
 from trialese.recipe import Recipe
@@ -35,6 +37,7 @@ __all__ = [
     "digest_of_input",
     "is_finished",
     "read_ledger",
+    "refuse_impossible",
     "run_recipe",
     "write_ledger",
 ]
@@ -140,6 +143,7 @@ def run_recipe(
     home = Path(recipe.folder) / recipe.name
     for file in (file for stage in stages for file in stage.files):
         digest_of_input(file)  # a missing file is told now, not after hours of training
+    refuse_impossible(recipe, stages)
     for stage in stages:
         finished = is_finished(stage)
         on_stage(stage, finished)
@@ -151,6 +155,17 @@ def run_recipe(
         msgspec.json.format(msgspec.json.encode(recipe), indent=2) + b"\n",
     )
     return stages[-1].path
+
+
+def refuse_impossible(recipe: Recipe, stages: Sequence[Stage]) -> None:
+    """Refuse, before anything is made, what a later stage would only find out after hours.
+
+    Raises:
+        RecipeError: token blocks are longer than the backbone has positions.
+    """
+    if any(stage.name == "blocks" for stage in stages):
+        with suppress(ArtifactError):  # no backbone: told when it is its turn
+            refuse_long_blocks(recipe.pretrain.backbone, recipe.corpus.blocks.block_tokens)
 
 
 def _entry_of(stage: Stage) -> dict[str, str]:

@@ -29,6 +29,7 @@ from trialese.artifacts import (
 from trialese.corpus.blocks import open_blocks
 from trialese.corpus.packing import build_blocks
 from trialese.errors import ArtifactError, RecipeError
+from trialese.hub import refuse_long_blocks
 from trialese.pretrain.backbone import (
     head_modules,
     load_backbone,
@@ -303,8 +304,10 @@ def tokenise_corpus(
 
     Raises:
         ArtifactError: the backbone's tokenizer is not to be had, or the corpus is damaged.
+        RecipeError: blocks longer than the backbone has positions.
     """
     path = Path(path)
+    refuse_long_blocks(backbone, blocks.block_tokens)
     tokenizer = load_tokenizer(backbone)
     return build_blocks(
         corpus,
