@@ -91,10 +91,55 @@ def test_tables_of_every_kind_are_read_in_a_job(client: TestClient, tmp_path: Pa
         assert (job["state"], job["texts"], job["message"]) == ("done", 2, "")
 
 
+def test_columns_of_an_odd_table_are_named_in_the_form(client: TestClient) -> None:
+    table = b"key,cause,title\nk7,slow accrual,A\n"
+    failed = finished(client, send(client, "odd.csv", table).json()["id"])
+    assert failed["state"] == "failed" and "'key, cause, title'" in failed["message"]
+    sent = send(client, "odd.csv", table, column="cause", id_column="Key").json()
+    assert (sent["column"], sent["id_column"]) == ("cause", "Key")
+    assert finished(client, sent["id"])["texts"] == 1
+    (row,) = csv.DictReader(io.StringIO(client.get(f"/v1/jobs/{sent['id']}/result").text))
+    assert (row["id"], row["text"]) == ("k7", "slow accrual")
+
+
+def test_a_field_of_the_form_that_is_not_known_is_refused(client: TestClient) -> None:
+    answer = send(client, "x.txt", b"x", modle="x")
+    assert answer.status_code == 422
+    told = "body.modle: there is no such field; did you mean 'model'?"
+    assert answer.json()["message"] == told
+    answer = client.post("/v1/jobs", content=b"x", headers={"content-type": "text/csv"})
+    assert answer.json()["message"] == "body.file: send it as a form: curl -F file=@NAME"
+
+
+def test_a_folder_of_jobs_of_an_earlier_version_is_opened(tmp_path: Path) -> None:
+    JobStore(tmp_path / "jobs").close()
+    with sqlite3.connect(tmp_path / "jobs" / "jobs.sqlite") as base:
+        for name in ("crashes", "column", "id_column"):
+            base.execute(f'ALTER TABLE jobs DROP COLUMN "{name}"')
+    store = JobStore(tmp_path / "jobs")
+    job_id, upload = store.place("x.csv")
+    upload.write_bytes(b"text\nx\n")
+    store.add(job_id, upload=upload, model="m", digest="d", format_="csv")
+    assert [(job.column, job.crashes) for job in store.jobs()] == [("", 0)]
+    store.close()
+
+
 def test_a_registry_record_is_a_file_too(client: TestClient) -> None:
     content = (DATA / "study_legacy.xml").read_bytes()
     job = finished(client, send(client, "study", content).json()["id"])
     assert job["records"] == 1
+
+
+def test_no_path_of_the_server_is_told_of_a_relative_folder_of_jobs(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    served = open_served([classifier.resolve()], jobs=Path("jobs"))
+    served.load()
+    with TestClient(create_app(served, ServeSettings()), base_url="http://127.0.0.1") as client:
+        job = finished(client, send(client, "x.csv", b'text\n\n""\n').json()["id"])
+    assert (job["state"], str(tmp_path) in job["message"]) == ("failed", False)
+    assert job["message"].startswith("x.csv: no text for")
 
 
 def test_what_cannot_be_read_says_why_and_no_more(client: TestClient, tmp_path: Path) -> None:

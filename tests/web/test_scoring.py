@@ -122,3 +122,25 @@ def test_one_bad_study_does_not_spoil_the_others(client: TestClient) -> None:
     assert [each["missing"] for each in told[:3]] == ["unreadable"] * 3
     assert all(each["message"].startswith(f"trials[{n}]: ") for n, each in enumerate(told[:3]))
     assert told[3]["nct_id"] == "NCT90000003"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "told"),
+    [
+        ("POST", "/v1/predict", b'{"texts": [" "]}', "body.texts.0: a text of blanks"),
+        ("POST", "/v1/predict", b'{"texts": ["x", "NCT90000001"]}', "body.texts.1: the number of"),
+        ("POST", "/v1/explain", b'{"text": "nct90000001"}', "body.text: the number of a trial"),
+        ("POST", "/v1/predict", b'{"nct_ids": ["NCT9"]}', "body.nct_ids.0: no NCT number"),
+        ("POST", "/v1/predict", b"slow", "body: no JSON at character 0"),
+        ("POST", "/v1/predict", b"{}", "body: give exactly one of texts, trials and nct_ids"),
+        ("GET", "/v1/predict", b"", "/v1/predict: GET is not taken here; use POST"),
+        ("GET", "/v1/predcit", b"", "/v1/predcit: there is no such route; /docs lists them"),
+    ],
+)
+def test_an_error_names_field_and_cure(
+    client: TestClient, method: str, path: str, body: bytes, told: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    answer = client.request(method, path, content=body, headers=headers)
+    assert answer.status_code in (404, 405, 422)
+    assert answer.json()["message"].startswith(told)

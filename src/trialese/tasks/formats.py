@@ -137,8 +137,8 @@ def _tell_column(names: Sequence[str], origin: str, columns: AskedColumns) -> No
     if len(found) > 1:
         which = " or ".join(map(repr, found))
         raise RecordError(
-            f"{file}: the texts may be those of {which}; name the column (predict: --column "
-            "NAME), or leave one out"
+            f"{file}: the texts may be those of {which}; name the column (--column NAME; on "
+            "the page beside the file), or leave one out"
         )
     if found and plain_name(found[0]) != TEXT_COLUMNS[0]:
         logger.info("%s: texts from the column %r", file, found[0])

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from trialese.errors import RecordError, TrialeseError
 from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
+from trialese.tasks.formats import AskedColumns
 from trialese.tasks.predict import Share, predict_file
 from trialese.tasks.scorer import Preprocessing
 from trialese.temperature import Calibration
@@ -44,6 +45,8 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     out: str
     format: str
+    columns: tuple[str | None, str | None]
+    """Those of texts and of names of a table; None: by their names."""
     window_records: int
     task: Task
     preprocessing: Preprocessing
@@ -277,6 +280,7 @@ def main() -> None:
             format_name=order.format,
             share=Share(),
             window_records=order.window_records,
+            columns=AskedColumns(*order.columns),
             progress=lambda _, done, total: send(_Progress(done)),
         )
         assert about is not None

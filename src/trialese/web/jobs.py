@@ -26,17 +26,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Form, Response, UploadFile
+from fastapi import APIRouter, Form, Request, Response, UploadFile
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from trialese.artifacts import locked
 from trialese.errors import ArtifactError, TrialeseError
 from trialese.settings import ServeSettings
+from trialese.tasks.formats import KNOWN_COLUMNS, AskedColumns
 from trialese.web.engine import Engine
 from trialese.web.job_worker import JobOrder, JobWorker, WorkerDiedError
 from trialese.web.models import Served, ServedModel
-from trialese.web.schemas import Refusal, failures
+from trialese.web.schemas import Refusal, failures, refuse_unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,13 +74,16 @@ CREATE TABLE IF NOT EXISTS jobs (
     texts INTEGER NOT NULL DEFAULT 0,
     left_out TEXT NOT NULL DEFAULT '{}',
     message TEXT NOT NULL DEFAULT '',
-    finished TEXT,
-    crashes INTEGER NOT NULL DEFAULT 0,
-    prefer TEXT NOT NULL DEFAULT ''
+    finished TEXT
 ) STRICT
 """
-_ADDED = {"crashes": "INTEGER NOT NULL DEFAULT 0", "prefer": "TEXT NOT NULL DEFAULT ''"}
-"""Columns that folders of jobs lack which were made before."""
+_ADDED = {
+    "crashes": "INTEGER NOT NULL DEFAULT 0",
+    "prefer": "TEXT NOT NULL DEFAULT ''",
+    "column": "TEXT NOT NULL DEFAULT ''",
+    "id_column": "TEXT NOT NULL DEFAULT ''",
+}
+"""Columns that folders of jobs of earlier versions lack."""
 MOST_CRASHES = 2
 """A job that has ended its worker so often has failed."""
 
@@ -93,6 +97,8 @@ class FileJob(BaseModel):
     model: str
     digest: str = Field(description="Of the model when the file came.")
     format: JobFormat
+    column: str = Field(default="", description="Of texts; empty: by its name.")
+    id_column: str = Field(default="", description="That names the rows; empty: by its name.")
     state: JobState
     records: int = Field(default=0, description="Done so far.")
     texts: int = Field(default=0, description="That got labels; known when done.")
@@ -143,7 +149,7 @@ class JobStore:
                 self._base.execute(_SCHEMA)
                 columns = self._base.execute("SELECT name FROM pragma_table_info('jobs')")
                 for name in _ADDED.keys() - {name for (name,) in columns}:
-                    self._base.execute(f"ALTER TABLE jobs ADD COLUMN {name} {_ADDED[name]}")
+                    self._base.execute(f'ALTER TABLE jobs ADD COLUMN "{name}" {_ADDED[name]}')
                 self._sweep()
             except (sqlite3.Error, OSError) as error:
                 raise ArtifactError(
@@ -172,6 +178,7 @@ class JobStore:
         digest: str,
         format_: JobFormat,
         prefer: str = "",
+        columns: AskedColumns = KNOWN_COLUMNS,
     ) -> FileJob:
         """The job, committed: it survives whatever comes now."""
         job = FileJob(
@@ -182,13 +189,16 @@ class JobStore:
             model=model,
             digest=digest,
             format=format_,
+            column=columns.text or "",
+            id_column=columns.id or "",
             state="waiting",
             prefer=prefer,
         )
         row = {**dict(job), "left_out": "{}"}
         marks = ", ".join(f":{name}" for name in row)
         with self._lock:
-            self._base.execute(f"INSERT INTO jobs ({', '.join(row)}) VALUES ({marks})", row)
+            names = ", ".join(f'"{name}"' for name in row)
+            self._base.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", row)
         return job
 
     def jobs(self) -> list[FileJob]:
@@ -374,8 +384,10 @@ class JobRunner:
             pass
         except TrialeseError as error:
             # the server's own paths are nobody's business
-            message = str(error).replace(f"{self.store.upload_of(job).parent}/", "")
-            self._fail(job, message.replace(f"{self.store.folder}/", ""))
+            message, folder = str(error), self.store.folder
+            for place in (self.store.upload_of(job).parent, folder):
+                message = message.replace(f"{place.absolute()}/", "").replace(f"{place}/", "")
+            self._fail(job, message)
         except (sqlite3.Error, OSError):
             raise  # not of this job
         except Exception:
@@ -397,6 +409,7 @@ class JobRunner:
             source=str(self.store.upload_of(job).absolute()),
             out=str(self.store.labels_of(job).absolute()),
             format=job.format,
+            columns=(job.column or None, job.id_column or None),
             window_records=WINDOW_RECORDS,
             task=scorer.task,
             preprocessing=scorer.preprocessing,
@@ -470,6 +483,9 @@ _MEDIA_TYPES = {
 }
 
 
+_FIELDS = ("file", "model", "format", "prefer", "column", "id_column")
+
+
 def job_routes(served: Served, runner: JobRunner, settings: ServeSettings) -> APIRouter:
     """Routes over the jobs that `runner` works on."""
     store = runner.store
@@ -484,17 +500,21 @@ def job_routes(served: Served, runner: JobRunner, settings: ServeSettings) -> AP
     @routes.post("", status_code=202, responses=failures(400, 409, 413, 429, 503, 507))
     async def send(
         file: Annotated[UploadFile, "Texts or trials."],
+        request: Request,
         response: Response,
         model: Annotated[str, Form(description="Without it, the first.")] = "",
         format: Annotated[JobFormat, Form(description="Of the result.")] = "csv",  # noqa: A002
         prefer: Annotated[
             str, Form(max_length=40, description="Cut-offs for a use; empty: the model's own.")
         ] = "",
+        column: Annotated[str, Form(description="Of texts; without it, by its name.")] = "",
+        id_column: Annotated[str, Form(description="That names rows; else by its name.")] = "",
     ) -> FileJob:
         """A file of any kind that `trialese predict` knows: text lines, tables with a text column,
         JSON lines, Parquet, registry records; bare, gzip, zstd or zip. Its labels are computed
         after everything else, and can be had once the state is `done`.
         """
+        refuse_unknown(await request.form(), _FIELDS)
         chosen = served.model_named(model)
         chosen.preferring(prefer)
         if store.counts().get("waiting", 0) >= settings.waiting_jobs:
@@ -523,6 +543,7 @@ def job_routes(served: Served, runner: JobRunner, settings: ServeSettings) -> AP
             digest=chosen.scorer.digest,
             format_=format,
             prefer=prefer,
+            columns=AskedColumns(column or None, id_column or None),
         )
         runner.wake()
         response.headers["Location"] = f"/v1/jobs/{job.id}"

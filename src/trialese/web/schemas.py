@@ -6,15 +6,17 @@ import difflib
 import errno
 import logging
 import sqlite3
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 
 from trialese.errors import RecordError
+from trialese.tasks.formats import is_nct_number
 from trialese.web.active_learning import Neighbour
 from trialese.web.annotations import Decision
 from trialese.web.search_index import Counts, SearchHit
@@ -56,6 +58,7 @@ __all__ = [
     "as_response",
     "failures",
     "handle_failures",
+    "refuse_unknown",
 ]
 
 
@@ -107,8 +110,13 @@ def handle_failures(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        path = request.url.path
         if error.status_code == 405:
-            error.headers = {"Allow": _allowed(app, request)}
+            allowed = _allowed(app, request)
+            error.headers = {"Allow": allowed}
+            error.detail = f"{path}: {request.method} is not taken here; use {allowed}"
+        elif error.detail == "Not Found":
+            error.detail = f"{path}: there is no such route; /docs lists them"
         if _is_disk_full(error.__cause__):  # while the framework put an upload aside
             return as_response(_disk_full())
         return as_response(error)
@@ -154,12 +162,27 @@ def _disk_full() -> Refusal:
 def _detail(app: FastAPI, request: Request, error: Any) -> dict[str, str]:
     where, message = ".".join(map(str, error["loc"])), error["msg"]
     if error["type"] == "extra_forbidden":
-        message = "there is no such field"
-        known = _fields_of_body(app, request)
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        if near:
-            message += f"; did you mean {near[0]!r}?"
-    return {"where": where, "message": message}
+        message = _no_such_field(str(error["loc"][-1]), _fields_of_body(app, request))
+    elif error["type"] == "json_invalid":
+        where, message = "body", f"no JSON at character {error['loc'][-1]}"
+    elif error["type"] == "string_pattern_mismatch":
+        pattern = error["ctx"]["pattern"]
+        message = _PATTERNS.get(pattern, message)
+    elif where == "body.file":
+        message = "send it as a form: curl -F file=@NAME"
+    return {"where": where, "message": message.removeprefix("Value error, ")}
+
+
+def _no_such_field(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return "there is no such field" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def refuse_unknown(form: Iterable[str], known: Sequence[str]) -> None:
+    """Do nothing with a form whose fields are all known; else it is refused as JSON is."""
+    for name in form:
+        if name not in known:
+            raise Refusal(422, f"body.{name}: {_no_such_field(name, known)}")
 
 
 def _fields_of_body(app: FastAPI, request: Request) -> list[str]:
@@ -184,7 +207,20 @@ def _answer(
     return JSONResponse(content, status, headers)
 
 
+_PATTERNS = {
+    r"\S": "a text of blanks; write one or leave it out",
+    r"^NCT[0-9]{8}$": "no NCT number, such as NCT90000001",
+}
+
+
+def _no_mere_number(text: str) -> str:
+    if is_nct_number(text):
+        raise ValueError("the number of a trial, not its text; /v1/predict takes it in nct_ids")
+    return text
+
+
 Text = Annotated[str, Field(pattern=r"\S", description="Any text but blanks.")]
+TextToRead = Annotated[Text, AfterValidator(_no_mere_number)]
 ModelName = Annotated[str, Field(description="Name of a served model; without it, the first.")]
 NctNumber = Annotated[str, Field(pattern=r"^NCT[0-9]{8}$", examples=["NCT90000001"])]
 Annotator = Annotated[
@@ -214,7 +250,7 @@ class PredictRequest(BaseModel):
         },
     )
     model: ModelName = ""
-    texts: list[Text] = Field(default=[], min_length=1)
+    texts: list[TextToRead] = Field(default=[], min_length=1)
     trials: list[dict[str, Any]] = Field(
         default=[],
         min_length=1,
@@ -318,7 +354,7 @@ class ExplainRequest(BaseModel):
         json_schema_extra={"examples": [{"text": "Slow accrual and lack of funding"}]},
     )
     model: ModelName = ""
-    text: Text
+    text: TextToRead
     label: str | None = Field(
         default=None, description="Without it, the label with the highest probability."
     )

@@ -31,6 +31,7 @@ async function send(file) {
     const form = new FormData();
     form.append("model", state.model.model);
     form.append("prefer", state.prefer);
+    form.append("column", $("column").value.trim());
     form.append("file", file);
     await watch(box, file.name, (await ask("/v1/jobs", { body: form })).id);
   } catch (error) {
