@@ -39,7 +39,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
 from transformers.utils import logging as transformers_logging
 
-from trialese.pipeline.plan import Shape, flops_per_token
+from trialese.pipeline.training_cost import Shape, flops_per_token
 from trialese.pretrain.compute import choose_compute, cpu_has_bf16, keep_freed_memory
 from trialese.pretrain.data import Phase, PhasePlan, ready_batches
 from trialese.pretrain.lora import attach_lora

@@ -24,7 +24,7 @@ from typing import Any
 import filelock
 import msgspec
 
-from trialese.errors import ArtifactError
+from trialese.errors import ArtifactError, with_article
 from trialese.records import Manifest
 
 __all__ = [
@@ -208,7 +208,8 @@ def read_manifest(path: Path, *, kind: str | None = None, verify: bool = False) 
     """
     manifest = _decode_manifest(path)
     if kind is not None and manifest.kind != kind:
-        raise ArtifactError(f"{path}: this is a {manifest.kind}, but a {kind} is needed here")
+        told = f"this is {with_article(manifest.kind)}, but {with_article(kind)} is needed here"
+        raise ArtifactError(f"{path}: {told}")
     if verify:
         _verify(path, manifest)
     return manifest
@@ -393,8 +394,7 @@ def _decode_manifest(path: Path) -> Manifest:
     try:
         return msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        file = path / MANIFEST_NAME
-        raise ArtifactError(f"{file}: damaged ({error}); run the stage again") from error
+        raise ArtifactError(f"{path / MANIFEST_NAME}: damaged ({error}); make it anew") from error
 
 
 def _read_manifest_file(path: Path) -> bytes | None:
@@ -482,8 +482,8 @@ def _refuse(named: Path, path: Path, kind: str | None, inputs: frozenset[str]) -
             f"folder, {force}"
         )
     if found is not None and (found.kind != kind or found.digest in inputs):
-        what = f"is a {found.kind}" if found.kind != kind else "is what the command reads"
-        raise ArtifactError(f"{named}: {what}; choose another folder, {force}")
+        ours = "what the command reads" if found.kind == kind else with_article(found.kind)
+        raise ArtifactError(f"{named}: is {ours}; choose another folder, {force}")
 
 
 def _manifest_or_none(path: Path) -> Manifest | None:

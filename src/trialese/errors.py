@@ -19,6 +19,7 @@ __all__ = [
     "TrialeseError",
     "missing_module",
     "suggest",
+    "with_article",
 ]
 
 EXTRAS = {
@@ -85,3 +86,8 @@ def suggest(name: str, known: Iterable[str], *, lead: str = "known here:") -> st
     near = difflib.get_close_matches(name.casefold().replace("_", "-"), folded, n=1)
     guess = f"did you mean {folded[near[0]]}? " if near else ""
     return f"{guess}{lead} {', '.join(choices)}"
+
+
+def with_article(noun: str) -> str:
+    """Such as "a snapshot" or "an adapter"."""
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"

@@ -30,7 +30,7 @@ from trialese.artifacts import (
     read_manifest,
     verify_owner,
 )
-from trialese.errors import ArtifactError, RecipeError, RecordError
+from trialese.errors import ArtifactError, RecipeError, RecordError, with_article
 from trialese.settings import BackboneSettings
 
 __all__ = [
@@ -154,7 +154,7 @@ def check_folder(folder: Path) -> None:
     cure = f"give {' or '.join(sorted(whole))}" if whole else "give a masked-LM folder"
     what = "no model here (no config.json)"
     if (folder / MANIFEST_NAME).is_file():
-        what = f"this is a {read_manifest(folder).kind}, but a masked-LM is needed"
+        what = f"this is {with_article(read_manifest(folder).kind)}, but a masked-LM is needed"
     elif (folder / "adapter_config.json").is_file():
         what = "these are the weights of an adapter alone"
     elif not folder.exists():

@@ -79,6 +79,7 @@ def test_what_cannot_be_done_is_told_by_the_dry_run_too(toy: Recipe, run: Run) -
         (["finetune", "stop-resons", "-o", "x"], "did you mean stop-reasons?"),
         (["pretrain", home / "snapshot", "-o", "x"], "a corpus is needed"),
         (["predict", home / "stop-reasons" / "tfidf", "Slow accrual"], "one file or snapshot"),
+        (["finetune", "sex", "--system", "tfidf", "-o", "x"], "give --snapshot"),
     ):
         status, out, err = run(*arguments, "--dry-run")
         assert (status > 0, out) == (True, "") and said in err, err

@@ -306,7 +306,7 @@ WRONG = [
     (["finetune", "sex", "-o", "x", "--system", "tfidf", "--model", "m"], "takes no model"),
     (["finetune", "sex", "-o", "x", "--snapshot", "{home}/snapshot", "--model", "{home}/adapter",
       "-s", "tasks.sex.max_trials=60"],
-     "this is a adapter, but a masked-LM is needed; give {home}/adapter/model"),
+     "this is an adapter, but a masked-LM is needed; give {home}/adapter/model"),
     (["finetune", "sex", "-o", "x", "--snapshot", "{home}/snapshot", "--model",
       "{home}/adapter/adapter", "-s", "tasks.sex.max_trials=60"],
      "the weights of an adapter alone; give {home}/adapter/model"),

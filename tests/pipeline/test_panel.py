@@ -22,6 +22,7 @@ from trialese.tasks.probes import (
     probe_texts,
 )
 from trialese.verdict.encoders import conclude_pairs, format_panel
+from trialese.verdict.judge import judge
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +161,21 @@ def test_too_little_to_probe_is_said(tmp_path: Path, tiny_backbone: Path) -> Non
     make_panel(few, {"base": tiny_backbone}, tmp_path / "panel", allow_empty=True)
     panel = read_panel(tmp_path / "panel")
     assert not panel.rows and "20 trials with text" in format_panel(panel)
+
+
+def test_a_target_that_cannot_be_judged_is_left_out_with_its_reason(
+    snapshot: Snapshot, tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def judge_but_the_first(*given: object) -> object:
+        asked.append(given)
+        if len(asked) == 1:
+            raise RecordError("the test of fold 1 holds only PHASE2")
+        return judge(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("trialese.pipeline.panel.judge", judge_but_the_first)
+    make_panel(snapshot, {"base": tiny_backbone}, tmp_path / "panel", most_trials=200)
+    panel = read_panel(tmp_path / "panel")
+    assert len(panel.rows) == len(asked) - 1 > 0
+    assert any("the test of fold 1 holds only PHASE2" in why for why in panel.left_out.values())

@@ -219,4 +219,7 @@ def test_the_plan_says_what_is_left(toy: Recipe) -> None:
     assert planned["sex/control"].seconds == planned["sex/adapted"].seconds
     text = format_plan(list(planned.values()))
     assert "to do" in text
+    remade = plan_recipe(changed(toy, "collect.sample.seed=8"))
+    assert [stage.name for stage in remade if stage.finished] == []
+    assert [stage.name for stage in remade if stage.seconds is None] == []
     assert "stages to do, about" in text

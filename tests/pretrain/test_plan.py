@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.pretrain.conftest import save_family
 from trialese.errors import ArtifactError
-from trialese.pipeline.plan import estimate, flops_per_token, read_shape
+from trialese.pipeline.training_cost import estimate, flops_per_token, read_shape
 from trialese.pretrain.backbone import load_masked_lm
 from trialese.pretrain.encoder import MaskedEncoder
 from trialese.settings import MaskingSettings, PhaseSettings

@@ -121,10 +121,10 @@ def _probe(
     for number, target in enumerate(PROBE_TARGETS, start=1):
         try:
             runs = probe_predictions(target, texts, states, terms, folds=folds)
+            verdict = judge(runs, settings)
         except RecordError as error:
-            left_out[target.name] = str(error)
+            left_out[target.name] = f"{target.name}: {str(error).removeprefix(f'{target.name}: ')}"
             continue
-        verdict = judge(runs, settings)
         scores = {score.system: score.averages["macro"].f1 for score in verdict.scores}
         rows.append(
             PanelRow(target=target.name, labels=verdict.labels, texts=verdict.rows, scores=scores)

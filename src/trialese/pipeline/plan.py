@@ -6,28 +6,33 @@ that do one stage alone are planned by the same sums."""
 
 from __future__ import annotations
 
-import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from trialese.artifacts import MANIFEST_NAME, read_manifest
-from trialese.errors import ArtifactError, RecordError
-from trialese.hub import locate_backbone, refuse_long_blocks
+from trialese.errors import RecipeError, RecordError
+from trialese.hub import refuse_long_blocks
 from trialese.parallel import count_cores
 from trialese.pipeline.machine import MachineSpeed, machine_speed, scoring_rate
 from trialese.pipeline.stages import Stage, chain_stages, is_finished, refuse_impossible
+from trialese.pipeline.training_cost import (
+    STEP_EFFICIENCY,
+    Estimate,
+    Shape,
+    estimate,
+    products_rate,
+    read_shape,
+)
 from trialese.recipe import Recipe
 from trialese.settings import (
     BackboneSettings,
-    LoraSettings,
     PhaseSettings,
-    Precision,
     PretrainSettings,
 )
 
@@ -40,11 +45,7 @@ if TYPE_CHECKING:
     from trialese.tasks.task import TaskDefinition
 
 __all__ = [
-    "Estimate",
     "PlannedStage",
-    "Shape",
-    "estimate",
-    "flops_per_token",
     "format_plan",
     "plan_finetune",
     "plan_panel",
@@ -52,143 +53,7 @@ __all__ = [
     "plan_pretrain",
     "plan_recipe",
     "plan_staleness",
-    "read_shape",
 ]
-
-
-_STEP_EFFICIENCY = 0.75
-"""Share of the products' rate that a whole step reaches (2 cores, MiniLM, 16 x 128, fp32)."""
-
-
-class Shape(msgspec.Struct, frozen=True):
-    """What of config.json decides the cost; names are transformers' own."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    vocab_size: int
-    inner_products: int = 2
-    """Of the feed-forward, each hidden x intermediate: 3 where it is gated (GeGLU, SwiGLU)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Of one stage: tokens seen in training, wall-clock seconds, peak memory."""
-
-    tokens: int
-    seconds: float
-    peak_bytes: int
-
-
-def estimate(
-    settings: PretrainSettings,
-    phase: PhaseSettings,
-    *,
-    tokens: int,
-    block_tokens: int = 128,
-    gflops_per_second: float | None = None,
-) -> Estimate:
-    """Tokens, seconds and peak bytes of one phase over `tokens` training tokens an epoch.
-
-    The rate is that of matrix products on this machine, measured once, if none is given. A rough
-    figure, within a factor of two on a quiet machine; held-out measurements are left out.
-    """
-    shape = read_shape(settings)
-    per_step = phase.batch_blocks * phase.accumulation * block_tokens
-    steps = phase.steps or max(1, math.ceil(phase.epochs * tokens / per_step))
-    seen = steps * per_step
-    forward, backward = flops_per_token(shape, settings, block_tokens)
-    rate = gflops_per_second or _products_rate(settings.precision) * _STEP_EFFICIENCY
-    seconds = seen * (forward + backward) / (rate * 1e9)
-    return Estimate(seen, seconds, _peak_bytes(shape, settings, phase, block_tokens))
-
-
-_OTHER_NAMES = {
-    "dim": "hidden_size",
-    "emb_dim": "hidden_size",
-    "hidden_dim": "intermediate_size",
-    "n_layers": "num_hidden_layers",
-}
-"""DistilBERT's, and XLM's."""
-_GATED = {"modernbert", "nomic_bert", "gte", "eurobert", "esmc"}
-"""transformers' model types with a gated feed-forward."""
-
-
-def read_shape(settings: PretrainSettings) -> Shape:
-    """The backbone's shape, from its config.json.
-
-    Raises:
-        ArtifactError: no backbone, or its config lacks a size.
-    """
-    file = locate_backbone(settings.backbone).folder / "config.json"
-    try:
-        described = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-        told = {_OTHER_NAMES.get(name, name): size for name, size in described.items()}
-        told["inner_products"] = 3 if described.get("model_type") in _GATED else 2
-        return msgspec.convert(told, Shape)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise ArtifactError(f"{file}: not the config of an encoder ({error})") from error
-
-
-def flops_per_token(
-    shape: Shape, settings: PretrainSettings, block_tokens: int
-) -> tuple[float, float]:
-    """Floating-point operations a token in training, forward and backward, as this loop does it.
-
-    Products only; the last layer's queries and everything behind them, and the head, for hidden
-    tokens alone; twice the forward cost backward when all weights train, once for LoRA.
-    """
-    ratio, hidden = settings.masking.ratio, shape.hidden_size
-    keys_values = 2 * 2 * hidden * hidden
-    inner = shape.inner_products * hidden * shape.intermediate_size
-    queries_on = 2 * 2 * hidden * hidden + 2 * inner
-    attention = 2 * 2 * block_tokens * hidden
-    layers = (shape.num_hidden_layers - 1.0) * (keys_values + queries_on + attention)
-    layers += keys_values + ratio * (queries_on + attention)
-    head = ratio * 2 * hidden * (shape.vocab_size + hidden)
-    branch = 0.0
-    if settings.method == "lora":
-        branch = _lora_weights(shape, settings.lora) * 2
-    forward = layers + head + branch
-    backward = (layers + head) * (2 if settings.method == "full" else 1) + 2 * branch
-    return forward, backward
-
-
-def _lora_weights(shape: Shape, lora: LoraSettings) -> int:
-    """Weights of the adapter."""
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    square = lora.rank * 2 * hidden
-    if lora.targets == ("all-linear",):
-        return shape.num_hidden_layers * (
-            4 * square + shape.inner_products * lora.rank * (hidden + inner)
-        )
-    return shape.num_hidden_layers * len(lora.targets) * square
-
-
-def _peak_bytes(
-    shape: Shape, settings: PretrainSettings, phase: PhaseSettings, block_tokens: int
-) -> int:
-    """Weights, optimiser, activations kept for the backward pass, and scores of hidden tokens."""
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    products = 4 * hidden + shape.inner_products * inner
-    encoder = shape.num_hidden_layers * hidden * products
-    weights = encoder + shape.vocab_size * hidden
-    trained = weights if settings.method == "full" else _lora_weights(shape, settings.lora)
-    packed = 2 * weights if settings.method == "lora" else 0
-    rows = phase.batch_blocks * block_tokens
-    kept = 11 * hidden + 2 * (shape.inner_products - 1) * inner
-    activations = rows * shape.num_hidden_layers * kept
-    scores = 3 * rows * settings.masking.ratio * shape.vocab_size
-    interpreter = 600_000_000
-    return interpreter + int(4 * (weights + packed + 3 * trained + activations + scores))
-
-
-def _products_rate(precision: Precision) -> float:
-    """GFLOP/s of matrix products in that precision on this machine."""
-    speed = machine_speed()
-    if precision == "fp32" or speed.bf16_gflops is None:
-        return speed.fp32_gflops
-    return speed.bf16_gflops
 
 
 # Measured on registry records (docs/LOG.md); they only set expectations.
@@ -204,6 +69,12 @@ _SAMPLED_BYTES = 2**18
 _COUNTED_RECORDS = 20_000
 _RAW_BYTES_A_TRIAL = 16_500
 _STAGE_BYTES = 700_000_000
+_BASELINE_SHARE = 0.1
+"""Of the calibrated rate of preparing documents, what reading and clustering of texts reach."""
+_LINEAR_SHARE = 0.03
+"""Likewise each fit of TF-IDF with logistic regression."""
+_JUDGED_CHARACTERS, _RESAMPLED_CHARACTERS = 600, 0.1
+"""Judging one text of one system takes as long as preparing so many characters; and a resample."""
 _PROBE_SECONDS = 0.006
 """Of all targets' probes, a trial and fold (one thread, three encoders of MiniLM's size)."""
 
@@ -228,10 +99,15 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStage]:
             raise RecordError(f"{file}: no such input file; check the path in the recipe")
     refuse_impossible(recipe, stages)
     raw_bytes = _raw_bytes(recipe)
-    old_tokens, new_tokens = _tokens(recipe, stages, raw_bytes)
+    done: set[str] = set()  # what is made from something that is made anew is made anew too
+    for stage in stages:
+        if all(need.name in done for need in stage.needs) and is_finished(stage):
+            done.add(stage.name)
+    blocks = next((stage for stage in stages if stage.name == "blocks"), None)
+    old_tokens, new_tokens = _tokens(recipe, blocks if "blocks" in done else None, raw_bytes)
     planned = []
     for stage in stages:
-        plan = PlannedStage(stage.name, is_finished(stage))
+        plan = PlannedStage(stage.name, stage.name in done)
         if not plan.finished:
             plan = _cost(plan, recipe, raw_bytes, old_tokens, new_tokens)
         planned.append(plan)
@@ -265,11 +141,14 @@ def plan_finetune(
 ) -> list[PlannedStage]:
     """What `finetune` would do: the fits of all folds and seeds, and the one for use.
 
-    Of baselines nothing is known but that they are fitted in seconds to a few minutes.
+    Raises:
+        RecipeError: an unknown task, or no examples of it.
     """
     from trialese.tasks.folds import define_task
 
-    define_task(task, recipe.tasks)
+    definition = define_task(task, recipe.tasks)
+    if snapshot is None and not definition.section.labelled:
+        raise RecipeError(f"{task}: no snapshot to take examples from; give --snapshot")
     plan = PlannedStage(f"{task}/{system}", False)
     raw_bytes = None
     if snapshot is not None:
@@ -278,8 +157,8 @@ def plan_finetune(
         backbone = BackboneSettings(name=model)
         pretrain = msgspec.structs.replace(recipe.pretrain, backbone=backbone)
         recipe = msgspec.structs.replace(recipe, pretrain=pretrain)
-        plan = _fitting_cost(plan, recipe, raw_bytes)
-    return [plan]
+        return [_fitting_cost(plan, recipe, raw_bytes)]
+    return [_baseline_cost(plan, recipe, raw_bytes)]
 
 
 def plan_panel(
@@ -396,11 +275,10 @@ def _uncompressed(path: Path) -> int:
 
 
 def _tokens(
-    recipe: Recipe, stages: list[Stage], raw_bytes: float | None
+    recipe: Recipe, blocks: Stage | None, raw_bytes: float | None
 ) -> tuple[float | None, float | None]:
-    """Training tokens of the old and of the new trials."""
-    blocks = next((stage for stage in stages if stage.name == "blocks"), None)
-    if blocks is not None and is_finished(blocks):
+    """Training tokens of the old and of the new trials; exact with `blocks`, a finished stage."""
+    if blocks is not None:
         folders = read_manifest(blocks.path).counts["folders"]
         return tuple(folders.get(f"{era}-train", {}).get("tokens", 0) for era in ("old", "new"))
     if raw_bytes is None:
@@ -428,11 +306,11 @@ def _cost(
         else:
             seconds = _text_seconds(plan.name, raw_bytes * _CHARACTERS_A_RAW_BYTE, speed)
         return replace(plan, seconds=seconds, peak_bytes=_STAGE_BYTES)
-    if plan.name == "panel":
-        return _panel_cost(plan, recipe, raw_bytes)
-    if plan.name.endswith(("/base", "/adapted", "/control")):
-        return _fitting_cost(plan, recipe, raw_bytes)
-    return plan
+    costs = {"panel": _panel_cost, "verdict": _judging_cost}
+    costs |= dict.fromkeys(("base", "adapted", "control"), _fitting_cost)
+    costs |= dict.fromkeys(("prior", "keywords", "tfidf"), _baseline_cost)
+    cost = costs.get(plan.name.rpartition("/")[2])
+    return plan if cost is None else cost(plan, recipe, raw_bytes)
 
 
 def _text_seconds(stage: str, characters: float, speed: MachineSpeed) -> float:
@@ -498,6 +376,50 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
     )
 
 
+def _baseline_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -> PlannedStage:
+    """The texts read and clustered; of TF-IDF, the fits of all folds, of settings, and for use."""
+    from trialese.tasks.finetune import fits_on_everything
+    from trialese.tasks.folds import define_task, folds_of
+    from trialese.tasks.system import combinations_of
+
+    task, _, system = plan.name.partition("/")
+    definition = define_task(task, recipe.tasks)
+    section = definition.section
+    texts, tokens_a_text = _texts(recipe, definition, raw_bytes)
+    if texts is None:
+        return plan
+    rate = machine_speed().prepared_characters
+    characters = texts * tokens_a_text * _CHARACTERS_A_TOKEN
+    seconds = characters / (rate * _BASELINE_SHARE)
+    if system == "tfidf":
+        fits = len(folds_of(section)) * (1 - 1 / section.folds)
+        combinations = combinations_of(section, system)
+        if len(combinations) > 1:
+            fits += fits * len(combinations) * (section.search_folds - 1)
+        fits += fits_on_everything(section, is_model=False)
+        seconds += characters * fits / (rate * _LINEAR_SHARE)
+    return replace(plan, seconds=seconds, peak_bytes=_STAGE_BYTES)
+
+
+def _judging_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -> PlannedStage:
+    """Every tested text of every system, scored and resampled."""
+    from trialese.tasks.folds import define_task, folds_of
+
+    characters = 0.0
+    for task in recipe.tasks.names:
+        definition = define_task(task, recipe.tasks)
+        section = definition.section
+        texts, _ = _texts(recipe, definition, raw_bytes)
+        if texts is None:
+            return plan
+        tested = texts * len(section.seeds) * len(folds_of(section)) / section.folds
+        systems = sum(stage.name.startswith(f"{task}/") for stage in chain_stages(recipe))
+        each = _JUDGED_CHARACTERS + _RESAMPLED_CHARACTERS * recipe.verdict.resamples
+        characters += tested * systems * each
+    seconds = characters / machine_speed().prepared_characters
+    return replace(plan, seconds=seconds, peak_bytes=_STAGE_BYTES)
+
+
 def _panel_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -> PlannedStage:
     """Each text through each encoder once, in fp32; then the probes, which know no tokens."""
     if raw_bytes is None:
@@ -521,7 +443,7 @@ def _reading_seconds(shape: Shape, tokens: float, width: int) -> float:
     a_token = hidden * (8 * hidden + 2 * shape.inner_products * shape.intermediate_size)
     a_token += 4 * width * hidden
     operations = tokens * shape.num_hidden_layers * a_token
-    return operations / (_products_rate("fp32") * _STEP_EFFICIENCY * 1e9)
+    return operations / (products_rate("fp32") * STEP_EFFICIENCY * 1e9)
 
 
 def _trials(recipe: Recipe, raw_bytes: float) -> float:

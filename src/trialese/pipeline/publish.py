@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from trialese.artifacts import read_manifest
 from trialese.collect.snapshot import REJECTS_NAME, TRIALS_NAME
 from trialese.corpus.store import CARD_NAME, corpus_card, data_set_card
-from trialese.errors import ArtifactError, RecordError
+from trialese.errors import ArtifactError, RecordError, with_article
 from trialese.hub import is_repository, upload_files
 from trialese.records import Manifest
 from trialese.tasks.blend import BLEND_NAME
@@ -65,7 +65,8 @@ def prepare_publication(
     manifest = read_manifest(folder, verify=True)
     if manifest.kind not in _KINDS:
         raise ArtifactError(
-            f"{folder}: a {manifest.kind}; what can be published is a {', a '.join(_KINDS)}"
+            f"{folder}: {with_article(manifest.kind)}; what can be published is "
+            f"{', '.join(map(with_article, _KINDS))}"
         )
     if manifest.kind in ("corpus", "snapshot"):
         tables = [name for name in manifest.files if name.endswith((".parquet", ".jsonl"))]

@@ -28,7 +28,7 @@ from trialese.artifacts import (
 )
 from trialese.corpus.blocks import open_blocks
 from trialese.corpus.packing import build_blocks
-from trialese.errors import ArtifactError, RecipeError
+from trialese.errors import ArtifactError, RecipeError, with_article
 from trialese.hub import refuse_long_blocks
 from trialese.pretrain.backbone import (
     head_modules,
@@ -434,7 +434,9 @@ def _go_on(
     made_blocks = read_manifest(blocks, kind="blocks", verify=True)
     made_base = read_manifest(base, verify=True)
     if made_base.kind not in {"model", "adapter"}:
-        raise ArtifactError(f"{base}: this is a {made_base.kind}; a model or an adapter is needed")
+        raise ArtifactError(
+            f"{base}: this is {with_article(made_base.kind)}; a model or an adapter is needed"
+        )
     start = _STABLE if (base / _STABLE).is_dir() else "model"
     tokenizer = read_tokenizer(base / start)
     _check_tokenizer(made_blocks, tokenizer, blocks)

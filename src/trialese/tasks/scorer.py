@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trialese.artifacts import MANIFEST_NAME, digest_of_folder, read_manifest, verify_owner
-from trialese.errors import ArtifactError, RecipeError, RecordError
+from trialese.errors import ArtifactError, RecipeError, RecordError, with_article
 from trialese.progress import Progress, silent
 from trialese.records import OperatingPoints, Task, Thresholds
 from trialese.tasks.shipped import (
@@ -203,7 +203,7 @@ def _what_instead(path: Path) -> str:
     except ArtifactError as error:
         return str(error).removeprefix(f"{path}: ") + f"; {cure}"
     if manifest.kind != "classifier":
-        return f"this is a {manifest.kind}; {cure}"
+        return f"this is {with_article(manifest.kind)}; {cure}"
     system = manifest.settings.get("system", "this")
     if "blend_of" in manifest.settings:
         return (
