@@ -14,7 +14,8 @@ export function startPredict(state_) {
   $("ask-text").addEventListener("submit", (event) => {
     event.preventDefault();
     const text = $("text").value;
-    if (text.trim()) show(text);
+    if (/^\s*NCT\d{8}\s*$/i.test(text)) showTrial(text); // its number is no text
+    else if (text.trim()) show(text);
     else $("text").focus();
   });
   $("text").addEventListener("keydown", (event) => {
