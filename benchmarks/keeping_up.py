@@ -299,11 +299,13 @@ def draw_cost(sums: Sums, new: NDArray[np.bool_], file: Path) -> None:
                       color="#b5651d" if name.startswith("control") else "#0b6e99",
                       markersize=4, capsize=2, linewidth=0.8)  # fmt: skip
         if not name.endswith(("8", "9")):
-            axes.annotate(name.removesuffix(" 7"), (seconds, point), xytext=(5, -3),
+            beside = {"half of the new trials": 7, "a quarter of the new trials": -12}.get(name, -2)
+            axes.annotate(name.removesuffix(" 7"), (seconds, point), xytext=(7, beside),
                           textcoords="offset points", fontsize=7)  # fmt: skip
-    axes.margins(x=0.25)
+    axes.margins(x=0.3)
+    axes.set_xlim(left=-20)
     axes.set_xlabel("processor seconds of training, one thread")
-    axes.set_ylabel("new test trials: [MASK] top-1, difference from the base")
+    axes.set_ylabel("new test trials: [MASK] top-1,\ndifference from the base")
     axes.grid(alpha=0.25)
     figure.savefig(file, dpi=130)
 
