@@ -251,6 +251,7 @@ def test_cut_offs_are_chosen_by_use_and_doubt_is_told(
     given: dict[str, Any] = {"snapshot": None, "verdict": None, "jobs": tmp_path / "jobs"}
     for site in run_site({**served, "snapshot": tmp_path, "verdict": tmp_path}, tmp_path, **given):
         page = Page(chrome, site)
+        page.width(1200)
         page.open()
         page.until(lambda page=page: page.all("#legend"))
         options = [option.get_attribute("value") for option in page.all("#use option")]
@@ -274,6 +275,7 @@ def test_cut_offs_are_chosen_by_use_and_doubt_is_told(
         page.driver.refresh()  # a copied address brings the choice again
         page.until(lambda page=page: page.all(".person"))
         assert page.script("return document.getElementById('use').value") == "precision=0.9"
+        page.script("scrollTo(0, 0)")  # a browser comes back to where it was
         page.predict("???")
         assert "no label reaches its cut-off" in page.text(".person")
         page.driver.back()
