@@ -299,8 +299,9 @@ def draw_cost(sums: Sums, new: NDArray[np.bool_], file: Path) -> None:
                       color="#b5651d" if name.startswith("control") else "#0b6e99",
                       markersize=4, capsize=2, linewidth=0.8)  # fmt: skip
         if not name.endswith(("8", "9")):
-            beside = {"half of the new trials": 7, "a quarter of the new trials": -12}.get(name, -2)
-            axes.annotate(name.removesuffix(" 7"), (seconds, point), xytext=(7, beside),
+            beside = {"half of the new trials": (7, 7), "a quarter of the new trials": (7, -12),
+                      "adapted 7": (-40, -2)}.get(name, (7, -2))  # fmt: skip
+            axes.annotate(name.removesuffix(" 7"), (seconds, point), xytext=beside,
                           textcoords="offset points", fontsize=7)  # fmt: skip
     axes.margins(x=0.3)
     axes.set_xlim(left=-20)
