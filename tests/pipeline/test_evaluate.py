@@ -12,7 +12,7 @@ import pytest
 from trialese.artifacts import read_manifest, write_artifact
 from trialese.errors import ArtifactError, RecordError
 from trialese.pipeline.evaluate import (
-    describe_scores,
+    judge_alone,
     judge_classifiers,
     slice_by_length,
     slice_by_novelty,
@@ -67,9 +67,9 @@ def test_a_classifier_alone_is_judged_against_the_prior(toy: Recipe, tmp_path: P
     (verdict,) = load_verdicts(tmp_path / "v")
     assert [scores.system for scores in verdict.scores] == ["tfidf", "prior"]
     assert "tune texts" in verdict.notes["models"]["prior"]
-    said = describe_scores(folder, VerdictSettings(resamples=100))
-    assert said.splitlines()[-1] == verdict.signature
-    assert describe_scores(folder, VerdictSettings(resamples=5)).startswith(
+    alone = judge_alone(folder, VerdictSettings(resamples=100))
+    assert not isinstance(alone, str) and alone.signature == verdict.signature
+    assert str(judge_alone(folder, VerdictSettings(resamples=5))).startswith(
         "no held-out scores: sex: 5 resamples are too few"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -284,13 +284,17 @@ def verify(
         raise typer.Exit(1)
 
 
-def print_artifact(artifact: Path, *, as_json: bool = False) -> None:
-    """Print the manifest's notes and counts, or a verdict's tables; or the manifest as JSON."""
+def print_artifact(
+    artifact: Path, *, as_json: bool = False, more: Mapping[str, object] | None = None
+) -> None:
+    """Print the manifest's notes and counts, or a verdict's tables; or the manifest as JSON, with
+    what is given beside it."""
     from trialese.artifacts import read_manifest
 
     manifest = read_manifest(artifact)
     if as_json:
-        print_json({**msgspec.to_builtins(manifest), **_verdicts(artifact, manifest)})
+        told = {**_verdicts(artifact, manifest), **(more or {})}
+        print_json({**msgspec.to_builtins(manifest), **msgspec.to_builtins(told)})
         return
     if (artifact / "twin.md").is_file():
         print((artifact / "twin.md").read_text(encoding="utf-8").rstrip())

@@ -37,6 +37,7 @@ from trialese.errors import RecipeError
 
 if TYPE_CHECKING:
     from trialese.pipeline.stages import Stage
+    from trialese.settings import VerdictSettings
 
 __all__ = ["VERBS", "FitProtocol", "JudgeProtocol"]
 
@@ -237,7 +238,6 @@ def finetune(
     Ends with the scores against the prior; `evaluate` compares systems.
     """
     from trialese.collect.snapshot import open_snapshot
-    from trialese.pipeline.evaluate import describe_scores
     from trialese.tasks.finetune import blend_classifiers
     from trialese.tasks.finetune import finetune as fit
     from trialese.tasks.folds import with_columns
@@ -247,10 +247,10 @@ def finetune(
             raise RecipeError("finetune: --blend-of fits nothing; leave --model out")
         if dry_run:
             raise RecipeError("finetune: --blend-of fits nothing; leave --dry-run out")
-        section = read_recipe(recipe, settings).tasks
+        tree = read_recipe(recipe, settings)
         with writing(out, "classifier", inputs=blend_of, force=force):
-            blend_classifiers(task, blend_of, system, out, prefer=prefer, settings=section)
-        print_artifact(out, as_json=as_json)
+            blend_classifiers(task, blend_of, system, out, prefer=prefer, settings=tree.tasks)
+        _print_classifier(out, tree.verdict, as_json=as_json)
         return
     tree = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None})
     section = with_columns(
@@ -278,9 +278,21 @@ def finetune(
             path=out,
             progress=progress,
         )
-    print_artifact(out, as_json=as_json)
-    if protocol is FitProtocol.honest and not as_json:
-        print(f"\n{folded(describe_scores(out, tree.verdict))}")
+    if protocol is FitProtocol.honest:
+        _print_classifier(out, tree.verdict, as_json=as_json)
+    else:
+        print_artifact(out, as_json=as_json)
+
+
+def _print_classifier(out: Path, settings: VerdictSettings, *, as_json: bool) -> None:
+    """Print what was made, with its held-out scores against the prior."""
+    from trialese.pipeline.evaluate import judge_alone
+    from trialese.verdict.text import format_table
+
+    scores = judge_alone(out, settings)
+    print_artifact(out, as_json=as_json, more={"scores": scores})
+    if not as_json:
+        print(f"\n{folded(scores if isinstance(scores, str) else format_table(scores))}")
 
 
 def init(

@@ -26,12 +26,11 @@ from trialese.verdict.judge import judge
 from trialese.verdict.protocols import write_protocols
 from trialese.verdict.report import write_report
 from trialese.verdict.systems import guess_prior, share_folds
-from trialese.verdict.text import format_table
 
 __all__ = [
     "Protocol",
-    "describe_scores",
     "examine_texts",
+    "judge_alone",
     "judge_classifiers",
     "slice_by_length",
     "slice_by_novelty",
@@ -123,8 +122,8 @@ def judge_classifiers(
     return write_protocols(path, pairs, overlap=overlap, context=context, inputs=inputs)
 
 
-def describe_scores(classifier: Path, settings: VerdictSettings) -> str:
-    """The held-out scores of one classifier against the prior, as `format_table` has them.
+def judge_alone(classifier: Path, settings: VerdictSettings) -> Verdict | str:
+    """One classifier's held-out scores against the prior.
 
     Where its folds are too small to be judged, the reason in one line.
     """
@@ -132,7 +131,7 @@ def describe_scores(classifier: Path, settings: VerdictSettings) -> str:
         entries, _ = _read([classifier])
         (((way, _), entry),) = entries.items()
         found = [*_give_rivals(entry), *_audit_silver(entry.silver)]
-        return format_table(_judge(way, entry, settings, found, allow_overlap=True, slices={}))
+        return _judge(way, entry, settings, found, allow_overlap=True, slices={})
     except TrialeseError as error:
         return f"no held-out scores: {error}"
 
