@@ -29,6 +29,7 @@ from trialese.generations import (
     current_generation,
     generation_bytes,
     list_generations,
+    promote,
     read_pointer,
     roll_back,
 )
@@ -457,6 +458,28 @@ def test_killed_at_random_the_same_command_ends_in_the_same_bytes(
         assert done.returncode == 0, done.stderr
         assert digests(home) == wanted
         shutil.rmtree(home)
+
+
+def test_killed_between_promotion_and_clearing_up_it_only_clears_up(
+    run: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(run)
+    year = YearOfDays(registry)
+    year.live(1)
+
+    def killed(*given: Any) -> None:
+        promote(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("trialese.pipeline.refresh.promote", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(run)
+    year.live(2)
+    finished = go(run)
+    assert (finished.outcome, finished.generation, list_generations(run)) == ("promoted", 2, [1, 2])
+    assert not (run / "generations" / ".work").exists()
+    assert go(run).generation == 3
 
 
 REGISTRY_DATA = Path(__file__).parents[3] / "shared" / "data" / "registry"

@@ -24,7 +24,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from trialese.artifacts import as_settings, digest_of, is_complete, read_manifest, write_artifact
+from trialese.artifacts import (
+    as_settings,
+    digest_of,
+    is_complete,
+    read_manifest,
+    write_artifact,
+    write_bytes,
+)
 from trialese.collect.increment import collect_increment, merge_increment
 from trialese.collect.snapshot import open_snapshot, read_identities
 from trialese.corpus.store import open_corpus
@@ -226,6 +233,9 @@ class _Refresh:
     def run_all(self) -> Outcome:
         """Take over the run if need be, then look for news."""
         current = current_generation(self.run)
+        promoting = self.work / "promoting"
+        if current and promoting.is_file() and promoting.read_text() == current.manifest.digest:
+            return self._outcome(current)  # killed when all but the clearing up was done
         origin = self._origin()
         adopted = None
         if current is None or current.manifest.notes["origin"] != origin:
@@ -234,7 +244,7 @@ class _Refresh:
         parts = self._next(current)
         if parts is None:
             if adopted is not None:
-                return self._outcome(adopted, "promoted")
+                return self._outcome(adopted)
             return Outcome(
                 run=str(self.run),
                 outcome="nothing to do",
@@ -242,16 +252,18 @@ class _Refresh:
                 data_timestamp=current.manifest.notes["data_timestamp"],
                 trials=current.manifest.notes["trials"],
             )
-        made = self._promote(self._assemble(current, parts, current.manifest.notes["origin"]))
-        return self._outcome(made, "refused" if parts.decision.action == "refused" else "promoted")
+        made = self._assemble(current, parts, current.manifest.notes["origin"])
+        write_bytes(promoting, made.manifest.digest.encode())
+        return self._outcome(self._promote(made))
 
-    def _outcome(self, made: Generation, outcome: Literal["promoted", "refused"]) -> Outcome:
+    def _outcome(self, made: Generation) -> Outcome:
+        """What was done: the generation is in use, its challenger perhaps refused."""
         notes = made.manifest.notes
         counts = notes["changes"]
         decision = read_decision(made)
         return Outcome(
             run=str(self.run),
-            outcome=outcome,
+            outcome="refused" if decision.action == "refused" else "promoted",
             generation=made.number,
             data_timestamp=notes["data_timestamp"],
             new=counts["new"],
