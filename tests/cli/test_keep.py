@@ -89,7 +89,7 @@ def test_mistakes_are_one_line(home: Path, run: Run, tmp_path: Path) -> None:
         (("refresh", home, "--labels", tmp_path / "none.sqlite"), "no such file of answers"),
         (("rollback", home), "no generation yet"),
         (("predict", home, "--changed-since", 1), "no generation yet"),
-        (("predict", home), "give texts"),
+        (("predict", home), "no text"),
     ):
         status, _, err = run(*arguments)
         assert status in {1, 2}

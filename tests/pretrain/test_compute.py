@@ -215,7 +215,7 @@ def test_the_table_of_a_gpu_runs_dry_on_a_cpu(minutes: int, lines: int, tmp_path
     variants = {"ours", "B stock bf16", "C stock bf16 compiled"}
     if not minutes:
         assert found["rows"] == [] and len(found["left_out"]) == len(variants)
-        assert "left out for want of time: toy 32 lora ours" in done.stdout
+        assert "left out for want of time: toy 32 rank 1 ours" in done.stdout
         return
     assert {(row["shape"], row["variant"]) for row in found["rows"]} == {
         (shape, variant) for shape in ("toy", "toy-modernbert") for variant in variants

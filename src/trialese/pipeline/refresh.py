@@ -167,7 +167,8 @@ def refresh(
     if recipe.collect.source == "none":
         raise RecipeError(f"{run}: its recipe collects no trials, so there is nothing to refresh")
     with hold_run(run):
-        work = run / "generations" / ".work"
+        work, done = (run / "generations" / name for name in (".work", ".done"))
+        shutil.rmtree(done, ignore_errors=True)
         work.mkdir(exist_ok=True)
         made = _Refresh(
             run,
@@ -180,9 +181,10 @@ def refresh(
             launcher=launcher,
         )
         outcome = made.run_all()
-        shutil.rmtree(work, ignore_errors=True)
         prune(run, keep or recipe.refresh.keep)
         write_feeds(run)
+        work.replace(done)  # at once: what is half gone could be taken for half made
+        shutil.rmtree(done, ignore_errors=True)
         seconds = round(time.monotonic() - begun, 1)
         outcome = msgspec.structs.replace(outcome, seconds=seconds)
         _log(run, outcome)

@@ -37,7 +37,7 @@ from trialese.tasks.formats import KNOWN_COLUMNS, AskedColumns
 from trialese.web.engine import Engine
 from trialese.web.job_worker import JobOrder, JobWorker, WorkerDiedError
 from trialese.web.models import Served, ServedModel
-from trialese.web.schemas import Refusal, failures, refuse_unknown
+from trialese.web.schemas import PREFERENCE, Refusal, failures, refuse_unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -505,7 +505,12 @@ def job_routes(served: Served, runner: JobRunner, settings: ServeSettings) -> AP
         model: Annotated[str, Form(description="Without it, the first.")] = "",
         format: Annotated[JobFormat, Form(description="Of the result.")] = "csv",  # noqa: A002
         prefer: Annotated[
-            str, Form(max_length=40, description="Cut-offs for a use; empty: the model's own.")
+            str,
+            Form(
+                max_length=40,
+                description="Cut-offs for a use; empty: the model's own.",
+                json_schema_extra=PREFERENCE,
+            ),
         ] = "",
         column: Annotated[str, Form(description="Of texts; without it, by its name.")] = "",
         id_column: Annotated[str, Form(description="That names rows; else by its name.")] = "",

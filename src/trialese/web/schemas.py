@@ -22,6 +22,7 @@ from trialese.web.annotations import Decision
 from trialese.web.search_index import Counts, SearchHit
 
 __all__ = [
+    "PREFERENCE",
     "Annotator",
     "Answer",
     "DecisionRequest",
@@ -235,6 +236,10 @@ _STUDY: dict[str, Any] = {
 }
 
 
+PREFERENCE: dict[str, Any] = {"pattern": r"^(f1|(precision|recall)=0?\.\d*[1-9]\d*)?$"}
+"""What the document says of it; a wrong one is refused in words of our own."""
+
+
 class PredictRequest(BaseModel):
     """Texts, or trials, or NCT ids: one of the three."""
 
@@ -265,6 +270,7 @@ class PredictRequest(BaseModel):
         max_length=40,
         examples=["f1", "precision=0.9", "recall=0.9"],
         description="Cut-offs for a use; empty: the model's own.",
+        json_schema_extra=PREFERENCE,
     )
 
     @model_validator(mode="after")
