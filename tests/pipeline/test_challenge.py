@@ -211,4 +211,7 @@ def test_killed_in_any_stage_the_same_command_ends_in_the_same_bytes(
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 kills += 1
+                now, work = current_generation(run), run / "generations" / ".work"
+                if now and now.number == 2 and not work.exists():
+                    break  # it was on its way out: the same command would rightly go on
         assert digests() == wanted

@@ -183,11 +183,11 @@ def refresh(
         outcome = made.run_all()
         prune(run, keep or recipe.refresh.keep)
         write_feeds(run)
-        work.replace(done)  # at once: what is half gone could be taken for half made
-        shutil.rmtree(done, ignore_errors=True)
         seconds = round(time.monotonic() - begun, 1)
         outcome = msgspec.structs.replace(outcome, seconds=seconds)
         _log(run, outcome)
+        work.replace(done)  # the last thing, at once: half a folder could be taken for half made
+        shutil.rmtree(done, ignore_errors=True)
     return outcome
 
 

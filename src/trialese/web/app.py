@@ -24,7 +24,14 @@ from trialese.web.engine import Engine
 from trialese.web.jobs import JobRunner, JobState, JobStore, job_routes
 from trialese.web.models import Served
 from trialese.web.page import page_routes
-from trialese.web.schemas import Failure, Refusal, ServerState, ServerVersion, handle_failures
+from trialese.web.schemas import (
+    Failure,
+    Refusal,
+    ServerState,
+    ServerVersion,
+    close_forms,
+    handle_failures,
+)
 from trialese.web.scoring import predict_routes
 from trialese.web.security import (
     LOOPBACK,
@@ -148,6 +155,7 @@ def create_app(
     if runner is not None:
         app.include_router(job_routes(served, runner, settings))
     app.include_router(page_routes(served, settings, engine.score_patiently))
+    close_forms(app)
     return app
 
 

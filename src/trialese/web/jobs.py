@@ -506,11 +506,7 @@ def job_routes(served: Served, runner: JobRunner, settings: ServeSettings) -> AP
         format: Annotated[JobFormat, Form(description="Of the result.")] = "csv",  # noqa: A002
         prefer: Annotated[
             str,
-            Form(
-                max_length=40,
-                description="Cut-offs for a use; empty: the model's own.",
-                json_schema_extra=PREFERENCE,
-            ),
+            Form(max_length=40, description="Cut-offs for what.", json_schema_extra=PREFERENCE),
         ] = "",
         column: Annotated[str, Form(description="Of texts; without it, by its name.")] = "",
         id_column: Annotated[str, Form(description="That names rows; else by its name.")] = "",

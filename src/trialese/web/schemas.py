@@ -57,6 +57,7 @@ __all__ = [
     "Undo",
     "Undone",
     "as_response",
+    "close_forms",
     "failures",
     "handle_failures",
     "refuse_unknown",
@@ -184,6 +185,13 @@ def refuse_unknown(form: Iterable[str], known: Sequence[str]) -> None:
     for name in form:
         if name not in known:
             raise Refusal(422, f"body.{name}: {_no_such_field(name, known)}")
+
+
+def close_forms(app: FastAPI) -> None:
+    """Say in the document what `refuse_unknown` does: a form has no other fields."""
+    for name, schema in app.openapi()["components"]["schemas"].items():
+        if name.startswith("Body_"):
+            schema["additionalProperties"] = False
 
 
 def _fields_of_body(app: FastAPI, request: Request) -> list[str]:
