@@ -57,11 +57,8 @@ def show(
     artifact = or_shipped(artifact)
     manifest = read_manifest(artifact)
     details = _details(artifact, manifest)
-    if as_json:
-        print_json({**msgspec.to_builtins(manifest), **details})
-        return
-    print_artifact(artifact)
-    for line in _detail_lines(manifest, details):
+    print_artifact(artifact, as_json=as_json, more=details)
+    for line in () if as_json else _detail_lines(manifest, details):
         print(line)
 
 
@@ -332,7 +329,7 @@ def _details(artifact: Path, manifest: Manifest) -> dict[str, Any]:
         from trialese.corpus.store import open_corpus
 
         return {"leakage": msgspec.to_builtins(leakage_table(open_corpus(artifact)))}
-    return _verdicts(artifact, manifest)
+    return {}
 
 
 def _detail_lines(manifest: Manifest, details: dict[str, Any]) -> Iterator[str]:

@@ -335,14 +335,8 @@ class LinearGroup:
         same = len({layer.bias is None for layer in self._layers}) == 1
         self._joins = same and all(type(layer) is nn.Linear for layer in self._layers)
         if same and all(_is_plain(layer) for layer in self._layers):
-            weights = [layer.weight for layer in self._layers]
-            biases = [layer.bias for layer in self._layers if layer.bias is not None]
-            alone = len(weights) == 1  # then nothing is copied, unless dtype or packing asks for it
             self._frozen = FrozenWeight(
-                weights[0] if alone else torch.cat(weights),
-                None if not biases else biases[0] if alone else torch.cat(biases),
-                dtype=dtype,
-                packed_rows=packed_rows,
+                self._joined("weight"), self._joined("bias"), dtype=dtype, packed_rows=packed_rows
             )
             self._branches, self._ab = self._find_branches()
 
@@ -350,8 +344,9 @@ class LinearGroup:
         """(rows, inputs) -> (rows, outputs of all layers side by side)."""
         if self._frozen is None:
             if self._joins:
-                weight, bias = (self._joined(name) for name in ("weight", "bias"))
-                return F.linear(x, weight, bias)  # type: ignore[arg-type]
+                weight, bias = self._joined("weight"), self._joined("bias")
+                bias = None if bias is None else bias.to(self._dtype)
+                return F.linear(x, weight.to(self._dtype), bias)
             with torch.autocast(x.device.type, self._dtype, enabled=x.dtype != torch.float32):
                 return torch.cat([layer(x) for layer in self._layers], dim=-1).to(self._dtype)
         rate = self._lora_dropout if self._branches else 0.0
@@ -370,12 +365,10 @@ class LinearGroup:
             parts[position] = parts[position] + branch_y * branch.scale
         return torch.cat(parts, dim=-1)
 
-    def _joined(self, name: str) -> Tensor | None:
-        """The layers' weights or biases as one, in the dtype of computation; None: no biases."""
+    def _joined(self, name: str) -> Any:
+        """The layers' weights or biases as one tensor, of a single layer its own; None: none."""
         parts = [getattr(layer, name) for layer in self._layers]
-        if parts[0] is None:
-            return None
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(self._dtype)
+        return parts[0] if len(parts) == 1 or parts[0] is None else torch.cat(parts)
 
     def _find_branches(self) -> tuple[tuple[_Branch, ...], list[Tensor]]:
         branches: list[_Branch] = []
