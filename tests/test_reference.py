@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import load_script
 from trialese.errors import RecipeError
 from trialese.recipe import Recipe, parse_recipe, schema_file, shipped_recipes
-from trialese.tasks.labelled import draft_recipe
+from trialese.tasks.draft import draft_recipe
 
 ROOT = Path(__file__).parents[1]
 

@@ -141,6 +141,27 @@ def test_export_refuses_int8_without_texts(run: Run, model: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("verb", ["export", "serve"])
+def test_columns_of_texts_are_asked_for_and_taken(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    given: list[object] = []
+    monkeypatch.setattr("trialese.web.app.serve", lambda served, *_, **__: given.append(served))
+    table = tmp_path / "two.csv"
+    table.write_text("text,why_stopped\na long summary,slow\n")
+    more: tuple[object, ...] = ("--queue", table, "--labels", tmp_path / "answers.sqlite")
+    alone: tuple[object, ...] = ()
+    if verb == "export":
+        more, alone = ("--texts", table, "-o", tmp_path / "x"), ("-o", tmp_path / "y")
+    status, _, err = run(verb, model, *more)
+    assert (status, "'text' or 'why_stopped'; name the column (--column NAME" in err) == (1, True)
+    assert not given and not (tmp_path / "x").exists()
+    status, _, err = run(verb, model, *more, "--column", "why_stopped")
+    assert status == 0, err
+    status, _, err = run(verb, model, *alone, "--column", "why_stopped")
+    assert (status, "--column" in err and "with --" in err) == (2, True)
+
+
 @pytest.mark.parametrize("to_file", [False, True])
 @pytest.mark.parametrize(
     ("given", "options"),

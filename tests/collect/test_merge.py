@@ -275,3 +275,13 @@ def test_a_reason_and_a_description_of_one_number_are_one_trial(tmp_path):
     trials, merger = text_rows({"why_stopped": "Moths"}, {"text": "Socks."}, folder=tmp_path)
     assert [(t.why_stopped, t.detailed_description) for t in trials] == [("Moths", "Socks.")]
     assert (merger.duplicates, merger.merged) == (1, 1)
+
+
+def test_a_record_of_both_loses_none_to_records_of_one(tmp_path):
+    both = {"why_stopped": "Moths", "text": "Socks."}
+    others = [{"text": "Hats."}, {"why_stopped": "Rain"}]
+    for turn, rows in enumerate([[both, *others], [*others[::-1], both]]):
+        (tmp_path / str(turn)).mkdir()
+        trials, _ = text_rows(*rows, folder=tmp_path / str(turn))
+        assert {t.why_stopped for t in trials} - {""} == {"Moths", "Rain"}
+        assert {t.detailed_description for t in trials} - {""} == {"Socks.", "Hats."}

@@ -265,6 +265,25 @@ def test_columns_by_name():
     assert row.cells == {"text": "a", "note": "b", "note.1": "c"}
 
 
+def test_a_reason_and_another_text_of_a_row_are_both_kept(tmp_path):
+    (raw,) = read(b"nct_id,why_stopped,text\nNCT00000045,No funds,All about hats\n")
+    trial = parse_trial(raw)
+    assert (trial.why_stopped, trial.detailed_description) == ("No funds", "All about hats")
+    (raw,) = read(b"nct_id,why_stopped,text\nNCT00000045,,All about hats\n")
+    trial = parse_trial(raw)
+    assert (trial.why_stopped, trial.detailed_description) == ("", "All about hats")
+    with pytest.raises(RecordError, match="the row has no text"):
+        parse_trial(read(b"nct_id,why_stopped,text\nNCT00000045,, \n")[0])
+
+
+@pytest.mark.parametrize("names", ["text,Sentence", "why_stopped,Stop Reason"])
+def test_two_texts_of_one_kind_are_rejected_with_the_cure(tmp_path, names):
+    (raw,) = read(f"nct_id,{names}\nNCT00000045,one,two\n".encode())
+    one, two = names.split(",")
+    with pytest.raises(RecordError, match=f"may be that of '{one}' or '{two}'; leave one out"):
+        parse_trial(raw)
+
+
 def test_the_error_lists_what_would_have_been_taken():
     with pytest.raises(RecordError, match=r"'reason, n'; texts are also taken from document, inp"):
         rows(b"reason,n\na,1\n")

@@ -68,6 +68,8 @@ def test_a_missing_column_and_an_empty_table_are_one_line(tmp_path: Path) -> Non
     table = write(tmp_path / "t.tsv", [("a", "Z")])
     with pytest.raises(RecordError, match="no column 'label'; the table has stop_reason, pred"):
         compare_labels(Reader(), table, "label")  # type: ignore[arg-type]
+    with pytest.raises(RecordError, match="name that of the labels with --label-column NAME"):
+        compare_labels(Reader(), table, "label")  # type: ignore[arg-type]
     with pytest.raises(RecordError, match="no row has a text and a label of letters"):
         compare_labels(Reader(), table, "prediction")  # type: ignore[arg-type]
 

@@ -142,6 +142,9 @@ def test_the_first_different_texts(toy_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     path.write_text("a\nb\na\nc\n")
     assert read_texts(path, toy_folder, most=2) == ["a", "b"]
+    path = path.with_suffix(".tsv")
+    path.write_text("text\twhy_stopped\nlong\tslow\n")
+    assert read_texts(path, toy_folder, columns=AskedColumns("why_stopped")) == ["slow"]
 
 
 LABELS = ("A", "B")

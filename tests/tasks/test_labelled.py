@@ -12,6 +12,7 @@ import pytest
 
 from trialese.errors import RecordError
 from trialese.hub import is_hub_id, locate_labelled
+from trialese.recipe import parse_recipe
 from trialese.records import Example
 from trialese.settings import (
     DedupSettings,
@@ -20,6 +21,7 @@ from trialese.settings import (
     StopReasonsSettings,
     TasksSettings,
 )
+from trialese.tasks.draft import draft_recipe
 from trialese.tasks.folds import build_examples
 from trialese.tasks.labelled import read_labelled, read_silver, silver_examples
 from trialese.tasks.sex import SEX
@@ -112,6 +114,77 @@ def test_a_cell_that_is_neither_0_nor_1_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", json.dumps(row) + "\n")
     with pytest.raises(RecordError, match=r"row 1: Success is 0.3; write 0 or 1"):
         read_labelled(path, STOP_REASONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "why_stopped,text,labels\nslow,a long summary,Success\n"),
+        ("a.jsonl", '{"data": {"text": "a", "Why Stopped": "b"}, "labels": "Success"}\n'),
+        ("a.jsonl", '{"text": "a", "labels": ""}\n{"text": "", "input": "b", "labels": ""}\n'),
+    ],
+)
+def test_the_column_of_texts_is_never_guessed_among_several(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    path = write(tmp_path, name, content)
+    message = r"texts may be those of .* or .*--text-column NAME.*text_column in a recipe"
+    with pytest.raises(RecordError, match=message) as caught:
+        read_labelled(path, STOP_REASONS)
+    assert str(caught.value).startswith(f"{path}: ")
+    with pytest.raises(RecordError, match=message):
+        read_silver(path, "labels", STOP_REASONS)
+
+
+def test_the_chosen_column_of_several_texts_is_read_and_others_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trialese")
+    path = write(tmp_path, "a.csv", "why_stopped,text,labels\nslow,a long summary,Success\n")
+    (found,) = read_labelled(path, STOP_REASONS, text_column="Why Stopped")
+    assert found.text == "slow"
+    ((found,), _) = read_silver(path, "labels", STOP_REASONS, text_column="Why Stopped")
+    assert found.text == "slow"
+    assert "texts from" not in caplog.text
+    path = write(tmp_path, "b.csv", "id,Stop Reason,nct_id,labels\n7,slow,NCT00000001,Success\n")
+    (found,) = read_labelled(path, STOP_REASONS)
+    assert (found.example_id, found.text) == ("NCT00000001", "slow")
+    assert caplog.messages == [
+        f"{path}: texts from the column 'Stop Reason'",
+        f"{path}: rows are named by the column 'nct_id', not 'id'; --id-column NAME names another",
+    ]
+
+
+def test_the_column_of_labels_is_never_guessed_among_several(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, "a.csv", "text,labels,annotation\na,Success,Negative\n")
+    with pytest.raises(RecordError, match=r"labels and in annotation.*--label-column NAME"):
+        read_labelled(path, STOP_REASONS)
+    (found,) = read_labelled(path, STOP_REASONS, label_column="annotation")
+    assert found.labels == ("Negative",)
+    path = write(tmp_path, "b.csv", "text,label,annotation\na,Success,me too\nb,Success,\n")
+    assert [each.labels for each in read_labelled(path, STOP_REASONS)] == [("Success",)] * 2
+    assert "b.csv: labels are read from the column 'label'" in caplog.text
+    # Beside names, numbers are but their codes: a slip in the names is still told as one.
+    path = write(tmp_path, "c.csv", "text,label,label_text\na,3,Boredom\nb,4,Success\n")
+    with pytest.raises(RecordError, match="row 1: unknown label 'Boredom'"):
+        read_labelled(path, STOP_REASONS)
+
+
+def test_a_drafted_recipe_holds_the_columns_and_guesses_none(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "why_stopped,text,label,annotation\nslow,long,a,b\nx,y,b,c\n")
+    with pytest.raises(RecordError, match=r"texts may be those of .*--text-column NAME"):
+        draft_recipe(path, label_column="label")
+    with pytest.raises(RecordError, match=r"label and in annotation.*--label-column NAME"):
+        draft_recipe(path, text_column="text")
+    drafted = draft_recipe(path, text_column="why stopped", label_column="annotation")
+    (declared,) = parse_recipe(drafted).tasks.declared
+    assert (declared.text_column, declared.label_column) == ("why_stopped", "annotation")
+    assert declared.labels == ("b", "c")
+    path = write(tmp_path, "b.csv", "text,label,label_text\nslow,0,a\nx,1,b\n")
+    (declared,) = parse_recipe(draft_recipe(path)).tasks.declared
+    assert declared.labels == ("a", "b")
 
 
 def test_missing_file_and_wrong_encoding(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

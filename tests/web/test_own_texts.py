@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from trialese.errors import RecordError
 from trialese.settings import ServeSettings
+from trialese.tasks.formats import AskedColumns
 from trialese.tasks.scorer import Preprocessing
 from trialese.web.app import create_app
 from trialese.web.models import open_served
@@ -51,6 +52,15 @@ def test_names_that_stand_twice_are_told_apart_and_a_large_file_is_thinned(tmp_p
     few = read_own_texts(path, HOW, most=4)
     assert [text for _, text in few.texts] == ["passage 0", "passage 3", "passage 6", "passage 9"]
     assert few.left_out == {"beyond_the_most_queued": 6}
+
+
+def test_the_column_of_texts_to_label_can_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("key,text,why_stopped\nk1,a long summary,slow\n", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"'text' or 'why_stopped'; name the column \(--column"):
+        read_own_texts(path, HOW, most=100)
+    own = read_own_texts(path, HOW, most=100, columns=AskedColumns("why_stopped", "key"))
+    assert own.texts == (("k1", "slow"),)
 
 
 def test_scores_are_those_of_the_texts_in_their_order(tmp_path: Path) -> None:

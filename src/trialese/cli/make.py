@@ -305,19 +305,27 @@ def init(
     ] = None,
     column: Annotated[
         str | None,
-        typer.Option("--label-column", "--column", metavar="NAME", help="Column of labels."),
+        typer.Option(
+            "--label-column", "--column", metavar="NAME", help="Column of labels; else by its name."
+        ),
     ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column of texts; else by its name.")
+    ] = None,
+    id_column: IdColumnOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Labelled table -> a recipe for `trialese run`."""
     from trialese.artifacts import refuse_file, replacing_anything, write_bytes
-    from trialese.tasks.labelled import DRAFT_BEGINS, draft_recipe
+    from trialese.tasks.draft import DRAFT_BEGINS, draft_recipe
 
     path = out or Path(f"{table.stem}.toml")
     with replacing_anything(force):
         refuse_file(path, ours=lambda begins: begins.startswith(DRAFT_BEGINS), inputs=[table])
-        text = draft_recipe(table, label_column=column)
+        text = draft_recipe(
+            table, text_column=text_column, label_column=column, id_column=id_column
+        )
         write_bytes(path, text.encode())
     if as_json:
         print_json({"recipe": str(path)})

@@ -352,6 +352,7 @@ def export(
         Path | None,
         typer.Option(help="File of real texts to compare labels on; onnx-int8 needs it."),
     ] = None,
+    column: TextColumnOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -360,13 +361,16 @@ def export(
     On ONNX Runtime; nothing is kept unless both agree.
     """
     from trialese.tasks.export import export_classifier
-    from trialese.tasks.formats import read_texts
+    from trialese.tasks.formats import AskedColumns, read_texts
     from trialese.tasks.scorer import find_classifier
     from trialese.tasks.shipped import shipped_sizes
 
+    if column is not None and texts is None:
+        raise typer.BadParameter("--column goes with --texts, a table")
     model = find_classifier(model, "large" if "large" in shipped_sizes(str(model)) else None)
     with writing(out, "export", inputs=[model, texts], force=force):
-        export_classifier(model, to, out, texts=read_texts(texts, model) if texts else ())
+        given = read_texts(texts, model, columns=AskedColumns(column)) if texts else ()
+        export_classifier(model, to, out, texts=given)
     print_artifact(out, as_json=as_json)
 
 
@@ -424,6 +428,8 @@ def serve(
     queue: Annotated[
         Path | None, typer.Option(help="Texts of your own to label: CSV, TSV, xlsx, text, ...")
     ] = None,
+    column: TextColumnOption = None,
+    id_column: IdColumnOption = None,
     guidelines: Annotated[
         Path | None, typer.Option(metavar="FILE.md", help="What annotators are told.")
     ] = None,
@@ -448,6 +454,7 @@ def serve(
     With the folder of a run that `refresh` keeps up to date: whatever generation is in use.
     """
     from trialese.generations import read_pointer
+    from trialese.tasks.formats import AskedColumns
     from trialese.tasks.scorer import find_classifier
     from trialese.tasks.shipped import SHIPPED, shipped_sizes
     from trialese.web.app import serve as run
@@ -461,6 +468,9 @@ def serve(
     section = read_recipe(recipe, settings, asked).serve
     if queue is not None and labels is None:
         raise typer.BadParameter("--queue needs --labels FILE.sqlite, where the answers go")
+    columns = AskedColumns(column, id_column)
+    if any(columns) and queue is None:
+        raise typer.BadParameter("--column and --id-column go with --queue, a table")
     if models and len(models) == 1 and read_pointer(models[0]) is not None:
         if snapshot is not None:
             raise typer.BadParameter("--snapshot: a run's generation has its own; leave it out")
@@ -471,6 +481,7 @@ def serve(
             labels=labels,
             jobs=jobs,
             queue=queue,
+            columns=columns,
             guidelines=guidelines,
         )
         with watch():
@@ -485,6 +496,7 @@ def serve(
         labels=labels,
         jobs=jobs,
         queue=queue,
+        columns=columns,
         guidelines=guidelines,
     )
     with watch():

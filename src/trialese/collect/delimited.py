@@ -30,6 +30,7 @@ __all__ = [
     "ID_COLUMNS",
     "LABEL_COLUMNS",
     "MAX_ROW_CHARACTERS",
+    "NAMING_COLUMNS",
     "REASON_COLUMNS",
     "TEXT_COLUMNS",
     "TITLE_COLUMNS",
@@ -43,6 +44,7 @@ __all__ = [
     "format_of_columns",
     "header_place",
     "is_unicode",
+    "known_columns",
     "plain_name",
     "read_delimited",
     "text_lines",
@@ -74,6 +76,8 @@ ID_COLUMNS = (
     "Unnamed: 0",
 )  # fmt: skip
 """Names of the column that names a row, best first; "" is pandas' index, the first column."""
+NAMING_COLUMNS = ID_COLUMNS[:-2]
+"""Without pandas' index, which is a mere number."""
 TITLE_COLUMNS = ("title", "brief_title", "study_title")
 LABEL_COLUMNS = ("label_text", "label_name", "label_names", "labels", "label", "annotation")
 """Names of the column of labels, best first: beside `label_text`, `label` holds mere numbers."""
@@ -148,17 +152,24 @@ def find_column(names: Sequence[str], known: Sequence[str]) -> str | None:
     return None
 
 
-def column_named(names: Sequence[str], asked: str, where: str) -> str:
+def known_columns(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """All columns of a table that have one of the `known` names, in the table's order."""
+    plain = set(map(plain_name, known)) - {""}
+    return [name for name in names if plain_name(name) in plain]
+
+
+def column_named(names: Sequence[str], asked: str, where: str, cure: str = "") -> str:
     """The column that somebody asked for by name, compared as all names are.
 
     Raises:
-        RecordError: there is none; lists those that there are.
+        RecordError: there is none; lists those that there are, and ends with the `cure`.
     """
     if asked in names:
         return asked
     found = find_column(names, [asked]) if plain_name(asked) else None
     if found is None:
-        raise RecordError(f"{where}: no column {asked!r}; the table has {_shown(names)}")
+        end = f"; {cure}" if cure else ""
+        raise RecordError(f"{where}: no column {asked!r}; the table has {_shown(names)}{end}")
     return found
 
 

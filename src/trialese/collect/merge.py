@@ -206,19 +206,24 @@ class TrialMerger:
         """The table in which different bare texts of one number each have a number of their own.
 
         Passages of one trial: the first keeps the number, which a full record may share, the others
-        have the beginning of their digest behind it. A reason and a description fill one row.
+        have the beginning of their digest behind it. A reason and a description fill one row, be
+        they of one record or of two.
         """
         ids, formats = table["nct_id"].to_pylist(), table["format"].to_pylist()
         if "text" not in formats or len(set(ids)) == len(ids):
             return table
         digests = table["content_digest"].to_pylist()
-        of_reasons = pc.not_equal(table["why_stopped"], "").to_pylist()
-        first: dict[tuple[str, bool], str] = {}
+        filled = [
+            pc.not_equal(table[name], "").to_pylist()
+            for name in ("why_stopped", "detailed_description")
+        ]
+        first: dict[tuple[str, int], str] = {}
         named = list(ids)
         for row, name in enumerate(ids):
             if formats[row] != "text":
                 continue
-            if first.setdefault((name, of_reasons[row]), digests[row]) != digests[row]:
+            fields = [field for field, rows in enumerate(filled) if rows[row]]
+            if {first.setdefault((name, field), digests[row]) for field in fields} - {digests[row]}:
                 named[row] = f"{name}-{digests[row][:12]}"
         if named == ids:
             return table

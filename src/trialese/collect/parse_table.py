@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from trialese.collect.delimited import (
@@ -21,7 +21,7 @@ from trialese.collect.delimited import (
     TEXT_COLUMNS,
     TITLE_COLUMNS,
     find_column,
-    plain_name,
+    known_columns,
 )
 from trialese.collect.source import RawStudy, StudyError
 from trialese.collect.vocabulary import (
@@ -251,20 +251,42 @@ def parse_text(raw: RawStudy) -> Trial:
     """A `Trial` that is a text and an identifier, as the prior art's tables hold them.
 
     The identifier is the NCT number in the identifying column, else one made of the text's
-    sha256 (`TEXT-` and twelve hexadecimal digits), so that equal texts are one trial. The text
+    sha256 (`TEXT-` and twelve hexadecimal digits), so that equal texts are one trial. A text
     becomes the reason to stop if its column is named so, else the detailed description, as no
-    section of it is known.
+    section of it is known; a row may have one of each.
 
     Raises:
-        StudyError: the text is empty.
+        StudyError: no text in the row, or two of one kind.
     """
-    row = text_row(raw)
-    found = _NCT_ID.fullmatch(row.identifier)
-    made_up = f"TEXT-{hashlib.sha256(row.text.encode()).hexdigest()[:12]}"
-    nct_id = found[0].upper() if found else made_up
-    if row.column in REASON_COLUMNS:
-        return Trial(nct_id=nct_id, brief_title=row.title, why_stopped=row.text)
-    return Trial(nct_id=nct_id, brief_title=row.title, detailed_description=row.text)
+    row = _cells(raw)
+    reason = _text_in(raw, row, REASON_COLUMNS)
+    described = _text_in(raw, row, [name for name in TEXT_COLUMNS if name not in REASON_COLUMNS])
+    if not (text := described or reason):
+        raise StudyError(raw.origin, "no_text", "the row has no text")
+    found = _NCT_ID.fullmatch(_cell_of(row, ID_COLUMNS))
+    made_up = f"TEXT-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Trial(
+        nct_id=found[0].upper() if found else made_up,
+        brief_title=_cell_of(row, TITLE_COLUMNS),
+        why_stopped=reason,
+        detailed_description=described,
+    )
+
+
+def _text_in(raw: RawStudy, row: Mapping[str, str], known: Sequence[str]) -> str:
+    found = known_columns(list(row), known)
+    if len(found) > 1:
+        which = " or ".join(map(repr, found))
+        raise StudyError(
+            raw.origin, "two_texts", f"the text may be that of {which}; leave one out of the table"
+        )
+    text = _cell_of(row, known)
+    return "" if text in _MISSING else text
+
+
+def _cell_of(row: Mapping[str, str], known: Sequence[str]) -> str:
+    column = find_column(list(row), known)
+    return "" if column is None else row[column].strip()
 
 
 class TextRow(NamedTuple):
@@ -272,32 +294,20 @@ class TextRow(NamedTuple):
 
     identifier: str
     """As it stands in the identifying column; "" without one."""
-    column: str
-    """The text's column, as `TEXT_COLUMNS` names it."""
     text: str
-    title: str = ""
 
 
 def text_row(raw: RawStudy) -> TextRow:
-    """The text of a row, with its title, and what names it.
+    """The text of a row, and what names it.
 
     Raises:
         StudyError: the text is empty.
     """
     row = _cells(raw)
-    names = list(row)
-    column = find_column(names, TEXT_COLUMNS)
-    text = "" if column is None else row[column].strip()
-    if column is None or not text or text in _MISSING:
+    text = _cell_of(row, TEXT_COLUMNS)
+    if not text or text in _MISSING:
         raise StudyError(raw.origin, "no_text", "the row has no text")
-    known = next(name for name in TEXT_COLUMNS if plain_name(name) == plain_name(column))
-    identifier, title = (find_column(names, each) for each in (ID_COLUMNS, TITLE_COLUMNS))
-    return TextRow(
-        "" if identifier is None else row[identifier].strip(),
-        known,
-        text,
-        "" if title is None else row[title].strip(),
-    )
+    return TextRow(_cell_of(row, ID_COLUMNS), text)
 
 
 def _cells(raw: RawStudy) -> dict[str, str]:

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias, cast
 
 from trialese.collect.delimited import (
     HEADER_LINES,
+    NAMING_COLUMNS,
     TEXT_COLUMNS,
     BadRow,
     Lines,
@@ -31,6 +32,8 @@ from trialese.collect.delimited import (
     find_column,
     format_of_columns,
     header_place,
+    known_columns,
+    plain_name,
     read_delimited,
     text_lines,
 )
@@ -41,6 +44,8 @@ from trialese.errors import RecordError
 
 __all__ = [
     "begins_as_a_file",
+    "column_of_ids",
+    "column_of_texts",
     "read_columnar",
     "read_csv",
     "read_json_rows",
@@ -77,6 +82,36 @@ def begins_as_a_file(stream: BufferedReader, where: str) -> bool:
     if names:
         format_of_columns(names, where)
     return bool(names)
+
+
+def column_of_texts(names: Sequence[str], where: str, cure: str) -> str | None:
+    """The one column of a table with a known name of texts, which is logged; None without one.
+
+    Raises:
+        RecordError: there are several, so that it would be a guess; ends with the `cure`.
+    """
+    found = known_columns(names, TEXT_COLUMNS)
+    if len(found) > 1:
+        which = " or ".join(map(repr, found))
+        raise RecordError(f"{where}: the texts may be those of {which}; {cure}")
+    if found and plain_name(found[0]) != TEXT_COLUMNS[0]:
+        logger.info("%s: texts from the column %r", where, found[0])
+    return found[0] if found else None
+
+
+def column_of_ids(names: Sequence[str], where: str) -> str | None:
+    """The column that names a table's rows, the best known one; told where it is one of several.
+
+    A mere index, such as pandas writes, is none.
+    """
+    best = find_column(names, NAMING_COLUMNS)
+    others = [name for name in known_columns(names, NAMING_COLUMNS) if name != best]
+    if others:
+        logger.info(
+            "%s: rows are named by the column %r, not %s; --id-column NAME names another",
+            where, best, " or ".join(map(repr, others)),
+        )  # fmt: skip
+    return best
 
 
 def text_cells(row: Mapping[str, Any]) -> dict[str, str]:

@@ -29,11 +29,11 @@ from trialese.collect.delimited import (
     column_named,
     find_column,
     is_unicode,
-    plain_name,
+    known_columns,
     text_lines,
 )
 from trialese.collect.source import RawStudy
-from trialese.collect.tables import begins_as_a_file
+from trialese.collect.tables import begins_as_a_file, column_of_ids, column_of_texts
 from trialese.errors import RecipeError, RecordError
 from trialese.records import Thresholds, Trial
 from trialese.tasks.scorer import Agreement
@@ -122,26 +122,25 @@ def read_records(path: Path, columns: AskedColumns = KNOWN_COLUMNS) -> Iterator[
         if isinstance(record, RawStudy) and record.format == "text":
             names = tuple(map(str, record.data))
             if names not in told and not any(columns):
-                told.add(names)
-                _tell_column(names, record.origin, columns)
+                known = tuple(known_columns(names, (*TEXT_COLUMNS, *ID_COLUMNS)))
+                if known not in told:
+                    _tell_columns(known, record.origin, columns)
+                told |= {names, known}
         yield record
 
 
-def _tell_column(names: Sequence[str], origin: str, columns: AskedColumns) -> None:
-    """Log which column holds the texts; RecordError where that is a guess among several."""
-    if columns.text is not None or not names:
-        return
-    known = set(map(plain_name, TEXT_COLUMNS))
-    found = [name for name in names if plain_name(name) in known]
+def _tell_columns(names: Sequence[str], origin: str, columns: AskedColumns) -> None:
+    """Log which columns hold texts and names; RecordError where that of texts would be a guess."""
     file = origin.rpartition(":")[0] or origin
-    if len(found) > 1:
-        which = " or ".join(map(repr, found))
-        raise RecordError(
-            f"{file}: the texts may be those of {which}; name the column (--column NAME; on "
-            "the page beside the file), or leave one out"
-        )
-    if found and plain_name(found[0]) != TEXT_COLUMNS[0]:
-        logger.info("%s: texts from the column %r", file, found[0])
+    if columns.text is None:
+        column_of_texts(names, file, _NAME_COLUMN)
+    if columns.id is None:
+        column_of_ids(names, file)
+
+
+_NAME_COLUMN = (
+    "name the column (--column NAME; on the page beside the file), or leave the others out"
+)
 
 
 def is_nct_number(text: str) -> bool:
@@ -188,7 +187,7 @@ def _rows_of(path: Path, columns: AskedColumns) -> Iterator[Record]:
             continue
         names = list(row.cells)
         if first:
-            _tell_column(names, where, columns)
+            _tell_columns(names, where, columns)
             first = False
         text, id_ = (
             column_named(names, asked, where) if asked else find_column(names, known)
@@ -256,7 +255,9 @@ def texts_of(
     return texts
 
 
-def read_texts(path: Path, model: Path, *, most: int = 5000) -> list[str]:
+def read_texts(
+    path: Path, model: Path, *, most: int = 5000, columns: AskedColumns = KNOWN_COLUMNS
+) -> list[str]:
     """The first different texts that the classifier at `model` would read of a file or snapshot.
 
     Raises:
@@ -267,7 +268,7 @@ def read_texts(path: Path, model: Path, *, most: int = 5000) -> list[str]:
 
     how = read_description(model_folder(model)).preprocessing
     found: dict[str, None] = {}
-    for record in read_records(path):
+    for record in read_records(path, columns):
         found.update(dict.fromkeys(each.text for each in texts_of([record], 1, how, {})))
         if len(found) == most:
             break

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trialese.collect.delimited import LABEL_COLUMNS, find_column, plain_name
+from trialese.collect.delimited import LABEL_COLUMNS, find_column, known_columns, plain_name
 
 __all__ = [
     "BLANK",
@@ -25,6 +25,7 @@ __all__ = [
     "Unlabelled",
     "columns_of_labels",
     "is_binary_answer",
+    "label_columns",
     "labels_in",
     "labels_of_columns",
     "labels_of_tool",
@@ -222,6 +223,18 @@ def columns_of_labels(names: Sequence[str], labels: LabelNames) -> dict[str, str
         if column is not None:
             found[label] = column
     return found
+
+
+def label_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns with a known name of labels; without those of mere numbers, which are the codes
+    of the labels in another."""
+    known = known_columns(names, LABEL_COLUMNS)
+    named = [name for name in known if not all(_is_code(row.get(name)) for row in rows)]
+    return named or known
+
+
+def _is_code(value: Any) -> bool:
+    return _is_blank(value) or re.fullmatch(r"\s*[-+]?[0-9]+(\.0)?\s*", str(value)) is not None
 
 
 def is_binary_answer(row: Mapping[str, Any]) -> bool:

@@ -13,7 +13,6 @@ is near any labelled one, of whatever fold, is left out, so that none stands nea
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
@@ -26,18 +25,19 @@ from trialese.artifacts import digest_of
 from trialese.collect.delimited import (
     ID_COLUMNS,
     LABEL_COLUMNS,
+    NAMING_COLUMNS,
     TEXT_COLUMNS,
     BadRow,
     TableRow,
     column_named,
     find_column,
     is_unicode,
+    known_columns,
 )
-from trialese.collect.tables import read_table, unnested
+from trialese.collect.tables import column_of_ids, column_of_texts, read_table, unnested
 from trialese.corpus.clean import clean_text
 from trialese.errors import RecordError
 from trialese.hub import locate_labelled
-from trialese.recipe import schema_file
 from trialese.records import Example, Task
 from trialese.settings import DedupSettings, SilverSettings
 from trialese.tasks.label_tools import (
@@ -46,6 +46,7 @@ from trialese.tasks.label_tools import (
     Unlabelled,
     columns_of_labels,
     is_binary_answer,
+    label_columns,
     labels_in,
     labels_of_columns,
     labels_of_tool,
@@ -53,14 +54,15 @@ from trialese.tasks.label_tools import (
 from trialese.tasks.task import check_example
 
 __all__ = [
-    "DRAFT_BEGINS",
+    "NAME_TEXTS",
     "Silver",
-    "draft_recipe",
     "id_of",
+    "only_labels",
     "read_labelled",
     "read_rows",
     "read_silver",
     "silver_examples",
+    "tell_columns",
     "text_of",
 ]
 
@@ -72,6 +74,7 @@ _SUFFIXES = (
 )  # fmt: skip
 _PARTS = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 """What of a folder, which may hold a card and pictures as well, is a table."""
+NAME_TEXTS = "name the column with --text-column NAME (text_column in a recipe)"
 _SHOWN_ROWS, _SHOWN_KINDS = 10, 6
 _NCT_ID = re.compile(r"NCT[0-9]{8}", re.IGNORECASE)
 
@@ -135,87 +138,6 @@ def read_labelled(
         if dropped is not None:
             dropped[reason] = dropped.get(reason, 0) + count
     return examples
-
-
-DRAFT_BEGINS = b"# A recipe that `trialese init` drafted"
-_MOST_DRAFTED = 200
-_MANY_ROWS = 3000
-
-_DRAFT = """\
-{begins} from {path}.
-#:schema {schema}
-# `trialese run {name}.toml` fits and judges what it says; `--dry-run` tells beforehand how long.
-
-name = "{name}"  # results go to runs/{name}
-
-[collect]
-# No trials are collected: the language model is fitted as it is. To adapt it to trials first, say
-# source = "files" and paths = [...], or source = "registry"; see docs/collect.md.
-source = "none"
-
-[tasks]
-names = ["{name}"]
-
-[[tasks.declared]]
-name = "{name}"
-labelled = {table}  # {rows:,} rows with labels, {blank:,} without
-{kind}
-folds = 5
-{run_folds}
-labels = [
-{labels}
-]
-"""
-
-
-def draft_recipe(path: str | Path, *, label_column: str | None = None) -> str:
-    """A commented recipe (TOML) for the labelled table: its labels, their kind, and folds.
-
-    Raises:
-        RecordError: no such table, no column of texts or labels in it, or labels that look like
-            free text.
-    """
-    path = Path(path)
-    rows = [row for row in read_rows(path) if isinstance(row, TableRow)]
-    columns = list(dict.fromkeys(name for row in rows for name in unnested(row.cells)))
-    column = find_column(columns, LABEL_COLUMNS)
-    if label_column is not None:
-        column = column_named(columns, label_column, str(path))
-    if column is None or find_column(columns, TEXT_COLUMNS) is None:
-        lacks = f"texts ({TEXT_COLUMNS[0]})" if column else f"labels ({', '.join(LABEL_COLUMNS)})"
-        raise RecordError(
-            f"{path}: no column of {lacks}; it has {', '.join(columns)}; rename one, or name that "
-            "of the labels with --column"
-        )
-    answers = [labels_in(unnested(row.cells).get(column), LabelNames(())) for row in rows]
-    given = [answer for answer in answers if not isinstance(answer, Unlabelled)]
-    seen = Counter(label for labels in given for label in labels)
-    if not seen or len(seen) > _MOST_DRAFTED:
-        raise RecordError(
-            f"{path}: the column {column!r} holds {len(seen):,} different labels; name another "
-            "with --column"
-        )
-    several = any(len(labels) != 1 for labels in given)
-    kind = "multilabel" if several else "multiclass"
-    said = "a text may have several labels, or none" if several else "a text has exactly one label"
-    run = "# run_folds = 1  # judge on one fold only, five times as fast"
-    name = re.sub(r"[^a-z0-9]+", "-", path.stem.casefold()).strip("-") or "mine"
-    return _DRAFT.format(
-        begins=DRAFT_BEGINS.decode(),
-        schema=schema_file().as_uri(),
-        path=path.name,
-        name=name,
-        table=json.dumps(str(path)),
-        rows=len(given),
-        blank=len(answers) - len(given),
-        kind=f'kind = "{kind}"  # {said}',
-        run_folds=run.removeprefix("# ") if len(given) > _MANY_ROWS else run,
-        labels="\n".join(
-            f"  {json.dumps(label, ensure_ascii=False)},  # {count:,} rows"
-            + (": too few to be judged" if count < 10 else "")
-            for label, count in seen.most_common()
-        ),
-    )
 
 
 def _where(row: TableRow | BadRow) -> str:
@@ -302,32 +224,37 @@ class _Source:
             None if name is None else column_named(columns, name, path)
             for name in (text_column, label_column, id_column)
         ]
+        tell_columns(cells, path, text_column, id_column)
         found = cls(names, *asked)
         return found if asked[1] else replace(found, label_column=found._inferred(cells, path))
 
     def _inferred(self, rows: Sequence[Mapping[str, Any]], path: str) -> str | None:
-        """The column of a table that holds labels and nothing else, where none is named so."""
+        """The column of labels where that is no matter of its name alone, which is told."""
+        of_a_tool = any(labels_of_tool(row, self.task) is not None for row in rows[:100])
+        rows = [unnested(row) for row in rows]
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        known = find_column(columns, LABEL_COLUMNS) is not None or any(
-            labels_of_tool(row, self.task) is not None for row in rows[:100]
-        )
-        if known or len(columns_of_labels(columns, self.task)) == len(self.task.labels):
+        known = known_columns(columns, LABEL_COLUMNS)
+        if len(known) == 1 or of_a_tool:
             return None
-        skipped = (find_column(columns, each) for each in (TEXT_COLUMNS, ID_COLUMNS))
-        candidates = [
-            column
-            for column in columns
-            if column not in (*skipped, self.text_column, self.id_column)
-            and self._holds_labels([row.get(column) for row in rows])
-        ]
-        if len(candidates) > 1:
-            raise RecordError(
-                f"{path}: labels stand in {' and in '.join(candidates)}; rename the right column "
-                "to labels"
-            )
-        if candidates:
-            logger.warning("%s: labels are read from the column %r", path, candidates[0])
-        return candidates[0] if candidates else None
+        if known:
+            candidates = label_columns(columns, rows)
+            if len(candidates) > 1:
+                candidates = self._holding_labels(candidates, rows) or candidates
+        elif len(columns_of_labels(columns, self.task)) == len(self.task.labels):
+            return None
+        else:
+            skipped = (find_column(columns, each) for each in (TEXT_COLUMNS, ID_COLUMNS))
+            others = set(columns).difference(skipped, (self.text_column, self.id_column))
+            candidates = self._holding_labels([c for c in columns if c in others], rows)
+        column = only_labels(candidates, path)
+        if column is not None:
+            logger.warning("%s: labels are read from the column %r", path, column)
+        return column
+
+    def _holding_labels(
+        self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
+    ) -> list[str]:
+        return [name for name in columns if self._holds_labels([row.get(name) for row in rows])]
 
     def _holds_labels(self, values: Sequence[Any]) -> bool:
         given = False
@@ -385,11 +312,12 @@ class _Source:
             RecordError: no column of labels, or labels that cannot be understood.
         """
         try:
-            if self.label_column is not None:
-                return labels_in(row.get(self.label_column), self.task)
-            told = labels_of_tool(row, self.task)
+            told = None if self.label_column else labels_of_tool(row, self.task)
             if told is not None:
                 return told
+            row = unnested(row)
+            if self.label_column is not None:
+                return labels_in(row.get(self.label_column), self.task)
             column = find_column(list(row), LABEL_COLUMNS)
             if column is not None:
                 return labels_in(row[column], self.task)
@@ -425,10 +353,40 @@ def _one_row_a_text(rows: list[TableRow | BadRow]) -> list[TableRow | BadRow]:
     return sorted([*others, *joined], key=lambda row: row.number)
 
 
+def only_labels(candidates: Sequence[str], where: str) -> str | None:
+    """The one column that may hold the labels; None without one; RecordError if several may."""
+    if len(candidates) > 1:
+        raise RecordError(
+            f"{where}: labels stand in {' and in '.join(candidates)}; name the right column with "
+            "--label-column NAME (label_column in a recipe)"
+        )
+    return candidates[0] if candidates else None
+
+
+def tell_columns(
+    rows: Sequence[Mapping[str, Any]],
+    where: str,
+    text_column: str | None,
+    id_column: str | None,
+    *,
+    name_texts: str = NAME_TEXTS,
+) -> None:
+    """Log which columns hold texts and names, of those that nobody named.
+
+    Raises:
+        RecordError: a row has several columns that may hold its text; ends with `name_texts`.
+    """
+    if text_column is None:
+        names = (tuple(known_columns(list(unnested(row)), TEXT_COLUMNS)) for row in rows)
+        for columns in dict.fromkeys(names):
+            column_of_texts(columns, where, name_texts)
+    if id_column is None:
+        column_of_ids(list(dict.fromkeys(name for row in rows for name in row)), where)
+
+
 def id_of(row: Mapping[str, Any], number: int, column: str | None = None) -> str:
     """The row's own name, or one made of its number; a mere index is no name."""
-    known = [name for name in ID_COLUMNS if name not in ("", "Unnamed: 0")]
-    column = column or find_column(list(row), known)
+    column = column or find_column(list(row), NAMING_COLUMNS)
     value = None if column is None else row.get(column)
     return f"row-{number:06d}" if value in (None, "") else str(value)
 
@@ -440,7 +398,8 @@ def text_of(row: Mapping[str, Any], where: str, column: str | None = None) -> st
     if column is None or column not in row:
         named = ", ".join(filter(None, map(str, row)))
         raise RecordError(
-            f"{where}: no text column; name one {' or '.join(TEXT_COLUMNS)}; the table has {named}"
+            f"{where}: no text column; {NAME_TEXTS}, or call it {TEXT_COLUMNS[0]}; the table has "
+            f"{named}"
         )
     value = row[column]
     if value is None:
@@ -501,35 +460,41 @@ def read_silver(
     *,
     text_column: str | None = None,
     id_column: str | None = None,
+    name_texts: str = NAME_TEXTS,
+    name_labels: str = "--label-column NAME",
 ) -> tuple[list[Example], Counter[str]]:
     """The rows with a text and labels that the task knows, texts as they stand; the others counted.
 
+    `name_texts` and `name_labels` are what to do, in messages, about columns that are not found.
+
     Raises:
-        RecordError: no such file or column, or no row that can be used.
+        RecordError: no such file or column, several columns that may hold the texts, or no row that
+            can be used.
     """
-    names = LabelNames(task.labels)
+    names, where = LabelNames(task.labels), str(table)
     left_out: Counter[str] = Counter()
     examples: list[Example] = []
-    asked: str | None = None
-    wanted = [name for name in (text_column, id_column) if name]
-    for row in read_rows(table, wanted=wanted):
+    rows = list(read_rows(table, wanted=[name for name in (text_column, id_column) if name]))
+    cells = [unnested(row.cells) for row in rows if isinstance(row, TableRow)]
+    if cells:
+        columns = list(dict.fromkeys(name for row in cells for name in row))
+        column = column_named(columns, column, where, f"name that of the labels with {name_labels}")
+        text_column = text_column and column_named(columns, text_column, where)
+        id_column = id_column and column_named(columns, id_column, where)
+        tell_columns(cells, where, text_column, id_column, name_texts=name_texts)
+    for row in rows:
         if isinstance(row, BadRow):
             left_out[row.reason.replace("_", " ")] += 1
             continue
-        where = f"{table}: row {row.number}"
-        if asked is None:
-            names_here = list(row.cells)
-            asked = column_named(names_here, column, where)
-            text_column = text_column and column_named(names_here, text_column, where)
-            id_column = id_column and column_named(names_here, id_column, where)
-        text = text_of(row.cells, where, text_column).strip()
+        text = text_of(row.cells, f"{where}: row {row.number}", text_column).strip()
         if not is_unicode(text):
             left_out["not utf8"] += 1
             continue
+        value = unnested(row.cells).get(column)
         try:
-            labels = labels_in(row.cells.get(asked), names)
+            labels = labels_in(value, names)
         except BadLabelError:
-            labels = (str(row.cells.get(asked))[:40],)
+            labels = (str(value)[:40],)
         if isinstance(labels, Unlabelled):
             left_out["no text" if not text else "no label"] += 1
             continue
@@ -559,7 +524,13 @@ def silver_examples(
     from trialese.corpus.dedup import cluster_texts, normalise
 
     table = locate_labelled(settings.table)
-    rows, left_out = read_silver(table, settings.column, task)
+    rows, left_out = read_silver(
+        table,
+        settings.column,
+        task,
+        name_texts="leave out of the table all but the right one",
+        name_labels="silver.column",
+    )
     same: dict[str, list[Example]] = {}
     for row in rows:
         if text := clean_text(row.text):

@@ -13,6 +13,7 @@ from trialese.collect.snapshot import open_snapshot
 from trialese.errors import ArtifactError, RecipeError, TrialeseError
 from trialese.records import Snapshot, Task
 from trialese.tasks.folds import defined_in
+from trialese.tasks.formats import KNOWN_COLUMNS, AskedColumns
 from trialese.tasks.predict import load_scorer
 from trialese.tasks.scorer import (
     model_folder,
@@ -217,11 +218,13 @@ def open_served(
     labels: Path | None = None,
     jobs: Path | None = None,
     queue: Path | None = None,
+    columns: AskedColumns = KNOWN_COLUMNS,
     guidelines: Path | None = None,
 ) -> Served:
     """The contents of these folders, checked but not yet loaded.
 
-    `queue` is a file of texts to be labelled, `guidelines` a Markdown file for those who do it.
+    `queue` is a file of texts to be labelled, in these `columns` of a table; `guidelines` a
+    Markdown file for those who do it.
 
     Raises:
         ArtifactError: a folder does not hold what it should.
@@ -231,7 +234,10 @@ def open_served(
     told = "" if guidelines is None else read_guidelines(guidelines)
     own: dict[Path, OwnTexts] = {}
     if queue is not None:
-        own = {folder: read_own_texts(queue, how, most=MOST_TEXTS) for folder, how in hows.items()}
+        own = {
+            folder: read_own_texts(queue, how, most=MOST_TEXTS, columns=columns)
+            for folder, how in hows.items()
+        }
     if verdict is not None:
         load_verdicts(verdict)
     opened = open_snapshot(snapshot) if snapshot is not None else None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialese.errors import RecordError
-from trialese.tasks.formats import read_records, texts_of
+from trialese.tasks.formats import KNOWN_COLUMNS, AskedColumns, read_records, texts_of
 from trialese.web.search_index import ScoredText
 
 if TYPE_CHECKING:
@@ -60,17 +60,20 @@ class OwnTexts:
         return iter(held[:: max(1, -(-len(held) // most))])
 
 
-def read_own_texts(path: Path, how: Preprocessing, *, most: int) -> OwnTexts:
+def read_own_texts(
+    path: Path, how: Preprocessing, *, most: int, columns: AskedColumns = KNOWN_COLUMNS
+) -> OwnTexts:
     """The texts of a table, a text file, registry records or a snapshot; of more, `most` of them.
 
-    What has no name is called by its row. A name that stands twice gets its row beside it.
+    `columns` are those of a table, unless their names are known. What has no name is called by its
+    row. A name that stands twice gets its row beside it.
 
     Raises:
         RecordError: no such file, one that cannot be understood, or not one text in it.
         ArtifactError: an artifact that is no snapshot.
     """
     left_out: dict[str, int] = {}
-    found = texts_of(list(read_records(path)), 1, how, left_out)
+    found = texts_of(list(read_records(path, columns)), 1, how, left_out)
     if not found:
         why = (
             ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "it is empty"
