@@ -71,7 +71,11 @@ def change(studies: list[dict[str, Any]], sample: SampleSettings, changed: int, 
     for _ in range(changed // 10):
         studies.pop(len(studies) // 3)
     first = len(studies) + changed
-    studies += [made_up(sample, first + number) for number in range(changed // 10)]
+    for number in range(changed // 10):
+        study = made_up(sample, first + number)
+        status = study["protocolSection"]["statusModule"]
+        status["studyFirstPostDateStruct"] = status["lastUpdatePostDateStruct"] = {"date": day}
+        studies.append(study)
 
 
 def _seconds(server: Registry) -> float:

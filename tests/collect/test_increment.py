@@ -181,6 +181,42 @@ def test_a_record_that_breaks_and_is_mended(world: World) -> None:
     assert_same(*world.next("2024-09-26"))
 
 
+def test_an_obsolete_number_that_stands_alone_again(world: World) -> None:
+    kept, obsolete = world.registry.studies[2], world.registry.studies[5]
+    identity = kept["protocolSection"]["identificationModule"]
+    identity["nctIdAliases"] = [id_of(obsolete)]
+    update(kept, "2024-09-25")
+    world.registry.studies.remove(obsolete)
+    assert_same(*world.next("2024-09-25"))
+    world.registry.studies.remove(kept)  # and the other comes back on the day on which it goes
+    world.registry.studies.append(obsolete)
+    assert_same(*world.next("2024-09-26"))
+    identity["nctIdAliases"] = [id_of(world.registry.studies[0])]
+    world.registry.studies.append(kept)  # back, as the later number of another one
+    first = world.registry.studies.pop(0)
+    assert_same(*world.next("2024-09-27"))
+    identity["nctIdAliases"] = []
+    update(kept, "2024-09-28")  # parted again, and the other comes with an old date
+    world.registry.studies.append(first)
+    assert_same(*world.next("2024-09-28"))
+
+
+def test_data_older_than_those_held_are_not_taken(world: World) -> None:
+    update(world.registry.studies[3], "2024-09-25", why="Slow accrual")
+    world.next("2024-09-25")
+    world.registry.studies.pop()
+    with pytest.raises(RegistryError, match=r"2024-09-24T.*, older than those held \(2024-09-25T"):
+        world.next("2024-09-24")
+    world.settings = msgspec.structs.replace(world.settings, ids=None, page_size=7)
+    assert_same(*world.next("2024-09-26"))
+
+
+@pytest.mark.parametrize("day", ["", "soon"])
+def test_an_answer_without_a_time_is_told(world: World, day: str) -> None:
+    with pytest.raises(RegistryError, match=r"is no time; check `collect\.url`"):
+        world.next(day)
+
+
 def test_a_field_that_came_to_the_schema(world: World) -> None:
     study = world.registry.studies[6]
     study["protocolSection"]["identificationModule"]["nobodyKnowsIt"] = {"a": [1, 2]}

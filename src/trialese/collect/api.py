@@ -272,7 +272,14 @@ class RegistryClient:
 
     def version(self) -> Version:
         """The version of the API, and when its data were last refreshed."""
-        return self.get("/version", {}, Version)[1]
+        version = self.get("/version", {}, Version)[1]
+        try:
+            datetime.datetime.fromisoformat(version.data_timestamp)
+        except ValueError as error:
+            raise RegistryError(
+                f"{self._settings.url}/version: {version.data_timestamp!r} is no time; check `collect.url`"
+            ) from error
+        return version
 
     def page(self, query: Mapping[str, str]) -> tuple[bytes, Page]:
         """One page of /studies: its bytes, and what paging needs of it."""

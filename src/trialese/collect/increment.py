@@ -174,12 +174,17 @@ def _from_registry(
 ) -> Increment:
     client = RegistryClient(settings)
     version = client.version()
+    last = str(older.manifest.notes.get("data_timestamp") or "")
+    if version.data_timestamp < last:  # a copy that lags behind would undo what is known
+        raise RegistryError(
+            f"{settings.url}: answers with data of {version.data_timestamp}, older than those held "
+            f"({last}); run the same command when it has caught up"
+        )
     if settings.ids is not None:  # a watch-list: two hundred a request
         made = _collect(settings, work / "collected", version.data_timestamp, progress)
         return Increment(
             (made,), whole=True, listed=True, data_timestamp=made.manifest.notes["data_timestamp"]
         )
-    last = str(older.manifest.notes.get("data_timestamp") or "")
     list_all = list_from is not None and version.data_timestamp >= list_from
     if version.data_timestamp == last:
         return Increment((), whole=False, data_timestamp=last)
@@ -230,10 +235,8 @@ class _Ours:
     def __init__(self, older: Snapshot, updated: Snapshot) -> None:
         self.updated: dict[str, str] = {}
         self.years: Counter[str] = Counter()
-        self.known: set[str] = set()
-        """Numbers that the registry may list though no row has them: aliases, rejects."""
         year_of: dict[str, str] = {}
-        aliases_of: dict[str, tuple[str, ...]] = {}
+        self.aliases_of: dict[str, tuple[str, ...]] = {}
         for snapshot in (older, updated):
             columns = ("last_update_posted", "first_posted", "nct_id_aliases")
             for table in read_rows(snapshot, columns):
@@ -242,13 +245,16 @@ class _Ours:
                 self.updated.update(zip(ids, days.to_pylist(), strict=True))
                 first_four = pc.utf8_slice_codeunits(years, 0, 4).to_pylist()
                 year_of.update(zip(ids, first_four, strict=True))
-                aliases_of.update(zip(ids, read_lists(table[columns[2]]), strict=True))
-            self.known.update(each.nct_id for each in read_rejects(snapshot) if each.nct_id)
-        self.known.update(chain.from_iterable(aliases_of.values()))
+                self.aliases_of.update(zip(ids, read_lists(table[columns[2]]), strict=True))
         self.years.update(year_of.values())
         self._of_year: dict[str, set[str]] = {year: set() for year in self.years}
         for name, year in year_of.items():
             self._of_year[year].add(name)
+
+    def obsolete(self, touched: Collection[str]) -> set[str]:
+        """Numbers that a row lists as former ones of its own, but for rows that are `touched`."""
+        lists = (each for name, each in self.aliases_of.items() if each and name not in touched)
+        return set(chain.from_iterable(lists))
 
     def of_window(self, first: str, last: str) -> set[str]:
         """Numbers of the studies first posted in these years."""
@@ -272,8 +278,15 @@ class _Asked:
     ) -> tuple[set[str], set[str], bool]:
         """Numbers that are gone, numbers to be fetched, and whether all were listed.
 
-        `last_year` is that of the registry's data.
+        `last_year` is that of the registry's data. An obsolete number of a study that is held is
+        not fetched; nor is it gone, where the registry lists both.
         """
+        gone, fetch, listed = self._all_differing(ours, list_all=list_all, last_year=last_year)
+        return gone, fetch - (ours.obsolete({*gone, *fetch}) - ours.updated.keys()), listed
+
+    def _all_differing(
+        self, ours: _Ours, *, list_all: bool, last_year: int
+    ) -> tuple[set[str], set[str], bool]:
         total = self._count(self._query)
         if list_all or total <= LISTED_PAGES * self._settings.page_size:
             return *self._differences(self._listing(self._query, "all"), ours, None), True
@@ -302,7 +315,7 @@ class _Asked:
         fetch = {
             name
             for name, day in listing.items()
-            if (day != held[name] if name in held else name not in ours.known)
+            if day != held.get(name)
         }
         return gone, fetch
 
