@@ -155,3 +155,49 @@ def test_links_are_never_written_through(tmp_path: Path) -> None:
         link_tree(tmp_path / "a", tmp_path / "b")
     write_bytes(tmp_path / "b" / "file", b"two")
     assert (tmp_path / "a" / "file").read_text() == "one"
+
+
+def test_a_generation_that_lacks_a_file_says_what_mends_it(tmp_path: Path) -> None:
+    make(tmp_path, [1])
+    (make(tmp_path, [1, 2]).path / "shared" / "model").unlink()
+    with pytest.raises(ArtifactError, match=r"0002/shared/model: missing; `trialese rollback"):
+        current_generation(tmp_path)
+    assert roll_back(tmp_path).number == 1
+    assert current_generation(tmp_path) is not None
+
+
+def test_a_generation_that_is_gone_says_what_mends_it(tmp_path: Path) -> None:
+    make(tmp_path, [1])
+    shutil.rmtree(make(tmp_path, [1, 2]).path)
+    with pytest.raises(ArtifactError, match=r"no generation 2; there are 1: .* --to NUMBER"):
+        current_generation(tmp_path)
+    assert roll_back(tmp_path, 1).number == 1
+    assert next_number(tmp_path) == 3
+
+
+def test_generations_that_nothing_points_to_are_not_made_again(tmp_path: Path) -> None:
+    make(tmp_path, [1])
+    (tmp_path / "current.json").unlink()
+    assert current_generation(tmp_path) is None  # made, and never promoted
+    make(tmp_path, [1])
+    make(tmp_path, [1, 2])
+    (tmp_path / "current.json").unlink()
+    (tmp_path / "current.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ArtifactError, match=r"current\.json: missing, though .* 1, 2; `trialese"):
+        current_generation(tmp_path)
+    (tmp_path / "current.json").unlink()
+    assert roll_back(tmp_path, 2).number == 2
+    assert next_number(tmp_path) == 3
+
+
+def test_a_folder_that_is_no_run_is_left_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no generation yet"), hold_run(tmp_path):
+        roll_back(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_two_generations_share_is_what_it_was(tmp_path: Path) -> None:
+    first = make(tmp_path, [1])
+    (first.path / "shared" / "model").write_bytes(b"other")
+    with pytest.raises(ArtifactError, match="0001/shared/model: altered since"):
+        first.refuse_altered(make(tmp_path, [1, 2]))

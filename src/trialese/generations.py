@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +104,17 @@ class Generation:
         """The layers of the task's predictions, oldest first; see `trialese.tasks.history`."""
         return tuple(sorted((self.path / "predictions" / task).glob("*.parquet")))
 
+    def refuse_altered(self, successor: Generation) -> None:
+        """Check that files which the successor shares with this one are what they were.
+
+        Raises:
+            ArtifactError: one was altered on disk; the first is named.
+        """
+        for name, digest in successor.manifest.files.items():
+            here, there = self.path / name, successor.path / name
+            if self.manifest.files.get(name, digest) != digest and here.samefile(there):
+                raise ArtifactError(f"{here}: altered since; {_way_back(self.path.parents[1])}")
+
     def unaltered(self, files: Iterable[Path]) -> bool:
         """Whether these files of the generation have the bytes that its manifest names."""
         listed = self.manifest.files
@@ -144,7 +155,10 @@ def open_generation(run: Path, number: int) -> Generation:
     folder = generation_folder(run, number)
     if not (folder / MANIFEST_NAME).is_file():
         kept = ", ".join(map(str, list_generations(run))) or "none"
-        raise ArtifactError(f"{run}: no generation {number}; there are {kept}")
+        raise ArtifactError(
+            f"{run}: no generation {number}; there are {kept}: "
+            f"`trialese rollback {run} --to NUMBER`"
+        )
     return Generation(number, folder, read_manifest(folder, kind=KIND))
 
 
@@ -152,18 +166,32 @@ def current_generation(run: Path) -> Generation | None:
     """The generation in use; None where the run has none yet.
 
     Raises:
-        ArtifactError: the one pointed to is missing, or another than was promoted.
+        ArtifactError: the one pointed to is missing, lacks a file, or is another than was promoted;
+            or nothing points to any of those that there are.
     """
     pointer = read_pointer(run)
     if pointer is None:
+        kept = list_generations(run)
+        if kept not in ([], [1]):  # the first may have been made and not promoted
+            raise ArtifactError(
+                f"{run / _POINTER}: missing, though there are generations "
+                f"{', '.join(map(str, kept))}; `trialese rollback {run} --to NUMBER` writes it anew"
+            )
         return None
     found = open_generation(run, pointer.generation)
+    missing = next((n for n in found.manifest.files if not (found.path / n).is_file()), None)
+    if missing is not None:
+        raise ArtifactError(f"{found.path / missing}: missing; {_way_back(run)}")
     if found.manifest.digest != pointer.digest:
-        raise ArtifactError(
-            f"{found.path}: not the generation that was promoted; "
-            f"`trialese rollback {run}` turns to the one before"
-        )
+        raise ArtifactError(f"{found.path}: not the generation that was promoted; {_way_back(run)}")
     return found
+
+
+def _way_back(run: Path) -> str:
+    return (
+        f"`trialese rollback {run}` turns to the one before; without one, remove "
+        f"{run / _FOLDER} and {_POINTER}, and a refresh takes the run over again"
+    )
 
 
 def list_generations(run: Path) -> list[int]:
@@ -190,11 +218,17 @@ def hold_run(run: Path) -> Iterator[None]:
     """
     try:
         (run / _FOLDER).mkdir(exist_ok=True)
-        with locked(run / _FOLDER):
-            yield
+        try:
+            with locked(run / _FOLDER):
+                yield
+        finally:
+            with suppress(OSError):  # of a folder that is no run nothing is left
+                (run / _FOLDER).rmdir()
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not run.is_dir():
             raise ArtifactError(f"{run}: no such folder; give that of a finished run") from error
+        if isinstance(error, FileNotFoundError) and error.filename:
+            raise ArtifactError(f"{error.filename}: missing; {_way_back(run)}") from error
         raise ArtifactError(
             f"{run}: cannot write ({error.strerror}); what stood there is untouched, and the same "
             "command goes on from here"

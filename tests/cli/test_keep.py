@@ -105,13 +105,27 @@ def test_a_failure_is_told_too(home: Path, run: Run, monkeypatch: pytest.MonkeyP
     assert status == 1
     assert "trials.parquet" in err
     assert heard[0]["outcome"] == "failed"
+    line = json.loads((home / "refresh.jsonl").read_text())
+    assert (line["outcome"], line["reason"]) == ("failed", heard[0]["reason"])
+    (home / "recipe.json").unlink()
+    assert run("refresh", home, "--notify", "http://127.0.0.1:9/hook")[0] == 1
+    assert "no finished run" in str(heard[1]["reason"])
 
 
 def test_answers_of_annotators_are_handed_over(
-    home: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     log = AnswerLog(tmp_path / "answers.sqlite")
     log.record("sex", "ann", [Member("NCT1", "Women with breast cancer")], ["Female"])
+    for name, text in (("NCT2", "Men only"), ("NCT3", "Adults of any age")):
+        for who, label in (("ann", "Male"), ("bea", "All")):
+            key = log.record("sex", who, [Member(name, text)], [label]).key
+        if name == "NCT2":
+            log.decide("sex", "cid", key, ["Male"])
     log.close()
     found: list[str] = []
     real = keeping.refresh
@@ -122,6 +136,10 @@ def test_answers_of_annotators_are_handed_over(
 
     monkeypatch.setattr(keeping, "refresh", spy)
     assert run("refresh", home, "--labels", tmp_path / "answers.sqlite")[0] == 0
-    assert found == ["id\ttext\tlabels\nNCT1\tWomen with breast cancer\tFemale\n"]
+    assert found == [
+        "id\ttext\tlabels\tdecided_by\nNCT1\tWomen with breast cancer\tFemale\t\n"
+        "NCT2\tMen only\tMale\tcid\n"
+    ]
+    assert "as long as annotators disagree and nobody decides: 1" in caplog.text
     with sqlite3.connect(tmp_path / "answers.sqlite") as base:
-        assert base.execute("SELECT count(*) FROM events").fetchone() == (1,)
+        assert base.execute("SELECT count(*) FROM events").fetchone() == (5,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,25 @@ def test_too_few_new_trials_is_not_yet_with_a_date(snapshot: Snapshot, tmp_path:
     assert "2025-02-10" < found.enough_on < "2025-07-01"
     assert found.enough_on in found.reason
     assert [figure.needed for figure in found.figures][1] == "at least 100"
+
+
+def test_enough_in_no_year_that_calendars_know(snapshot: Snapshot, tmp_path: Path) -> None:
+    many = msgspec.structs.replace(SETTINGS, least_new_trials=10**9)
+    found = decide(generation(tmp_path, "2024-11-30"), snapshot, many)
+    assert (found.action, found.enough_on) == ("not yet", None)
+    assert found.reason.endswith("were first posted since 2024-11-30")
+
+
+def test_a_day_beyond_the_data_does_not_move_the_date(snapshot: Snapshot, tmp_path: Path) -> None:
+    as_of = decide(generation(tmp_path / "a", "2024-11-30"), snapshot, SETTINGS)
+    manifest = msgspec.structs.replace(
+        snapshot.manifest, notes={**snapshot.manifest.notes, "data_timestamp": "2024-12-15"}
+    )
+    early = decide(
+        generation(tmp_path / "b", "2024-11-30"), replace(snapshot, manifest=manifest), SETTINGS
+    )
+    assert as_of.enough_on is not None and early.enough_on is not None
+    assert early.enough_on < as_of.enough_on  # as many in half the days
 
 
 def test_nothing_new_is_not_yet_even_if_forced(snapshot: Snapshot, tmp_path: Path) -> None:

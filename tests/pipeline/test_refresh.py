@@ -351,6 +351,63 @@ def test_a_full_disk_leaves_the_champion(
     assert go(run).generation == 2
 
 
+def test_what_somebody_damaged_is_not_carried_on(run: Path, registry: Registry) -> None:
+    go(run)
+    now = current_generation(run)
+    assert now is not None
+    registry.day = day_of(1)
+    registry.studies.pop()
+    (layer,) = now.predictions("sex")
+    kept = layer.read_bytes()
+    with layer.open("r+b") as file:
+        file.seek(100)
+        file.write(b"damaged")  # its end, which tells what it holds, is whole
+    with pytest.raises(ArtifactError, match="altered since; `trialese rollback"):
+        go(run)
+    assert list_generations(run) == [1]
+    layer.unlink()
+    with pytest.raises(ArtifactError, match="missing; `trialese rollback"):
+        go(run)
+    with layer.open("wb") as file:
+        file.write(kept)
+    assert go(run).generation == 2
+
+
+def test_an_earlier_generation_that_is_half_there_is_in_nobodys_way(
+    run: Path, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    year = YearOfDays(registry)
+    for day in range(2):
+        year.live(day)
+        go(run)
+    (run / "generations" / "0001" / "changes.jsonl").unlink()
+    shutil.rmtree(run / "generations" / "0001" / "snapshot")
+    year.live(2)
+    assert go(run).generation == 3
+    assert "0001/changes.jsonl: damaged" in caplog.text
+    lines = [json.loads(line) for line in (run / "feed.jsonl").read_text().splitlines()]
+    assert {line["generation"] for line in lines} == {2, 3}
+    (run / "generations" / "0003" / "decision.json").write_text("{")
+    year.live(3)
+    with pytest.raises(ArtifactError, match=r"0003/decision\.json: damaged"):
+        go(run)
+
+
+def test_a_copy_of_the_registry_that_lags_behind_undoes_nothing(
+    run: Path, registry: Registry
+) -> None:
+    go(run)
+    registry.day = day_of(2)
+    registry.studies.append(made_up(500))
+    assert go(run).new == 1
+    before = read_pointer(run)
+    registry.day = day_of(1)
+    registry.studies.pop()
+    with pytest.raises(RegistryError, match="older than those held"):
+        go(run)
+    assert read_pointer(run) == before
+
+
 def test_what_is_no_finished_run(tmp_path: Path, run: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no recipe\.json"):
         read_run_recipe(tmp_path)
@@ -374,6 +431,11 @@ def test_what_is_no_finished_run(tmp_path: Path, run: Path) -> None:
         ("http://127.0.0.1.example.org/", False),
         ("file:///etc/passwd", False),
         ("https://", False),
+        ("https://example.org:port/", False),
+        ("https://example.org:0/", False),
+        ("https://exa mple.org/", False),
+        ("https://example.org/\n", False),
+        ("http://[::1", False),
     ],
 )
 def test_a_webhook_is_told_in_private_only(url: str, taken: bool) -> None:
@@ -384,12 +446,20 @@ def test_a_webhook_is_told_in_private_only(url: str, taken: bool) -> None:
             check_webhook(url)
 
 
-def test_a_webhook_hears_the_summary_and_its_failure_fails_nothing() -> None:
+def test_a_webhook_hears_the_summary_and_its_failure_fails_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     heard: list[bytes] = []
+    # In the clear it goes to this machine itself.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
 
     class Hook(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             heard.append(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/rubbish":
+                self.wfile.write(b"no HTTP at all\r\n\r\n")
+                return
             self.send_response(302 if self.path == "/away" else 204)
             if self.path == "/away":
                 self.send_header("Location", "http://example.org/")
@@ -404,6 +474,7 @@ def test_a_webhook_hears_the_summary_and_its_failure_fails_nothing() -> None:
     url = f"http://127.0.0.1:{server.server_address[1]}"
     assert notify(f"{url}/hook", {"outcome": "promoted"})
     assert not notify(f"{url}/away", {"outcome": "promoted"})
+    assert not notify(f"{url}/rubbish", {"outcome": "promoted"})
     server.shutdown()
     thread.join()
     server.server_close()

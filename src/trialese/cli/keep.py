@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,8 @@ from trialese.cli.terminal import (
 from trialese.errors import ArtifactError
 
 __all__ = ["VERBS"]
+
+logger = logging.getLogger(__name__)
 
 
 def refresh(
@@ -60,8 +63,8 @@ def refresh(
         raise typer.BadParameter("--force and --never do not go together")
     if notify is not None:
         keeping.check_webhook(notify)
-    recipe = keeping.read_run_recipe(run)
     try:
+        recipe = keeping.read_run_recipe(run)
         with watch() as progress, _answers(labels, recipe.tasks.names) as answers:
             outcome = keeping.refresh(
                 run,
@@ -74,8 +77,12 @@ def refresh(
                 progress=progress,
             )
     except Exception as error:
+        failed = {"run": str(run), "outcome": "failed", "reason": str(error)}
+        with suppress(OSError):  # of a full disk too somebody is to hear
+            if (run / "recipe.json").is_file():
+                keeping.log_outcome(run, failed)
         if notify is not None:
-            keeping.notify(notify, {"run": str(run), "outcome": "failed", "reason": str(error)})
+            keeping.notify(notify, failed)
         raise
     told: dict[str, Any] = msgspec.to_builtins(outcome)
     if as_json:
@@ -103,7 +110,12 @@ def _answers(labels: Path | None, tasks: Sequence[str]) -> Iterator[dict[str, Pa
         found = {}
         with tempfile.TemporaryDirectory() as folder:
             for task in tasks:
-                table, rows, _ = as_tsv(log.standing(task))
+                table, rows, disputed = as_tsv(log.standing(task), None, log.decisions(task))
+                if disputed:
+                    logger.warning(
+                        "%s: left out of the answers for %s as long as annotators disagree and "
+                        "nobody decides: %d", labels, task, disputed,
+                    )  # fmt: skip
                 if rows:
                     found[task] = Path(folder) / f"{task}.tsv"
                     found[task].write_text(table, encoding="utf-8")

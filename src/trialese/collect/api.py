@@ -277,7 +277,8 @@ class RegistryClient:
             datetime.datetime.fromisoformat(version.data_timestamp)
         except ValueError as error:
             raise RegistryError(
-                f"{self._settings.url}/version: {version.data_timestamp!r} is no time; check `collect.url`"
+                f"{self._settings.url}/version: {version.data_timestamp!r} is no time; "
+                "check `collect.url`"
             ) from error
         return version
 

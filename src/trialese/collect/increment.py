@@ -312,11 +312,7 @@ class _Asked:
     ) -> tuple[set[str], set[str]]:
         held = ours.updated
         gone = {name for name in (held if own is None else own) if name not in listing}
-        fetch = {
-            name
-            for name, day in listing.items()
-            if day != held.get(name)
-        }
+        fetch = {name for name, day in listing.items() if day != held.get(name)}
         return gone, fetch
 
     def _count(self, query: Mapping[str, str]) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 from xml.sax.saxutils import escape, quoteattr
@@ -14,6 +16,7 @@ from jinja2 import ChoiceLoader, PackageLoader
 from trialese.artifacts import write_bytes
 from trialese.collect.diff import changed_fields, compare_snapshots
 from trialese.collect.snapshot import find_trials
+from trialese.errors import ArtifactError
 from trialese.generations import current_generation, list_generations, open_generation
 from trialese.records import ATTRIBUTION, Snapshot, Trial
 from trialese.verdict.report import environment
@@ -37,6 +40,8 @@ _FIRST_FIELDS = ("why_stopped", "eligibility_criteria", "overall_status")
 _SHORT = 300
 _SHOWN = 200
 _DIFF_LINES = 12
+
+logger = logging.getLogger(__name__)
 
 What = Literal["new", "changed", "gone"]
 
@@ -130,9 +135,16 @@ def _changed_lines(was: Trial, now: Trial) -> tuple[str, ...]:
 
 
 def read_changes(generation: Path) -> list[TrialChange]:
-    """The changes in a generation's folder."""
-    data = (generation / CHANGES_NAME).read_bytes()
-    return msgspec.json.Decoder(TrialChange).decode_lines(data)
+    """The changes in a generation's folder.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    file = generation / CHANGES_NAME
+    try:
+        return msgspec.json.Decoder(TrialChange).decode_lines(file.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise ArtifactError(f"{file}: damaged ({error})") from error
 
 
 def render_page(
@@ -175,7 +187,8 @@ def _count_fields(changes: Sequence[TrialChange]) -> list[tuple[str, int]]:
 def write_feeds(run: Path) -> None:
     """Write `feed.jsonl` and `feed.xml` of the generations in use, newest last and first.
 
-    Only of those that the current generation comes from: what was rolled back did not happen.
+    Only of those that the current generation comes from: what was rolled back did not happen. An
+    earlier one that is damaged is left out, with a warning.
 
     Raises:
         ArtifactError: the disk refused.
@@ -183,14 +196,17 @@ def write_feeds(run: Path) -> None:
     now = current_generation(run)
     if now is None:
         return
-    numbers = [number for number in list_generations(run) if number in now.lineage]
-    lines = [(open_generation(run, number).path / CHANGES_NAME).read_bytes() for number in numbers]
-    write_bytes(run / "feed.jsonl", b"".join(lines))
-    entries: list[TrialChange] = []
-    for number in reversed(numbers):
-        if len(entries) < FEED_ENTRIES:
-            entries += read_changes(open_generation(run, number).path)
-    write_bytes(run / "feed.xml", _atom(entries[:FEED_ENTRIES], now.manifest.notes))
+    told: list[list[TrialChange]] = []
+    for number in list_generations(run):
+        if number in now.lineage:
+            try:
+                told.append(read_changes(open_generation(run, number).path))
+            except ArtifactError as error:
+                logger.warning("%s; left out of the feeds", error)
+    lines = msgspec.json.Encoder().encode_lines(chain.from_iterable(told))
+    write_bytes(run / "feed.jsonl", lines)
+    newest = list(islice(chain.from_iterable(reversed(told)), FEED_ENTRIES))
+    write_bytes(run / "feed.xml", _atom(newest, now.manifest.notes))
 
 
 def _atom(changes: Sequence[TrialChange], notes: Mapping[str, Any]) -> bytes:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
 from trialese.collect.snapshot import read_rows, read_trials
 from trialese.corpus.store import read_stored
+from trialese.errors import ArtifactError
 from trialese.generations import Generation
 from trialese.progress import Progress, silent
 from trialese.recipe import RefreshSettings
@@ -35,10 +37,13 @@ __all__ = [
     "day_after",
     "decide",
     "read_decision",
+    "read_learnt",
     "read_training",
     "rule_of",
     "weigh",
 ]
+
+T = TypeVar("T")
 
 DECISION_NAME = "decision.json"
 TRAINING_NAME = "training.json"
@@ -102,9 +107,31 @@ def read_training(corpus: Corpus) -> Training:
 
 
 def read_decision(generation: Generation) -> Decision:
-    """The decision that was taken when the generation was made."""
-    data = (generation.path / DECISION_NAME).read_bytes()
-    return msgspec.json.decode(data, type=Decision)
+    """The decision that was taken when the generation was made.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    return _read(generation, DECISION_NAME, Decision)
+
+
+def read_learnt(generation: Generation) -> Training:
+    """What the generation's language model learnt from.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    return _read(generation, TRAINING_NAME, Training)
+
+
+def _read(generation: Generation, name: str, kind: type[T]) -> T:
+    file = generation.path / name
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ArtifactError(
+            f"{file}: damaged ({error}); turn to another generation with `trialese rollback`"
+        ) from error
 
 
 def rule_of(settings: RefreshSettings) -> tuple[str, ...]:
@@ -163,7 +190,7 @@ def decide(
             reason="the classifiers stand on no language model",
             rule=(),
         )
-    training = msgspec.json.decode((current.path / TRAINING_NAME).read_bytes(), type=Training)
+    training = read_learnt(current)
     posted, days = _new_trials(snapshot, training)
     needed = settings.least_new_trials
     if tried_at:
@@ -180,10 +207,9 @@ def decide(
         figures.append(Figure(name="when a challenger was refused last", value=f"{tried_at:,}"))
     enough_on = None
     if posted < needed and posted and days > 0:
-        last = date.fromisoformat(training.until[:10]) + timedelta(days=days)
-        enough_on = (
-            last + timedelta(days=math.ceil((needed - posted) * days / posted))
-        ).isoformat()
+        until = date.fromisoformat(training.until[:10])
+        with suppress(OverflowError):  # in no year that calendars know
+            enough_on = (until + timedelta(days=math.ceil(needed * days / posted))).isoformat()
 
     action, reason = _without_measuring(
         posted, needed, training.until, enough_on, force=force, never=never
@@ -238,8 +264,8 @@ def _new_trials(snapshot: Snapshot, training: Training) -> tuple[int, int]:
             if day and day > training.until and name not in learnt:
                 posted += 1
                 newest = max(newest, day)
-    stamp = str(snapshot.manifest.notes.get("data_timestamp") or "")[:10]
-    newest = max(newest, stamp)
+    # Nothing was posted after the data; a record's date that lies beyond is an error of its own.
+    newest = str(snapshot.manifest.notes.get("data_timestamp") or newest)
     try:
         days = (date.fromisoformat(newest[:10]) - date.fromisoformat(training.until[:10])).days
     except ValueError:

@@ -8,11 +8,11 @@ and the same command goes on from what is finished and ends in the same bytes.
 from __future__ import annotations
 
 import datetime
+import http.client
 import ipaddress
 import logging
 import shutil
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
@@ -63,9 +63,9 @@ from trialese.pipeline.decision import (
     DECISION_NAME,
     TRAINING_NAME,
     Decision,
-    Training,
     decide,
     read_decision,
+    read_learnt,
     read_training,
     weigh,
 )
@@ -74,7 +74,7 @@ from trialese.recipe import Recipe
 from trialese.records import Snapshot
 from trialese.tasks.history import extend_history
 
-__all__ = ["Outcome", "check_webhook", "notify", "read_run_recipe", "refresh"]
+__all__ = ["Outcome", "check_webhook", "log_outcome", "notify", "read_run_recipe", "refresh"]
 
 LOG_NAME = "refresh.jsonl"
 _SYSTEMS = ("adapted", "base", "tfidf")
@@ -185,15 +185,20 @@ def refresh(
         write_feeds(run)
         seconds = round(time.monotonic() - begun, 1)
         outcome = msgspec.structs.replace(outcome, seconds=seconds)
-        _log(run, outcome)
+        log_outcome(run, msgspec.to_builtins(outcome))
         work.replace(done)  # the last thing, at once: half a folder could be taken for half made
         shutil.rmtree(done, ignore_errors=True)
     return outcome
 
 
-def _log(run: Path, outcome: Outcome) -> None:
+def log_outcome(run: Path, told: Mapping[str, Any]) -> None:
+    """Add a line to `refresh.jsonl`, with the time of this machine.
+
+    Raises:
+        OSError: the disk refused.
+    """
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    line = msgspec.json.encode({"at": at, **msgspec.to_builtins(outcome)}) + b"\n"
+    line = msgspec.json.encode({"at": at, **told}) + b"\n"
     with (run / LOG_NAME).open("ab") as file:
         file.write(line)
 
@@ -372,7 +377,7 @@ class _Refresh:
             language_model=current.language_model,
             control=current.control,
             classifiers=current.classifiers,
-            training=(current.path / TRAINING_NAME).read_bytes(),
+            training=msgspec.json.encode(read_learnt(current)),
             decision=decision,
             changes=changes,
             listed=listed,
@@ -396,7 +401,7 @@ class _Refresh:
         """Let a challenger take over the parts, if it may."""
         from trialese.pretrain.heldout import compare_models
 
-        training = msgspec.json.decode(parts.training, type=Training)
+        training = read_learnt(current)
         challenger = adapt(
             current,
             snapshot,
@@ -461,7 +466,14 @@ class _Refresh:
             draft.notes.update(self._notes(number, parent, snapshot, parts, scored, origin))
             page = render_page(parts.changes, draft.notes, msgspec.to_builtins(parts.decision))
             (draft.folder / PAGE_NAME).write_text(page, encoding="utf-8")
-        return open_generation(self.run, number)
+        made = open_generation(self.run, number)
+        if parent is not None:
+            try:
+                parent.refuse_altered(made)
+            except ArtifactError:
+                shutil.rmtree(path)
+                raise
+        return made
 
     def _notes(
         self,
@@ -535,8 +547,13 @@ def check_webhook(url: str) -> None:
     Raises:
         RecipeError: neither https nor http on loopback.
     """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port  # which also reads it
+    except ValueError as error:
+        raise RecipeError(f"--notify {url}: no address ({error})") from error
+    if port == 0 or any(letter.isspace() or not letter.isprintable() for letter in url):
+        raise RecipeError(f"--notify {url!r}: no address")
     loopback = host == "localhost"
     with suppress(ValueError):
         loopback = loopback or ipaddress.ip_address(host).is_loopback
@@ -564,10 +581,13 @@ def notify(url: str, payload: Mapping[str, Any]) -> bool:
         headers={"Content-Type": "application/json"},
         method="POST",
     )
-    opener = urllib.request.build_opener(_NoRedirect)
+    handlers: list[Any] = [_NoRedirect]
+    if not url.startswith("https:"):  # in the clear: to this machine, past any proxy
+        handlers.append(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(*handlers)
     try:
         with opener.open(request, timeout=_WEBHOOK_SECONDS):
             return True
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         logger.warning("--notify %s: not told (%s)", url, error)
         return False
