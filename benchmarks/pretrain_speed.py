@@ -199,16 +199,17 @@ def stock(arguments: argparse.Namespace, *, bf16: bool, compiled: bool = False) 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             ends.append(now(arguments))
 
-    options = TrainingArguments(
-        tempfile.mkdtemp(), max_steps=1, per_device_train_batch_size=arguments.batch_blocks,
-        use_cpu=device.type == "cpu", report_to=[], save_strategy="no",
-        logging_strategy="no", disable_tqdm=True, learning_rate=1e-4,
-        bf16=bf16 and (device.type != "cpu" or cpu_has_bf16()), torch_compile=compiled,
-        torch_compile_backend=COMPILER[0] if compiled else None,
-    )  # fmt: skip
-    trainer = Trainer(
-        model, options, data_collator=collator, train_dataset=rows, callbacks=[Clock()]
-    )
+    with tempfile.TemporaryDirectory() as folder:  # the Trainer wants one and writes nothing
+        options = TrainingArguments(
+            folder, max_steps=1, per_device_train_batch_size=arguments.batch_blocks,
+            use_cpu=device.type == "cpu", report_to=[], save_strategy="no",
+            logging_strategy="no", disable_tqdm=True, learning_rate=1e-4,
+            bf16=bf16 and (device.type != "cpu" or cpu_has_bf16()), torch_compile=compiled,
+            torch_compile_backend=COMPILER[0] if compiled else None,
+        )  # fmt: skip
+        trainer = Trainer(
+            model, options, data_collator=collator, train_dataset=rows, callbacks=[Clock()]
+        )
     trainer.remove_callback(PrinterCallback)
 
     def run(count: int) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from trialese.recipe import Recipe
+from trialese.settings import ReadLimits
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -193,6 +194,20 @@ def test_a_table_on_standard_input_is_no_list_of_texts(
     if b"NCT" in given:
         assert "NCT00000042" in (row.get("nct_id"), row.get("id"))
     assert {each.name for each in tmp_path.iterdir()} <= {"labels.jsonl", "labels.jsonl.about.json"}
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+def test_standard_input_without_end_is_refused_as_a_pipe_is(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to_file: bool
+) -> None:
+    monkeypatch.setattr("trialese.collect.files.ReadLimits", lambda: ReadLimits(unpacked_bytes=20))
+    given = b"why_stopped\n" + b"Slow accrual\n" * 9
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+    more = ("-o", tmp_path / "labels.jsonl") if to_file else ()
+    status, out, err = run("predict", model, "-", *more)
+    assert (status, out) == (1, "")
+    assert "standard input: brings no end of bytes" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_header_on_standard_input_that_names_no_texts_is_refused(

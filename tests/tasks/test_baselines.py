@@ -140,6 +140,11 @@ def test_a_blend_of_the_command_line_is_judged_as_a_system(tmp_path: Path) -> No
         (["sex", *both], "fitted for own, not for sex"),
         (["own", *both[:2]], "a blend is of two classifiers, not 1"),
         (["own", *both, "--model", out], "--blend-of fits nothing"),
+        (["own", *both, "--snapshot", out], "--blend-of fits nothing; leave --snapshot out"),
+        (["own", *both, "--column", "x"], "--blend-of fits nothing; leave --column out"),
+        (["own", *both, "--protocol", "published"], "nothing; leave --protocol out"),
+        (["sex", "--protocol", "published", "--prefer", "f1"], "leave --prefer out"),
+        (["sex", "--protocol", "published", "--dry-run"], "leave --dry-run out"),
     ):
         refused = runner.invoke(app, ["finetune", *asked, "-o", str(tmp_path / "x")])
         assert message in str(refused.exception)

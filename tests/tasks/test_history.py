@@ -23,7 +23,7 @@ from trialese.tasks.history import (
     read_held,
     read_history,
 )
-from trialese.tasks.scorer import Preprocessing, write_description
+from trialese.tasks.scorer import Description, Preprocessing, write_description
 
 from .toy_scorer import TASK, ToyScorer
 
@@ -49,7 +49,7 @@ class World:
         return self.scorer
 
     def describe(self, weights: str) -> None:
-        write_description(self.model, TASK, Preprocessing(max_tokens=9), None)
+        write_description(self.model, Description(TASK, Preprocessing(max_tokens=9)))
         (self.model / "weights").write_text(weights)
 
     def next(self, reasons: dict[int, str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -243,15 +244,25 @@ def finetune(
     from trialese.tasks.folds import with_columns
 
     if blend_of:
-        if model is not None:
-            raise RecipeError("finetune: --blend-of fits nothing; leave --model out")
-        if dry_run:
-            raise RecipeError("finetune: --blend-of fits nothing; leave --dry-run out")
+        fits = {
+            "--model": model,
+            "--snapshot": snapshot,
+            "--column": column,
+            "--label-column": label_column,
+            "--id-column": id_column,
+            "--allow-overlap": allow_overlap,
+            "--protocol": protocol is not FitProtocol.honest,
+            "--dry-run": dry_run,
+        }
+        _refuse_given(fits, "--blend-of fits nothing")
         tree = read_recipe(recipe, settings)
         with writing(out, "classifier", inputs=blend_of, force=force):
             blend_classifiers(task, blend_of, system, out, prefer=prefer, settings=tree.tasks)
         _print_classifier(out, tree.verdict, as_json=as_json)
         return
+    if protocol is not FitProtocol.honest:
+        why = "--protocol published has no cut-offs of its own, and no plan"
+        _refuse_given({"--prefer": prefer, "--dry-run": dry_run}, why)
     tree = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None})
     section = with_columns(
         tree.tasks, task, text=column, label=label_column, id_=id_column, prefer=prefer
@@ -282,6 +293,12 @@ def finetune(
         _print_classifier(out, tree.verdict, as_json=as_json)
     else:
         print_artifact(out, as_json=as_json)
+
+
+def _refuse_given(options: Mapping[str, object], why: str) -> None:
+    for option, given in options.items():
+        if given:
+            raise RecipeError(f"finetune: {why}; leave {option} out")
 
 
 def _print_classifier(out: Path, settings: VerdictSettings, *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -213,29 +213,34 @@ def _as_files(
     """The inputs, with a file in place of a pipe, which can be read once only; and, of standard
     input that is no table and no file of records, its lines."""
     from trialese.collect.delimited import text_lines
-    from trialese.collect.files import is_pipe, spool
+    from trialese.collect.files import is_pipe
     from trialese.collect.tables import begins_as_a_file
 
+    source: Path | io.BufferedReader = Path(inputs[0])
     if inputs == ["-"]:
-        stdin = _stdin()
-        if not (any(columns) or begins_as_a_file(stdin, _STDIN)):
-            with text_lines(stdin, _STDIN) as lines:
+        source = _stdin()
+        if not (any(columns) or begins_as_a_file(source, _STDIN)):
+            with text_lines(source, _STDIN) as lines:
                 yield inputs, iter(lines)
             return
     elif not (len(inputs) == 1 and is_pipe(Path(inputs[0]))):
         yield inputs, None
         return
     with tempfile.TemporaryDirectory() as folder:
-        piped = Path(folder) / _STDIN
-        if inputs == ["-"]:
-            with piped.open("wb") as file:
-                shutil.copyfileobj(stdin, file)
-        else:
-            spool(Path(inputs[0]), piped)
-        yield [str(piped)], None
+        yield [str(_spooled(source, Path(folder)))], None
 
 
 _STDIN = "standard input"
+
+
+def _spooled(source: Path | io.BufferedReader, folder: Path, suffix: str = "") -> Path:
+    """What comes once only, through a pipe, as a file of the folder under the name that it goes by
+    in messages."""
+    from trialese.collect.files import spool
+
+    name = source.name if isinstance(source, Path) else _STDIN
+    folder.mkdir(parents=True, exist_ok=True)
+    return spool(source, folder / f"{name}{suffix}")
 
 
 def _stdin() -> io.BufferedReader:
@@ -256,7 +261,7 @@ def _predict_file(
     as_json: bool,
 ) -> None:
     from trialese.artifacts import refuse_file
-    from trialese.collect.files import is_pipe, spool
+    from trialese.collect.files import is_pipe
     from trialese.collect.tables import begins_as_a_file
     from trialese.tasks.formats import STDIN_SUFFIX, about_file
     from trialese.tasks.predict import (
@@ -279,32 +284,27 @@ def _predict_file(
         ours=lambda begins: about_file(out).is_file(),
         inputs=[source, model] if named else [model],
     )
-    # What goes on after an interruption must be there to be read again.
-    spooled = None
-    if not named:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if one == "-":
-            stdin = _stdin()
-            is_table = any(columns) or begins_as_a_file(stdin, _STDIN)
-            spooled = out.with_name(f".{out.name}{'.piped' if is_table else STDIN_SUFFIX}")
-            with spooled.open("wb") as file:
-                shutil.copyfileobj(stdin, file)
-        else:
-            for place, text in enumerate(inputs, start=1):
-                refuse_no_text(text, f"text {place}")
-            spooled = out.with_name(f".{out.name}{STDIN_SUFFIX}")
-            lines = (f"{' '.join(text.split())}\n".encode() for text in inputs)
-            spooled.write_bytes(b"".join(lines))
-    elif is_pipe(source):
-        spooled = spool(source, out.with_name(f".{out.name}.piped"))
-    source = spooled or source
-    scorer = open_scorer(model, precision=precision, prefer=prefer)
-    with watch() as progress:
-        about = predict_file(
-            scorer, source, out, format_name=format_name, columns=columns, progress=progress
-        )
-    if spooled is not None:
-        spooled.unlink()
+    with ExitStack() as ends:
+        if once:
+            # Of a name that stays: the same command goes on with what an interrupted one has done.
+            aside = out.with_name(f".{out.name}.piped")
+            ends.callback(shutil.rmtree, aside, ignore_errors=True)
+            if named:
+                source = _spooled(source, aside)
+            elif one == "-":
+                stdin = _stdin()
+                is_table = any(columns) or begins_as_a_file(stdin, _STDIN)
+                source = _spooled(stdin, aside, "" if is_table else STDIN_SUFFIX)
+            else:
+                for place, text in enumerate(inputs, start=1):
+                    refuse_no_text(text, f"text {place}")
+                lines = "".join(f"{' '.join(text.split())}\n" for text in inputs).encode()
+                source = _spooled(io.BufferedReader(io.BytesIO(lines)), aside, STDIN_SUFFIX)
+        scorer = open_scorer(model, precision=precision, prefer=prefer)
+        with watch() as progress:
+            about = predict_file(
+                scorer, source, out, format_name=format_name, columns=columns, progress=progress
+            )
     if about is None:  # in all processes but the first
         return
     if as_json:

@@ -19,9 +19,10 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, cast
 
 from trialese.artifacts import digest_of_file
 from trialese.collect.aact import aact_entries, aact_table, read_aact, read_aact_tables
@@ -74,7 +75,7 @@ _FREE_BYTES = 64 * 2**20
 """Below so many bytes, a file may unpack to anything."""
 _TAR_MAGIC_AT = 257
 
-_AS_CSV = "save it as CSV"
+_AS_CSV, _AS_PARQUET = "save it as CSV", "save it as CSV or Parquet"
 _ICTRP = "give it to --ids, which collects the studies whose NCT numbers stand in it"
 _UNPACK = "unpack it and give the folder"
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
@@ -89,10 +90,7 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
     (b"GIF89a", "a picture", "leave it out"),
     (b"SQLite format 3\0", "an SQLite database", "export its table as CSV"),
     (b"\x93NUMPY", "a NumPy array", "save the texts as CSV"),
-    (b"\x80\x02", "a pickle, which is never read", "save it as CSV or Parquet"),
-    (b"\x80\x03", "a pickle, which is never read", "save it as CSV or Parquet"),
-    (b"\x80\x04", "a pickle, which is never read", "save it as CSV or Parquet"),
-    (b"\x80\x05", "a pickle, which is never read", "save it as CSV or Parquet"),
+    *((bytes((0x80, n)), "a pickle, which is never read", _AS_PARQUET) for n in (2, 3, 4, 5)),
     (b"\x89HDF", "an HDF5 file", _AS_CSV),
     (b"\x00\x05\x16\x07", "macOS's notes on a file", "leave it out"),
     (b"{\\rtf", "a rich-text document", "save it as plain text or CSV"),
@@ -212,25 +210,29 @@ def is_pipe(path: Path) -> bool:
     return stat.S_ISFIFO(mode) or (stat.S_ISSOCK(mode) and str(path) == "/dev/stdin")
 
 
-def spool(pipe: Path, target: Path, limits: ReadLimits | None = None) -> Path:
-    """Write all that comes through a pipe to `target`, which is returned.
+def spool(pipe: Path | BinaryIO, target: Path, limits: ReadLimits | None = None) -> Path:
+    """Write all that comes through a pipe, or standard input, to `target`, which is returned.
 
     Raises:
         RecordError: more than `limits.unpacked_bytes`, or the disk is full.
     """
     most = (limits or ReadLimits()).unpacked_bytes
+    name = pipe if isinstance(pipe, Path) else "standard input"
     try:
-        source = os.fdopen(os.dup(0), "rb") if str(pipe) == "/dev/stdin" else pipe.open("rb")
-        with source, target.open("wb") as file:
+        if not isinstance(pipe, Path):
+            opened: AbstractContextManager[BinaryIO] = nullcontext(pipe)  # the caller's to close
+        else:
+            opened = os.fdopen(os.dup(0), "rb") if str(pipe) == "/dev/stdin" else pipe.open("rb")
+        with opened as source, target.open("wb") as file:
             while piece := source.read(2**20):
                 most -= len(piece)
                 if most < 0:
                     raise TooLargeError(
-                        f"{pipe}: brings no end of bytes (`collect.limits.unpacked_bytes`)"
+                        f"{name}: brings no end of bytes (`collect.limits.unpacked_bytes`)"
                     )
                 file.write(piece)
     except OSError as error:
-        raise RecordError(f"{pipe}: cannot be read to its end ({error.strerror})") from error
+        raise RecordError(f"{name}: cannot be read to its end ({error.strerror})") from error
     return target
 
 

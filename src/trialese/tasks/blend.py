@@ -187,8 +187,7 @@ class BlendClassifier(LabelsTexts):
         Raises:
             ArtifactError: something stands at `path` already.
         """
-        described = self.task, self.preprocessing, self.thresholds, self.preset, self.calibration
-        with new_folder(Path(path), *described) as folder:
+        with new_folder(Path(path), self) as folder:
             for each, home in zip(self.about, self.folders, strict=True):
                 shutil.copytree(home, folder / _MEMBERS / each.name)
             saved = msgspec.json.encode(_Saved(members=self.about), order="deterministic")

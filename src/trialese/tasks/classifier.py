@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -298,7 +297,7 @@ class Classifier(LabelsTexts):
         Raises:
             ArtifactError: something stands at `path` already.
         """
-        with self._described_folder(Path(path)) as folder, quiet_transformers():
+        with new_folder(Path(path), self) as folder, quiet_transformers():
             self.model.save_pretrained(folder)
             # stock code truncates where this says; training did at `max_tokens`
             self.tokenizer.model_max_length = self.preprocessing.max_tokens
@@ -328,15 +327,11 @@ class Classifier(LabelsTexts):
         about = _SavedAdapter(
             backbone=files.name, revision=files.revision, digest=files.digest, rank=rank
         )
-        with self._described_folder(Path(path)) as folder:
+        with new_folder(Path(path), self) as folder:
             half = {name: each.half().contiguous() for name, each in stored.items()}
             save_file(half, folder / _ADAPTER_WEIGHTS)
             text = msgspec.json.format(msgspec.json.encode(about, order="deterministic"), indent=2)
             (folder / ADAPTER_NAME).write_bytes(text + b"\n")
-
-    def _described_folder(self, path: Path) -> AbstractContextManager[Path]:
-        described = self.task, self.preprocessing, self.thresholds, self.preset, self.calibration
-        return new_folder(path, *described)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, precision: Precision = "fp32") -> Classifier:

@@ -78,14 +78,7 @@ def export_classifier(
     with write_artifact(path, kind="export", settings={"to": to}, inputs=inputs) as draft:
         folder = draft.folder
         classifier.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_NAME))
-        write_description(
-            folder,
-            classifier.task,
-            classifier.preprocessing,
-            classifier.thresholds,
-            classifier.preset,
-            classifier.calibration,
-        )
+        write_description(folder, classifier)
         graph = folder / ONNX_NAME
         write_graph(classifier, graph)
         parity = _check_fp32(classifier, folder, [*_PROBES, *distinct[:64]])

@@ -9,8 +9,9 @@ start from the same weights and the same new head, so their mean lies in the sam
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,14 @@ if TYPE_CHECKING:
 
     from trialese.tasks.classifier import Classifier
 
-__all__ = ["blend_classifiers", "digest_of_model", "finetune", "fits_on_everything"]
+__all__ = [
+    "ClassifierBeginning",
+    "begin_classifier",
+    "blend_classifiers",
+    "digest_of_model",
+    "finetune",
+    "fits_on_everything",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -98,18 +106,12 @@ def finetune(
         RecordError: examples that cannot be understood, or too few.
         ArtifactError: no usable model, or the disk refused.
     """
-    path = Path(path)
-    definition = define_task(name, settings)
-    check_system(name, system, model)
-    given, model = model, None if model is None else locate_model(model)
+    given = begin_classifier(name, system, model, snapshot, settings)
+    definition, found, inputs = given.definition, given.found, given.inputs
     section = definition.section
-    check_search(name, section)
-    read_preference(section.prefer or "f1", definition.task.kind)  # before hours of work
-    found = build_examples(name, settings, snapshot)
     silver = None
     if section.silver is not None:
         silver = silver_examples(found.task, section.silver, found.examples, section.dedup)
-    inputs = {"examples": found.digest}
     if section.sentences:
         inputs["sentences"] = digest_of(definition.sentences)
     plain = describe_section(section, is_model=model is not None)
@@ -117,21 +119,72 @@ def finetune(
     if silver is not None:
         inputs["silver"] = silver.digest
     if model is not None:
-        inputs["model"] = digest_of_model(model)
         described["threshold_shrinkage"] = settings.threshold_shrinkage
-    with write_artifact(path, kind="classifier", settings=described, inputs=inputs) as draft:
-        draft.counts.update(found.counts)
-        trials = snapshot if section.labelled is None else None
-        draft.notes["synthetic"] = bool(trials and trials.manifest.notes.get("synthetic"))
+    with given.draft(Path(path), described) as draft:
         draft.notes["threads"] = count_threads()
-        if model is not None:
-            draft.notes["masked_lm"] = origin_of(model) or named_model(given)
+        if given.model is not None:
+            draft.notes["masked_lm"] = origin_of(given.model) or named_model(model)
         if silver is not None:
             draft.notes["silver"] = {"texts": len(silver.examples), "left_out": silver.left_out}
-        runs = _runs(definition, found, system, model, silver, settings, inputs, draft, progress)
+        runs = _runs(
+            definition, found, system, given.model, silver, settings, inputs, draft, progress
+        )
         save_predictions(draft.folder / "predictions.parquet", runs)
     assert draft.manifest is not None
     return draft.manifest
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierBeginning:
+    """What a classifier artifact is made from, whatever the protocol."""
+
+    definition: TaskDefinition
+    found: ExampleSet
+    model: Path | None
+    """Folder of the masked language model; None for a baseline."""
+    inputs: dict[str, str]
+    """Name -> digest, for the manifest."""
+    snapshot: Snapshot | None
+    """That the labels come from."""
+
+    @contextmanager
+    def draft(self, path: Path, described: Mapping[str, Any]) -> Iterator[Draft]:
+        """The artifact at `path`, begun with the counts of its examples, and whether they are of
+        made-up trials."""
+        with write_artifact(
+            path, kind="classifier", settings=described, inputs=self.inputs
+        ) as draft:
+            draft.counts.update(self.found.counts)
+            source = self.snapshot
+            draft.notes["synthetic"] = bool(source and source.manifest.notes.get("synthetic"))
+            yield draft
+
+
+def begin_classifier(
+    name: str,
+    system: str,
+    model: str | Path | None,
+    snapshot: Snapshot | None,
+    settings: TasksSettings,
+) -> ClassifierBeginning:
+    """What `finetune` begins with: everything that can be wrong is told before hours of work.
+
+    Raises:
+        RecipeError: no such task or baseline, a model missing or one too many.
+        RecordError: examples that cannot be understood, or too few.
+        ArtifactError: no usable model.
+    """
+    definition = define_task(name, settings)
+    check_system(name, system, model)
+    folder = None if model is None else locate_model(model)
+    check_search(name, definition.section)
+    read_preference(definition.section.prefer or "f1", definition.task.kind)
+    found = build_examples(name, settings, snapshot)
+    inputs = {"examples": found.digest}
+    if folder is not None:
+        inputs["model"] = digest_of_model(folder)
+    labelled = definition.section.labelled is not None
+    return ClassifierBeginning(definition, found, folder, inputs, None if labelled else snapshot)
 
 
 def _runs(

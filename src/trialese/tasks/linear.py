@@ -203,8 +203,7 @@ class LinearClassifier(LabelsTexts):
         Raises:
             ArtifactError: something stands at `path` already.
         """
-        described = self.task, self.preprocessing, self.thresholds, self.preset, self.calibration
-        with new_folder(Path(path), *described) as folder:
+        with new_folder(Path(path), self) as folder:
             saved = _Saved(self.vocabularies, self.regularisation)
             (folder / LINEAR_NAME).write_bytes(msgspec.json.encode(saved))
             arrays: dict[str, Any] = {"idf": self.idf, "weights": self.weights, "bias": self.bias}

@@ -33,19 +33,18 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from trialese.artifacts import digest_of, write_artifact
+from trialese.artifacts import digest_of
 from trialese.corpus.dedup import normalise
 from trialese.errors import RecipeError
-from trialese.hub import locate_model
 from trialese.predictions import save_predictions
 from trialese.pretrain.backbone import longest_text, quiet_transformers
 from trialese.progress import Progress, silent
 from trialese.records import Example, Manifest, Snapshot, Split, Task
 from trialese.settings import TasksSettings
-from trialese.tasks.baselines import check_system, fit_baseline
+from trialese.tasks.baselines import fit_baseline
 from trialese.tasks.classifier import Classifier, Preprocessing, labels_layer, load_masked_lm
-from trialese.tasks.finetune import digest_of_model
-from trialese.tasks.folds import as_predictions, build_examples, define_task
+from trialese.tasks.finetune import begin_classifier
+from trialese.tasks.folds import as_predictions
 from trialese.tasks.task import encode_labels
 from trialese.thresholds import PUBLISHED_CUT, decide, f1_averages, probabilities
 
@@ -281,26 +280,20 @@ def finetune_published(
         RecordError: examples that cannot be understood, or too few.
         ArtifactError: no usable model, or the disk refused.
     """
-    path = Path(path)
-    define_task(name, settings)  # a wrong name is told first
-    check_system(name, system, model)
-    model = None if model is None else locate_model(model)
-    found = build_examples(name, settings, snapshot)
+    given = begin_classifier(name, system, model, snapshot, settings)
+    found = given.found
     fitted, held, scored = divide_published(found.task.name, found.examples)
-    inputs = {"examples": found.digest}
-    if model is not None:
-        inputs["model"] = digest_of_model(model)
     described = {"task": name, "system": system, "protocol": "published"}
-    with write_artifact(path, kind="classifier", settings=described, inputs=inputs) as draft:
-        if model is None:
-            keywords = define_task(name, settings).keywords
+    with given.draft(Path(path), described) as draft:
+        if given.model is None:
+            keywords = given.definition.keywords
             predict = fit_baseline(system, found.task, fitted, held, keywords=keywords)
         else:
             predict = fit_published(
                 found.task,
                 fitted,
                 held,
-                model,
+                given.model,
                 _PROTOCOLS[found.task.name].fit,
                 cut=PUBLISHED_CUT,
                 seed=_SEED,
@@ -322,13 +315,11 @@ def finetune_published(
                 seed=_SEED,
                 fold=0,
                 trained_on=trained_on,
-                model_digest=digest_of([inputs, described]),
+                model_digest=digest_of([given.inputs, described]),
             )
             for split, rows, trained_on in parts
         ]
         save_predictions(draft.folder / "predictions.parquet", runs)
-        draft.counts.update(found.counts)
-        draft.notes["synthetic"] = bool(snapshot and snapshot.manifest.notes.get("synthetic"))
         draft.notes["overlap"] = {
             **{f"scored_{what}": n for what, n in count_known(scored, fitted).items()},
             **{f"held_out_{what}": n for what, n in count_known(held, fitted).items()},

@@ -47,6 +47,7 @@ __all__ = [
     "OPEN_TARGETS_PRESET",
     "TOKENIZER_NAME",
     "Agreement",
+    "Described",
     "Description",
     "LabelsTexts",
     "Preprocessing",
@@ -117,6 +118,21 @@ class Description:
     calibration: Calibration | None = None
     digest: str = ""
     """sha256 over the names and bytes of the folder's files; "" before it is one."""
+
+
+class Described(Protocol):
+    """What a folder says of a classifier: a `Description`, or any that can be saved."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+    @property
+    def thresholds(self) -> Thresholds | None: ...
+    @property
+    def preset(self) -> Preset | None: ...
+    @property
+    def calibration(self) -> Calibration | None: ...
 
 
 class _Saved(msgspec.Struct, frozen=True, kw_only=True):
@@ -273,14 +289,7 @@ def read_description(folder: Path) -> Description:
 
 
 @contextmanager
-def new_folder(
-    path: Path,
-    task: Task,
-    preprocessing: Preprocessing,
-    thresholds: Thresholds | None,
-    preset: Preset | None = None,
-    calibration: Calibration | None = None,
-) -> Iterator[Path]:
+def new_folder(path: Path, known: Described) -> Iterator[Path]:
     """A folder to put weights into, which becomes `path` with the description beside them.
 
     Raises:
@@ -292,27 +301,21 @@ def new_folder(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     yield aside
-    write_description(aside, task, preprocessing, thresholds, preset, calibration)
+    write_description(aside, known)
     if path.exists():
         path.rmdir()
     aside.rename(path)
 
 
-def write_description(
-    folder: Path,
-    task: Task,
-    preprocessing: Preprocessing,
-    thresholds: Thresholds | None,
-    preset: Preset | None = None,
-    calibration: Calibration | None = None,
-) -> None:
-    """Write the files that describe it into the folder of the weights."""
+def write_description(folder: Path, known: Described) -> None:
+    """Write the files that describe a classifier into the folder of its weights."""
+    task, thresholds = known.task, known.thresholds
     saved = _Saved(
         task=task.name,
         kind=task.kind,
         labels=task.labels,
         description=task.description,
-        preprocessing=preprocessing,
+        preprocessing=known.preprocessing,
     )
     _write_json(folder / _PREPROCESSING, saved)
     if thresholds is not None:
@@ -320,14 +323,14 @@ def write_description(
             labels=thresholds.labels,
             values=thresholds.values,
             chosen_on=thresholds.chosen_on,
-            preset=preset,
+            preset=known.preset,
             points=thresholds.points,
             prefer=thresholds.prefer,
             usual=thresholds.usual,
         )
         _write_json(folder / _THRESHOLDS, cut)
-    if calibration is not None:
-        _write_json(folder / _CALIBRATION, calibration)
+    if known.calibration is not None:
+        _write_json(folder / _CALIBRATION, known.calibration)
 
 
 def _write_json(path: Path, value: Any) -> None:
