@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trialese.bootstrap import cluster_sums, interval, resampled_sums
+from trialese.bootstrap import cluster_sums, distinct_rows, interval, resampled_sums
 
 
 def draw(sums: np.ndarray, resamples: int, seed: int = 1) -> np.ndarray:
@@ -30,6 +32,17 @@ def test_same_spread_as_drawing_clusters_one_by_one() -> None:
         np.quantile(slow, [0.025, 0.975], axis=0),
         rtol=0.03,
     )
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_distinct_rows_are_numpys(rows: int, columns: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    values = np.array([-1.5, -0.0, 0.0, 1e-300, 0.5, 2.0, -1e9])
+    table = random.choice(values, (rows, columns))
+    found, counts = distinct_rows(table)
+    wanted, wanted_counts = np.unique(table, axis=0, return_counts=True)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(counts, wanted_counts)
 
 
 def test_same_seed_same_draws_whatever_the_order_of_clusters() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trialese.records import Interval
 
-__all__ = ["cluster_sums", "interval", "resampled_sums"]
+__all__ = ["cluster_sums", "distinct_rows", "interval", "resampled_sums"]
 
 
 Floats = NDArray[np.float64]
@@ -43,12 +43,26 @@ def resampled_sums(
     resample draws as many clusters as there are, with replacement (Efron & Tibshirani 1993).
     The portions hold about 32 MB of weights each, whatever the number of clusters.
     """
-    kinds, counts = np.unique(sums, axis=0, return_counts=True)
+    kinds, counts = distinct_rows(sums)
     portion = max(1, _CELLS_AT_ONCE // len(kinds))
     for start in range(0, resamples, portion):
         size = min(portion, resamples - start)
         weights = random.multinomial(counts.sum(), counts / counts.sum(), size=size)
         yield weights.astype(np.float64) @ kinds
+
+
+def distinct_rows(rows: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    """The distinct rows, sorted, and how often each is there: np.unique(rows, axis=0, ...).
+
+    As bytes in the order of their numbers, rows are compared much faster.
+    """
+    numbers = np.ascontiguousarray(rows + 0.0)  # -0.0 is 0.0
+    bits = numbers.view(np.uint64)
+    if (numbers < 0).any():
+        bits = np.where(numbers < 0, ~bits, bits | np.uint64(1 << 63))
+    whole = bits.astype(">u8").view(f"V{8 * rows.shape[1]}").ravel()
+    _, first, counts = np.unique(whole, return_index=True, return_counts=True)
+    return rows[first], counts
 
 
 def interval(point: float, draws: Floats, *, confidence: float = 0.95) -> Interval:

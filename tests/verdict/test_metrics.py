@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -13,6 +14,8 @@ from sklearn.metrics import (
 )
 
 from trialese.verdict.metrics import AVERAGES, measure, ranking_scores, row_figures
+
+Floats = NDArray[np.float64]
 
 
 def matrices(rows: int, labels: int, seed: int, rate: float) -> tuple[np.ndarray, ...]:
@@ -66,6 +69,41 @@ def test_many_resamples_at_once_are_the_same_as_one_by_one() -> None:
         np.testing.assert_allclose(
             together.averages["samples"][2][place], alone.averages["samples"][2]
         )
+
+
+def ranked_by_definition(
+    scores: Floats, truth: NDArray[np.bool_], weights: Floats
+) -> tuple[Floats, Floats]:
+    """Passing rank after rank, with every row counted at each."""
+    order = np.argsort(-scores, kind="stable")
+    ranked, weighted = scores[order], np.asfortranarray(weights[:, order])
+    last = np.append(ranked[1:] != ranked[:-1], True)
+    hits = np.cumsum(weighted * truth[order], axis=1)[:, last]
+    misses = np.cumsum(weighted * ~truth[order], axis=1)[:, last]
+    found, wrong = hits[:, -1], misses[:, -1]
+    new_hits = np.diff(hits, axis=1, prepend=0.0)
+    new_misses = np.diff(misses, axis=1, prepend=0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.nan_to_num(hits / (hits + misses))
+        precision = (new_hits * share).sum(axis=1) / found
+        area = (new_misses * (hits - new_hits / 2)).sum(axis=1) / (found * wrong)
+    alone = (found == 0) | (wrong == 0)
+    return np.where(alone, np.nan, precision), np.where(alone, np.nan, area)
+
+
+@given(st.integers(1, 60), st.integers(0, 3), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_ranking_scores_are_those_of_the_definition_to_the_last_bit(
+    rows: int, digits: int, share: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    truth, scores = random.random(rows) < share, np.round(random.random(rows), digits)
+    weights = random.multinomial(rows, np.full(rows, 1 / rows), 7).astype(float)
+    for found, wanted in zip(
+        ranking_scores(scores, truth, weights),
+        ranked_by_definition(scores, truth, weights),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_ranking_scores_are_scikit_learns() -> None:

@@ -117,17 +117,32 @@ def ranking_scores(scores: Floats, truth: Bools, weights: Floats) -> tuple[Float
     rows of equal score are passed at once. NaN where a resample has no such row or no other.
     """
     order = np.argsort(-scores, kind="stable")
-    ranked, weighted = scores[order], weights[:, order]
-    last = np.append(ranked[1:] != ranked[:-1], True)
-    hits = np.cumsum(weighted * truth[order], axis=1)[:, last]
-    misses = np.cumsum(weighted * ~truth[order], axis=1)[:, last]
-    found, wrong = hits[:, -1:], misses[:, -1:]
-    new_hits = np.diff(hits, axis=1, prepend=0.0)
-    new_misses = np.diff(misses, axis=1, prepend=0.0)
-    precision = _ratio((new_hits * _ratio(hits, hits + misses)).sum(axis=1), found[:, 0])
-    area = _ratio((new_misses * (hits - new_hits / 2)).sum(axis=1), (found * wrong)[:, 0])
-    alone = (found[:, 0] == 0) | (wrong[:, 0] == 0)
+    ranked, drawn = scores[order], weights.T[order]  # (rows, resamples)
+    true = np.flatnonzero(truth[order])
+    if not len(true):
+        return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
+    # Both figures change only where rows with the label are passed, which are mostly few.
+    begins = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+    passes, first = np.unique(np.searchsorted(begins, true, side="right") - 1, return_index=True)
+    ends = np.append(begins[1:], len(order))
+    edges = np.append(0, np.stack([begins[passes], ends[passes]], axis=1))
+    passed = np.cumsum(_sums_between(drawn, edges), axis=0)
+    before, after = passed[0::2], passed[1::2]
+    new_hits = _sums_between(drawn[true], np.append(first, len(true)))
+    hits = np.cumsum(new_hits, axis=0)
+    found, wrong = hits[-1], drawn.sum(axis=0) - hits[-1]
+    beaten = wrong - (after - hits) + (after - before - new_hits) / 2  # ties count half
+    precision = _ratio((new_hits * _ratio(hits, after)).sum(axis=0), found)
+    area = _ratio((new_hits * beaten).sum(axis=0), found * wrong)
+    alone = (found == 0) | (wrong == 0)
     return np.where(alone, np.nan, precision), np.where(alone, np.nan, area)
+
+
+def _sums_between(rows: Floats, edges: NDArray[np.intp]) -> Floats:
+    """Sums of the rows from each edge to the next, (edges - 1, columns); the last are not none."""
+    sums = np.add.reduceat(rows[: edges[-1]], edges[:-1], axis=0)
+    sums[np.diff(edges) == 0] = 0.0
+    return np.asarray(sums)
 
 
 def rank_systems(
@@ -144,11 +159,17 @@ def rank_systems(
     )
     counts = np.vstack([np.ones(len(clusters)), drawn])  # first as measured, then the resamples
     found: dict[str, dict[str, Interval]] = {}
+    of_seed = {
+        seed: [each for each in comparison.rounds if each.seed == seed] for seed in comparison.seeds
+    }
+    weights_of = {
+        seed: counts[:, [place[name] for each in rounds for name in each.clusters]]
+        for seed, rounds in of_seed.items()
+    }
     for system in comparison.systems:
         by_seed = []
-        for seed in comparison.seeds:
-            rounds = [each for each in comparison.rounds if each.seed == seed]
-            weights = counts[:, [place[name] for each in rounds for name in each.clusters]]
+        for seed, rounds in of_seed.items():
+            weights = weights_of[seed]
             scores = np.concatenate([each.test[system].scores for each in rounds])
             truth = np.concatenate([each.truth for each in rounds])
             held = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))

@@ -10,6 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from trialese.bootstrap import distinct_rows
 from trialese.errors import RecipeError
 from trialese.records import BASELINES, Difference
 from trialese.settings import VerdictSettings
@@ -61,7 +62,7 @@ def randomisation_p(
     total = (one + other).sum(axis=0)
     found = np.abs(differences(one.sum(axis=0)[None], other.sum(axis=0)[None]))
     # Clusters with equal differences are interchangeable: a binomial tells how many are swapped.
-    kinds, counts = np.unique(one - other, axis=0, return_counts=True)
+    kinds, counts = distinct_rows(one - other)
     kept = (kinds != 0).any(axis=1)
     kinds, counts = kinds[kept], counts[kept]
     portion = max(1, 4_000_000 // max(1, len(kinds)))
