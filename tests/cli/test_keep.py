@@ -87,8 +87,13 @@ def test_mistakes_are_one_line(home: Path, run: Run, tmp_path: Path) -> None:
         (("refresh", home, "--force", "--never"), "do not go together"),
         (("refresh", home, "--notify", "http://example.org"), "https"),
         (("refresh", home, "--labels", tmp_path / "none.sqlite"), "no such file of answers"),
+        (("refresh", home / "recipe.json"), "no finished run"),
+        (("refresh", home, "--launcher", "torchrun '"), "--launcher torchrun ': No closing quot"),
         (("rollback", home), "no generation yet"),
         (("predict", home, "--changed-since", 1), "no generation yet"),
+        (("predict", home, "--changed-since", 1, "--format", "csv"), "and --json alone"),
+        (("predict", home, "--changed-since", 1, "--top", 3), "and --json alone"),
+        (("predict", home, "--changed-since", 1, "--dry-run"), "and --json alone"),
         (("predict", home), "no text"),
     ):
         status, _, err = run(*arguments)
@@ -108,7 +113,8 @@ def test_a_failure_is_told_too(home: Path, run: Run, monkeypatch: pytest.MonkeyP
     line = json.loads((home / "refresh.jsonl").read_text())
     assert (line["outcome"], line["reason"]) == ("failed", heard[0]["reason"])
     (home / "recipe.json").unlink()
-    assert run("refresh", home, "--notify", "http://127.0.0.1:9/hook")[0] == 1
+    status, out, _ = run("refresh", home, "--json", "--notify", "http://127.0.0.1:9/hook")
+    assert (status, json.loads(out)) == (1, heard[1])
     assert "no finished run" in str(heard[1]["reason"])
 
 

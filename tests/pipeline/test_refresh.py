@@ -200,6 +200,9 @@ def test_the_first_refresh_takes_the_run_over(run: Path) -> None:
     assert generation_bytes(run)[1] > 0
     again = go(run)
     assert (again.outcome, again.generation, again.status) == ("nothing to do", 1, 0)
+    assert again.as_line().endswith("generation 1 stays in use")
+    forced = go(run, force=True).as_line()
+    assert forced.endswith("(no language model: the classifiers stand on no language model)")
     assert not (run / "generations" / ".work").exists()
 
 
@@ -239,6 +242,30 @@ def test_one_day(run: Path, registry: Registry, tmp_path: Path) -> None:
     assert [row.generation for row in history] == [1, 2]
     first, second = (each[1] for each in generation_bytes(run).items())
     assert second < first / 2
+
+
+def test_a_run_of_an_odd_name_has_a_feed_that_readers_take(run: Path, registry: Registry) -> None:
+    recipe = json.loads((run / "recipe.json").read_bytes()) | {"name": "März & <b>\x07"}
+    write_bytes(run / "recipe.json", json.dumps(recipe).encode())
+    go(run)
+    registry.day = day_of(1)
+    registry.studies.pop()
+    go(run)
+    feed = ET.fromstring((run / "feed.xml").read_bytes())
+    found = [each.text or "" for each in feed.iter("{http://www.w3.org/2005/Atom}id")]
+    assert found[0] == "urn:trialese:M%C3%A4rz%20%26%20%3Cb%3E%07"
+    assert found[1].startswith(f"{found[0]}:2:NCT9")
+    assert "März & <b> : trials that came" in "".join(feed.itertext())
+
+
+def test_nobody_enrolled_is_told_as_a_number(run: Path, registry: Registry) -> None:
+    go(run)
+    protocol = registry.studies[5]["protocolSection"]
+    protocol["designModule"]["enrollmentInfo"] = {"count": 0}
+    protocol["statusModule"]["lastUpdatePostDateStruct"] = {"date": day_of(1)}
+    registry.day = day_of(1)
+    page = Path(go(run).report).read_text("utf-8")
+    assert "+ enrollment: 0<" in page
 
 
 @pytest.mark.parametrize("days", [9, pytest.param(365, marks=pytest.mark.slow)])

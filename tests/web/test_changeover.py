@@ -258,6 +258,22 @@ def test_a_generation_that_cannot_be_served_leaves_the_one_before(
     assert wait_for(client, 2)
 
 
+def test_whatever_goes_wrong_the_next_one_is_seen(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Served) -> None:
+        raise RuntimeError("a fault of ours")
+
+    run = tmp_path / "run"
+    begun = threading.Event()
+    with monkeypatch.context() as patched:
+        patched.setattr(Served, "load", lambda _: begun.set() or fail(_))
+        promote(run, open_generation(run, 2))
+        assert begun.wait(30)
+        assert wait_for(client, 1)
+    assert wait_for(client, 2)
+
+
 def test_jobs_are_taken_before_and_after(client: TestClient, tmp_path: Path) -> None:
     run = tmp_path / "run"
     promote(run, open_generation(run, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -61,6 +62,10 @@ def refresh(
 
     if force and never:
         raise typer.BadParameter("--force and --never do not go together")
+    try:
+        shlex.split(launcher)
+    except ValueError as error:
+        raise typer.BadParameter(f"--launcher {launcher}: {error}") from error
     if notify is not None:
         keeping.check_webhook(notify)
     try:
@@ -81,6 +86,8 @@ def refresh(
         with suppress(OSError):  # of a full disk too somebody is to hear
             if (run / "recipe.json").is_file():
                 keeping.log_outcome(run, failed)
+        if as_json:
+            print_json(failed)
         if notify is not None:
             keeping.notify(notify, failed)
         raise

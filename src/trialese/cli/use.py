@@ -103,8 +103,12 @@ def predict(
     from trialese.tasks.scorer import find_classifier
 
     if changed_since is not None:
-        if inputs or out:
-            raise typer.BadParameter("--changed-since takes the folder of a run, and prints")
+        others = (
+            inputs, out, format_name, column, id_column, top, all_scores, prefer, model_size,
+            dry_run, force, precision != "fp32",
+        )  # fmt: skip
+        if any(others):
+            raise typer.BadParameter("--changed-since takes the folder of a run, and --json alone")
         _print_changed(model, changed_since, as_json=as_json)
         return
     if not inputs:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
 import msgspec
@@ -211,13 +212,13 @@ def write_feeds(run: Path) -> None:
 
 def _atom(changes: Sequence[TrialChange], notes: Mapping[str, Any]) -> bytes:
     """RFC 4287; ids are made of run, generation and number, so that a reader shows each once."""
-    name = str(notes["run"])
+    name, urn = str(notes["run"]), f"urn:trialese:{quote(str(notes['run']), safe='')}"
     updated = _instant(notes.get("data_timestamp"))
     parts = [
         '<?xml version="1.0" encoding="utf-8"?>',
         '<feed xmlns="http://www.w3.org/2005/Atom">',
-        f"<title>{escape(name)}: trials that came, changed or went</title>",
-        f"<id>urn:trialese:{escape(name)}</id>",
+        f"<title>{escape(_plain(name))}: trials that came, changed or went</title>",
+        f"<id>{urn}</id>",
         f"<updated>{updated}</updated>",
         "<author><name>trialese</name></author>",
         f"<rights>{escape(ATTRIBUTION)}</rights>",
@@ -228,7 +229,7 @@ def _atom(changes: Sequence[TrialChange], notes: Mapping[str, Any]) -> bytes:
         parts += [
             "<entry>",
             f"<title>{escape(_plain(told))}</title>",
-            f"<id>urn:trialese:{escape(name)}:{change.generation}:{escape(change.nct_id)}</id>",
+            f"<id>{urn}:{change.generation}:{escape(change.nct_id)}</id>",
             f"<updated>{_instant(change.data_timestamp)}</updated>",
             f"<link href={quoteattr(link)}/>",
             f"<category term={quoteattr(change.what)}/>",

@@ -115,7 +115,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     def as_line(self) -> str:
         """The summary in one line."""
         if self.outcome == "nothing to do":
-            return f"{self.run}: nothing to do; generation {self.generation} stays in use"
+            why = f" ({self.decision}: {self.reason})" if self.reason else ""
+            return f"{self.run}: nothing to do; generation {self.generation} stays in use{why}"
         return (
             f"{self.run}: generation {self.generation} is in use: {self.new:,} new, "
             f"{self.changed:,} changed, {self.gone:,} gone; {self.scored:,} texts scored, "
@@ -132,7 +133,7 @@ def read_run_recipe(run: Path) -> Recipe:
     file = run / "recipe.json"
     try:
         return msgspec.json.decode(file.read_bytes(), type=Recipe)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(
             f"{run}: no finished run (no recipe.json); give the folder that `trialese run` filled"
         ) from error
@@ -249,7 +250,7 @@ class _Refresh:
             adopted = self._adopt(current, origin)
             current = adopted
         parts = self._next(current)
-        if parts is None:
+        if isinstance(parts, Decision):
             if adopted is not None:
                 return self._outcome(adopted)
             return Outcome(
@@ -258,6 +259,8 @@ class _Refresh:
                 generation=current.number,
                 data_timestamp=current.manifest.notes["data_timestamp"],
                 trials=current.manifest.notes["trials"],
+                decision=parts.action if self.force else "",
+                reason=parts.reason if self.force else "",
             )
         made = self._assemble(current, parts, current.manifest.notes["origin"])
         write_bytes(promoting, made.manifest.digest.encode())
@@ -336,8 +339,8 @@ class _Refresh:
         )
         return self._promote(self._assemble(None, parts, origin))
 
-    def _next(self, current: Generation) -> _Parts | None:
-        """What the next generation is made from; None if there is nothing to do."""
+    def _next(self, current: Generation) -> _Parts | Decision:
+        """What the next generation is made from; where there is nothing to do, what decided."""
         older = open_snapshot(current.snapshot)
         notes = current.manifest.notes
         increment = collect_increment(
@@ -359,7 +362,7 @@ class _Refresh:
         before = read_decision(current)
         pending = before.action == "never" and not self.never
         if not (moved or pending or self.force):
-            return None
+            return before
         decision = decide(
             current,
             snapshot,
@@ -371,7 +374,7 @@ class _Refresh:
             progress=self.progress,
         )
         if not moved and decision.action != "adapt":
-            return None
+            return decision
         parts = _Parts(
             snapshot=snapshot.path,
             language_model=current.language_model,

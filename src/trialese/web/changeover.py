@@ -129,8 +129,12 @@ class Changeover:
             await asyncio.sleep(self._poll_seconds)
             try:
                 await self.look()
-            except (TrialeseError, OSError) as error:
-                logger.error("%s: the generation before goes on answering: %s", self._run, error)
+            except Exception as error:  # whatever it is, the next one must be seen
+                known = isinstance(error, TrialeseError | OSError)
+                logger.error(
+                    "%s: the generation before goes on answering: %s", self._run, error,
+                    exc_info=None if known else error,
+                )  # fmt: skip
 
     async def look(self) -> None:
         """Change over if another generation is in use now.
