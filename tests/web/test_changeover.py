@@ -34,6 +34,7 @@ from trialese.tasks.classifier import Classifier
 from trialese.tasks.history import extend_history
 from trialese.tasks.predict import load_scorer
 from trialese.tasks.scorer import named_results
+from trialese.web import search_index
 from trialese.web.app import create_app
 from trialese.web.changeover import Changeover
 from trialese.web.jobs import JobStore
@@ -183,6 +184,7 @@ def test_only_what_the_generation_did_not_bring_is_scored(
         layer.write_bytes(layer.read_bytes() + b"\0")
     served = open_served_generation(made)
     served.load()
+    SnapshotScoring(served, None).prepare()
     asked: list[str] = []
 
     def score(model: ServedModel, texts: Sequence[str]) -> Any:
@@ -256,6 +258,48 @@ def test_a_generation_that_cannot_be_served_leaves_the_one_before(
     assert wait_for(client, 1)
     promote(run, open_generation(run, 2))
     assert wait_for(client, 2)
+
+
+def test_search_goes_on_while_the_next_one_is_indexed(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def status() -> int:
+        return client.get("/v1/trials", params={"words": "study"}).status_code
+
+    until = time.monotonic() + 30
+    while status() != 200 and time.monotonic() < until:
+        time.sleep(0.02)
+    begun, go_on = threading.Event(), threading.Event()
+    real = search_index._fill
+
+    def slow(*given: Any) -> None:
+        begun.set()
+        go_on.wait(30)
+        real(*given)
+
+    monkeypatch.setattr(search_index, "_fill", slow)
+    run = tmp_path / "run"
+    promote(run, open_generation(run, 2))
+    assert begun.wait(30)
+    assert (status(), client.get("/version").json()["generation"]) == (200, 1)
+    go_on.set()
+    found = set()
+    while client.get("/version").json()["generation"] == 1:
+        found.add(status())
+    assert found | {status()} == {200}
+
+
+def test_an_index_that_cannot_be_made_beforehand_is_in_nobodys_way(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(search_index, "_fill", full)
+    run = tmp_path / "run"
+    promote(run, open_generation(run, 2))
+    assert wait_for(client, 2)
+    assert client.post("/v1/predict", json={"texts": TEXTS}).status_code == 200
 
 
 def test_whatever_goes_wrong_the_next_one_is_seen(

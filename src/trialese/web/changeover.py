@@ -1,8 +1,8 @@
 """The server's change from one generation of a run to the next: whole, and without a restart.
 
-Each generation has an application of its own. The next one is loaded beside the one that answers,
-and takes over between two requests; those under way finish on the one that they began with. So no
-answer is made of two generations.
+Each generation has an application of its own. The next one is loaded and made searchable beside the
+one that answers, and takes over between two requests; those under way finish on the one that they
+began with. So no answer is made of two generations.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from trialese.errors import TrialeseError
 from trialese.generations import Generation, current_generation, read_pointer
+from trialese.web.state import SnapshotScoring
 
 if TYPE_CHECKING:
     from trialese.web.models import Served
@@ -153,6 +154,7 @@ class Changeover:
             assert generation is not None
             served = await asyncio.to_thread(self._open, generation)
             await asyncio.to_thread(served.load)
+            await self._prepare(served)
         except TrialeseError:
             self._refused = pointer.digest
             raise
@@ -167,3 +169,12 @@ class Changeover:
         leaving = asyncio.create_task(before.leave(self._drain_seconds))
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
+
+    async def _prepare(self, served: Served) -> None:
+        """Make what is served searchable while the generation before answers."""
+        scoring = SnapshotScoring(served, None)
+        try:
+            await asyncio.to_thread(scoring.prepare)
+        except asyncio.CancelledError:  # the server ends
+            scoring.give_up()
+            raise

@@ -7,9 +7,11 @@ Scores are kept in the search index; the next start goes on where this one ended
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +55,8 @@ class SnapshotScoring:
     Texts of the user's own come first: somebody waits to label them.
     """
 
-    def __init__(self, served: Served, score: Score) -> None:
+    def __init__(self, served: Served, score: Score | None) -> None:
+        """Without `score` for `prepare` alone."""
         self.index: SearchIndex | None = None
         self.failure: str = ""
         """Why there is no index, or why scoring ended."""
@@ -61,6 +64,24 @@ class SnapshotScoring:
         self._score = score
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def prepare(self) -> None:
+        """Index the snapshot and keep what its generation says of it, before anybody asks.
+
+        What goes wrong is logged: `start` tries again, and tells.
+        """
+        if self._served.snapshot is None:
+            return
+        try:
+            with closing(SearchIndex(self._served.snapshot)) as index:
+                for model in self._served.models.values():
+                    self._score_snapshot(index, model)
+        except (TrialeseError, OSError, sqlite3.Error) as error:
+            logger.warning("%s: not indexed beforehand: %s", self._served.snapshot.path, error)
+
+    def give_up(self) -> None:
+        """Let `prepare` end after the chunk under way."""
+        self._stopping.set()
 
     def start(self) -> None:
         """Begin, if there is a snapshot or a file of texts."""
@@ -104,6 +125,7 @@ class SnapshotScoring:
             if self._stopping.is_set():
                 return
             begun = time.perf_counter()
+            assert self._score is not None
             scores = self._score(model, texts[start : start + _TEXTS])
             own.add_scores(model.scorer.digest, scores)
             self._stopping.wait(time.perf_counter() - begun)
@@ -126,6 +148,8 @@ class SnapshotScoring:
             ]
             index.add_scores(scorer.digest, known, until=until)
             unknown = [(trial, text) for trial, text in with_text if trial.nct_id not in said]
+            if unknown and self._score is None:
+                return
             for start in range(0, len(unknown), _TEXTS):
                 if self._stopping.is_set():
                     return
@@ -148,6 +172,7 @@ class SnapshotScoring:
     def _keep(
         self, index: SearchIndex, model: ServedModel, part: list[tuple[Trial, str]], until: int
     ) -> None:
+        assert self._score is not None
         texts = [text for _, text in part]
         scores = self._score(model, texts)
         predictions = model.predictions(texts, scores)
