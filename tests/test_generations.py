@@ -73,6 +73,17 @@ def test_pruning_keeps_the_newest_the_one_in_use_and_the_one_before(tmp_path: Pa
     assert shared.read_bytes() == b"m" * 100_000
 
 
+def test_search_indices_of_those_that_nobody_serves_go(tmp_path: Path) -> None:
+    for number in range(1, 6):
+        made = make(tmp_path, list(range(1, number + 1)))
+        (made.path / ".snapshot.shelf").write_bytes(b"an index")
+        (made.path / ".snapshot.shelf-wal").write_bytes(b"and what it needs")
+    roll_back(tmp_path, 3)
+    prune(tmp_path, 6)
+    left = sorted(file.parent.name for file in tmp_path.glob("generations/*/.snapshot.shelf*"))
+    assert left == ["0002", "0002", "0003", "0003"]
+
+
 def test_what_was_half_removed_goes(tmp_path: Path) -> None:
     make(tmp_path, [1])
     left = tmp_path / "generations" / ".0009.gone"

@@ -285,8 +285,8 @@ def roll_back(run: Path, to: int | None = None) -> Generation:
 def prune(run: Path, keep: int) -> list[int]:
     """Remove all but the `keep` newest generations, the one in use, and the one before it.
 
-    What an interruption left half removed goes too, and so does a base that no language model of
-    the others went on from. The numbers removed.
+    What an interruption left half removed goes too, and so do a base that no language model of the
+    others went on from and search indices of those that nobody serves now. The numbers removed.
     """
     folder = run / _FOLDER
     for rest in folder.glob(".*.gone"):
@@ -303,6 +303,9 @@ def prune(run: Path, keep: int) -> list[int]:
         gone = folder / f".{number:04d}.gone"
         generation_folder(run, number).rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
+    for number in kept - {pointer.generation, *before}:
+        for index in generation_folder(run, number).glob(".*.shelf*"):
+            index.unlink(missing_ok=True)
     _prune_bases(run)
     return removed
 

@@ -24,7 +24,7 @@ from trialese.artifacts import read_manifest, verify_files, write_bytes
 from trialese.collect.collection import collect_snapshot
 from trialese.collect.sample import sample_study
 from trialese.collect.snapshot import open_snapshot, read_trials
-from trialese.errors import ArtifactError, RecipeError, RegistryError
+from trialese.errors import ArtifactError, RecipeError, RecordError, RegistryError
 from trialese.generations import (
     current_generation,
     generation_bytes,
@@ -376,6 +376,21 @@ def test_a_full_disk_leaves_the_champion(
     assert read_pointer(run) == before
     assert list_generations(run) == [1]
     assert go(run).generation == 2
+
+
+def test_a_source_that_holds_nothing_any_more_takes_nothing_away(
+    run: Path, registry: Registry
+) -> None:
+    go(run)
+    before, kept = read_pointer(run), list(registry.studies)
+    registry.day = day_of(1)
+    registry.studies.clear()
+    with pytest.raises(RecordError, match="of 400 trials its source holds none"):
+        go(run)
+    assert read_pointer(run) == before
+    registry.studies.extend(kept[:-1])
+    registry.day = day_of(2)
+    assert go(run).gone == 1
 
 
 def test_what_somebody_damaged_is_not_carried_on(run: Path, registry: Registry) -> None:
