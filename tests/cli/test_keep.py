@@ -68,6 +68,31 @@ def test_months_go_by(home: Path, run: Run) -> None:
     assert [line["generation"] for line in log] == [2, 3]
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--format", "csv"), ("--column", "x"), ("--id-column", "x"), ("--top", 2),
+        ("--all-scores",), ("--precision", "bf16"), ("--prefer", "f1"), ("--model-size", "small"),
+        ("--dry-run",), ("--force",), ("-o", "x.csv"),
+    ],
+)  # fmt: skip
+def test_what_changed_takes_no_option_of_predictions(
+    run: Run, tmp_path: Path, option: tuple[object, ...]
+) -> None:
+    status, out, err = run("predict", tmp_path, "--changed-since", 1, *option)
+    assert (status, out) == (2, "")
+    name = "--out" if option[0] == "-o" else option[0]
+    assert f"--changed-since takes the folder of a run, and --json alone; leave {name} out" in err
+
+
+def test_a_run_that_is_served_has_its_own_snapshot_and_sizes(home: Path, run: Run) -> None:
+    assert run("refresh", home)[0] == 0
+    for option in (("--snapshot", home / "snapshot"), ("--model-size", "small")):
+        status, _, err = run("serve", home, *option)
+        assert status == 2
+        assert f"{option[0]}: a run's generation has its own; leave it out" in err
+
+
 def test_a_refused_challenger_ends_with_3(
     home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -235,6 +235,20 @@ def test_nothing_is_sent_without_a_card(hub: Hub, home: Path, tmp_path: Path) ->
     assert hub.asked == []
 
 
+def test_what_the_card_does_not_take_is_refused(home: Path, tmp_path: Path) -> None:
+    for folder in ("corpus", "stop-reasons/adapted"):
+        with pytest.raises(RecordError, match=f"{folder}: .*no model or adapter; leave --base out"):
+            prepare_publication(home / folder, "me/x", base="me/base")
+    for folder in ("corpus", "adapter"):
+        with pytest.raises(RecordError, match=f"{folder}: .*no classifier; leave --verdict out"):
+            prepare_publication(home / folder, "me/x", verdict=home / "verdict")
+    by_hand = tmp_path / "classifier"
+    shutil.copytree(home / "stop-reasons" / "adapted", by_hand)
+    (by_hand / "README.md").write_text("By hand.\n", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"README\.md in it is the card; leave --verdict out"):
+        prepare_publication(by_hand, "me/x", verdict=home / "verdict")
+
+
 def test_a_verdict_of_other_classifiers_gives_no_card(home: Path) -> None:
     from trialese.verdict.report import load_verdicts, write_report
 

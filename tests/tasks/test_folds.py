@@ -174,6 +174,15 @@ def test_equal_texts_are_one_cluster_of_duplicates_and_not_too_few() -> None:
         gather_examples(TASK, same[:1], DEDUP, {"x": 3})
 
 
+@pytest.mark.parametrize("name", ["text_column", "label_column", "id_column"])
+def test_columns_without_a_labelled_file_are_refused(tmp_path: Path, name: str) -> None:
+    collect = CollectSettings(source="sample", sample=SampleSettings(studies=50))
+    snapshot = collect_snapshot(collect, tmp_path / "snapshot")
+    settings = TasksSettings(sex=SexSettings(**{name: "x"}))
+    with pytest.raises(RecipeError, match=f"sex: {name} is of a labelled file, and .* labelled"):
+        build_examples("sex", settings, snapshot)
+
+
 def test_columns_of_one_task_may_be_named() -> None:
     declared = DeclaredTaskSettings(name="mine", labels=("a",), kind="multilabel", labelled="x")
     whole = TasksSettings(declared=(declared,))

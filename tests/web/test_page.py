@@ -130,7 +130,8 @@ def run_site(
         "labels": home / "answers.sqlite",
         "jobs": home / "jobs",
     }
-    served = open_served([made["adapted"]], **{**given, **more})
+    models = [made[name] for name in ("adapted", "another") if name in made]
+    served = open_served(models, **{**given, **more})
     app = create_app(served, ServeSettings(port=0), token=token)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
     thread = threading.Thread(target=server.run)
@@ -280,6 +281,27 @@ def test_cut_offs_are_chosen_by_use_and_doubt_is_told(
         assert "no label reaches its cut-off" in page.text(".person")
         page.driver.back()
         page.until(lambda page=page: "hepatotoxicity" in page.text(".read"))
+
+
+def test_a_use_that_another_model_does_not_know_is_not_asked_of_it(
+    chrome: Any, tmp_path: Path
+) -> None:
+    both = [find_classifier(Path(name), "small") for name in ("stop-reasons", "sex")]
+    served = {"adapted": both[0], "another": both[1], "gold.tsv": tmp_path}
+    given: dict[str, Any] = {"snapshot": None, "verdict": None, "jobs": tmp_path / "jobs"}
+    for site in run_site({**served, "snapshot": tmp_path, "verdict": tmp_path}, tmp_path, **given):
+        page = Page(chrome, site)
+        page.width(1200)
+        page.open()
+        page.until(lambda page=page: page.all("#legend"))
+        names = [option.get_attribute("value") for option in page.all("#model option")]
+        for use, kept in (("recall=0.9", ""), ("precision=0.9", "precision=0.9")):
+            Select(page.all("#use")[0]).select_by_value(use)
+            page.until(lambda page=page: page.all(".read"))
+            Select(page.all("#model")[0]).select_by_value(names[1])
+            page.predict("Pregnant women")
+            assert page.script("return document.getElementById('use').value") == kept
+            Select(page.all("#model")[0]).select_by_value(names[0])
 
 
 def test_scores_that_are_no_chances_are_called_so(page: Page) -> None:

@@ -147,8 +147,8 @@ def staleness(
     trained_until: Annotated[
         str | None, typer.Option(help="Newest trial it learnt from; default: by the corpus.")
     ] = None,
-    sample: Annotated[int, typer.Option(help="Trials read of each quarter.")] = 40,
-    pll_sample: Annotated[int, typer.Option(help="Of these, for pseudo-perplexity.")] = 6,
+    sample: Annotated[int, typer.Option(min=1, help="Trials read of each quarter.")] = 40,
+    pll_sample: Annotated[int, typer.Option(min=0, help="Of these, for pseudo-perplexity.")] = 6,
     dry_run: DryRunOption = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for staleness.html and .json.")
@@ -509,8 +509,10 @@ def panel(
         typer.Argument(metavar="MODELS...", help=f"Each as MODEL or NAME=MODEL. {MASKED_LM}"),
     ],
     out: OutOption,
-    trials: Annotated[int, typer.Option(help="At most so many, chosen by hash.")] = 3000,
-    max_tokens: Annotated[int, typer.Option(help="Of each text, special ones included.")] = 128,
+    trials: Annotated[int, typer.Option(min=1, help="At most so many, chosen by hash.")] = 3000,
+    max_tokens: Annotated[
+        int, typer.Option(min=3, help="Of each text, special ones included.")
+    ] = 128,
     dry_run: DryRunOption = False,
     force: ForceOption = False,
     as_json: JsonOption = False,

@@ -103,12 +103,16 @@ def predict(
     from trialese.tasks.scorer import find_classifier
 
     if changed_since is not None:
-        others = (
-            inputs, out, format_name, column, id_column, top, all_scores, prefer, model_size,
-            dry_run, force, precision != "fp32",
-        )  # fmt: skip
-        if any(others):
-            raise typer.BadParameter("--changed-since takes the folder of a run, and --json alone")
+        others = {
+            "the texts": inputs, "--out": out, "--format": format_name, "--column": column,
+            "--id-column": id_column, "--top": top, "--all-scores": all_scores,
+            "--precision": precision != "fp32", "--prefer": prefer, "--model-size": model_size,
+            "--dry-run": dry_run, "--force": force,
+        }  # fmt: skip
+        for option in (name for name, value in others.items() if value):
+            raise typer.BadParameter(
+                f"--changed-since takes the folder of a run, and --json alone; leave {option} out"
+            )
         _print_changed(model, changed_since, as_json=as_json)
         return
     if not inputs:
@@ -476,9 +480,9 @@ def serve(
     if any(columns) and queue is None:
         raise typer.BadParameter("--column and --id-column go with --queue, a table")
     if models and len(models) == 1 and read_pointer(models[0]) is not None:
-        if snapshot is not None:
-            raise typer.BadParameter("--snapshot: a run's generation has its own; leave it out")
-
+        for option, given in (("--snapshot", snapshot), ("--model-size", model_size)):
+            if given is not None:
+                raise typer.BadParameter(f"{option}: a run's generation has its own; leave it out")
         open_generation = partial(
             open_served_generation,
             verdict=verdict,

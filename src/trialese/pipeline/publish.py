@@ -68,12 +68,17 @@ def prepare_publication(
             f"{folder}: {with_article(manifest.kind)}; what can be published is "
             f"{', '.join(map(with_article, _KINDS))}"
         )
+    what, of_classifier = with_article(manifest.kind), manifest.kind in ("classifier", "export")
+    if base and (of_classifier or manifest.kind in ("corpus", "snapshot")):
+        raise RecordError(f"{folder}: {what}, no model or adapter; leave --base out")
+    if verdict and not of_classifier:
+        raise RecordError(f"{folder}: {what}, no classifier; leave --verdict out")
     if manifest.kind in ("corpus", "snapshot"):
         tables = [name for name in manifest.files if name.endswith((".parquet", ".jsonl"))]
         files: dict[str, Path | bytes] = {name: folder / name for name in tables}
         files[CARD_NAME] = _own_card(folder) or _data_card(manifest).encode()
         return Publication(repository, "dataset", files)
-    if manifest.kind in ("classifier", "export"):
+    if of_classifier:
         home = model_folder(folder)
     else:
         home = next(at for at in (folder / "adapter", folder / "model") if at.is_dir())
@@ -89,7 +94,9 @@ def prepare_publication(
         config["base_model_name_or_path"] = start
         files[_ADAPTER_CONFIG] = json.dumps(config, indent=2, sort_keys=True).encode()
     card = _own_card(folder) or _own_card(home)
-    if card is None and manifest.kind in ("classifier", "export"):
+    if card is not None and verdict:
+        raise RecordError(f"{folder}: the README.md in it is the card; leave --verdict out")
+    if card is None and of_classifier:
         card = _classifier_card(folder, manifest, repository, home, verdict).encode()
     files[CARD_NAME] = card or _language_model_card(manifest, repository, start).encode()
     return Publication(repository, "model", files)

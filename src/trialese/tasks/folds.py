@@ -230,6 +230,13 @@ def build_examples(name: str, settings: TasksSettings, snapshot: Snapshot | None
     definition = define_task(name, settings)
     task, section = definition.task, definition.section
     check_held_out(name, section)
+    columns = ("text_column", "label_column", "id_column")
+    named = [column for column in columns if getattr(section, column) is not None]
+    if named and section.labelled is None:
+        raise RecipeError(
+            f"tasks, {name}: {named[0]} is of a labelled file, and labels come from the trials; "
+            "leave it out, or name the file as labelled"
+        )
     dropped: dict[str, int] = {}
     if section.labelled is not None:
         examples = _read(section.labelled, definition, dropped)

@@ -43,7 +43,8 @@ const USES = {
 /** The cut-offs that the model can take, its own first; those of the address among them. */
 export function offerUses() {
   const { uses, prefer } = state.model;
-  if (state.prefer && !uses.length) state.prefer = "";
+  const aims = uses.map((use) => use.split("=")[0]);
+  if (state.prefer && !aims.includes(state.prefer.split("=")[0])) state.prefer = "";  // another model's
   const others = uses.filter((use) => use !== prefer);
   if (state.prefer && !others.includes(state.prefer)) others.push(state.prefer);
   $("use").replaceChildren(new Option(`${USES[prefer] || prefer}${prefer === "f1" ? "" : ", as fitted"}`, ""), ...others.map((use) => new Option(USES[use] || use, use)));
