@@ -201,6 +201,14 @@ def test_an_obsolete_number_that_stands_alone_again(world: World) -> None:
     assert_same(*world.next("2024-09-28"))
 
 
+def test_a_study_that_lost_its_number_is_gone(world: World) -> None:
+    identity = world.registry.studies[4]["protocolSection"]["identificationModule"]
+    lost, identity["nctId"] = identity["nctId"], ""
+    merged, fresh = world.next("2024-09-25", list_from="2024-09-25")
+    assert rows_of(merged).equals(rows_of(fresh))
+    assert lost not in {trial.nct_id for trial in read_trials(merged)}
+
+
 def test_data_older_than_those_held_are_not_taken(world: World) -> None:
     update(world.registry.studies[3], "2024-09-25", why="Slow accrual")
     world.next("2024-09-25")

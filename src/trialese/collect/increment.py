@@ -339,8 +339,9 @@ class _Asked:
         for item in source.studies():
             if isinstance(item, RawStudy) and isinstance(item.data, bytes):
                 study = _STUDY.decode(item.data).protocolSection
-                day = study.statusModule.lastUpdatePostDateStruct.date
-                found[study.identificationModule.nctId] = day
+                number = study.identificationModule.nctId
+                if number:  # what has none cannot be asked for
+                    found[number] = study.statusModule.lastUpdatePostDateStruct.date
         source.close()
         return found
 
