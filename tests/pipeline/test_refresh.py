@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -385,12 +386,42 @@ def test_a_source_that_holds_nothing_any_more_takes_nothing_away(
     before, kept = read_pointer(run), list(registry.studies)
     registry.day = day_of(1)
     registry.studies.clear()
-    with pytest.raises(RecordError, match="of 400 trials its source holds none"):
+    with pytest.raises(RecordError, match="of 400 trials the source holds none"):
         go(run)
     assert read_pointer(run) == before
     registry.studies.extend(kept[:-1])
     registry.day = day_of(2)
     assert go(run).gone == 1
+
+
+def test_a_file_that_has_not_wholly_arrived_takes_nothing_away(run: Path, tmp_path: Path) -> None:
+    arrivals = tmp_path / "arrivals"
+    arrivals.mkdir()
+    for name in ("a", "b"):
+        with zipfile.ZipFile(arrivals / f"{name}.zip", "w") as file:
+            for number in range(20):
+                study = made_up(number + 20 * (name == "b"))
+                file.writestr(f"{number}.json", json.dumps(study))
+    recipe = read_run_recipe(run)
+    collect = msgspec.structs.replace(recipe.collect, source="files", paths=(str(arrivals),))
+    write_bytes(
+        run / "recipe.json", msgspec.json.encode(msgspec.structs.replace(recipe, collect=collect))
+    )
+    shutil.rmtree(run / "snapshot")
+    collect_snapshot(collect, run / "snapshot")
+    go(run)
+    before, whole = read_pointer(run), (arrivals / "b.zip").read_bytes()
+    lines = "\n".join(json.dumps(made_up(number)) for number in range(20, 40)).encode()
+    for part in (whole[: len(whole) // 2], b"", lines[: len(lines) // 2]):
+        (arrivals / "b.zip").write_bytes(part)
+        with pytest.raises(RecordError, match=r"b\.zip.*: .* trials would go with it: wait"):
+            go(run)
+    assert read_pointer(run) == before
+    (arrivals / "b.zip").write_bytes(whole)
+    assert go(run).outcome == "nothing to do"
+    (arrivals / "notes.pdf").write_bytes(b"%PDF-1.7 nothing of a trial")
+    (arrivals / "b.zip").unlink()
+    assert go(run).gone == 20
 
 
 def test_what_somebody_damaged_is_not_carried_on(run: Path, registry: Registry) -> None:

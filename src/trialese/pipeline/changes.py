@@ -16,8 +16,8 @@ from jinja2 import ChoiceLoader, PackageLoader
 
 from trialese.artifacts import write_bytes
 from trialese.collect.diff import changed_fields, compare_snapshots
-from trialese.collect.snapshot import find_trials
-from trialese.errors import ArtifactError
+from trialese.collect.snapshot import find_trials, read_rejects
+from trialese.errors import ArtifactError, RecordError
 from trialese.generations import current_generation, list_generations, open_generation
 from trialese.records import ATTRIBUTION, Snapshot, Trial
 from trialese.verdict.report import environment
@@ -29,6 +29,7 @@ __all__ = [
     "find_changes",
     "order_of_fields",
     "read_changes",
+    "refuse_loss",
     "render_page",
     "write_feeds",
 ]
@@ -38,6 +39,8 @@ PAGE_NAME = "report.html"
 FEED_ENTRIES = 500
 """Of the Atom feed, the newest; the JSON lines hold every change of the generations kept."""
 _FIRST_FIELDS = ("why_stopped", "eligibility_criteria", "overall_status")
+_NO_LOSS = frozenset({"foreign", "no_study", "not_a_file"})
+"""Reasons of rejects that never were records."""
 _SHORT = 300
 _SHOWN = 200
 _DIFF_LINES = 12
@@ -120,6 +123,28 @@ def find_changes(newer: Snapshot, older: Snapshot, generation: int) -> list[Tria
         *changed,
         *(change("gone", before[name]) for name in found.vanished),
     ]
+
+
+def refuse_loss(newer: Snapshot, older: Snapshot, changes: Iterable[TrialChange]) -> None:
+    """Check that no trial is gone only because what holds it cannot be read today.
+
+    Raises:
+        RecordError: no trial is left, or some are gone and something cannot be read that held them,
+            or may have: a file that has not wholly arrived.
+    """
+    gone = {change.nct_id for change in changes if change.what == "gone"}
+    if not newer.manifest.counts["trials"]:
+        raise RecordError(f"of {len(gone):,} trials the source holds none now; check it")
+    if not gone or newer.manifest.notes.get("source") != "files":
+        return
+    before = {(each.origin, each.reason) for each in read_rejects(older)}
+    for each in read_rejects(newer):
+        known = (each.origin, each.reason) in before or each.reason in _NO_LOSS
+        if not known and (not each.nct_id or each.nct_id in gone):
+            raise RecordError(
+                f"{each.origin}: {each.detail}; {len(gone):,} trials would go with it: wait until "
+                "it has arrived, or take it away"
+            )
 
 
 def _is_short(trial: Trial, name: str) -> bool:

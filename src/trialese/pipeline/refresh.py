@@ -35,7 +35,7 @@ from trialese.artifacts import (
 from trialese.collect.increment import collect_increment, merge_increment
 from trialese.collect.snapshot import open_snapshot, read_identities
 from trialese.corpus.store import open_corpus
-from trialese.errors import ArtifactError, RecipeError, RecordError
+from trialese.errors import ArtifactError, RecipeError
 from trialese.generations import (
     KIND,
     Generation,
@@ -56,6 +56,7 @@ from trialese.pipeline.changes import (
     PAGE_NAME,
     TrialChange,
     find_changes,
+    refuse_loss,
     render_page,
     write_feeds,
 )
@@ -356,11 +357,8 @@ class _Refresh:
             snapshot = merge_increment(
                 self.recipe.collect, older, increment, self.work / "snapshot"
             )
-            if not snapshot.manifest.counts["trials"]:
-                raise RecordError(
-                    f"{self.run}: of {notes['trials']:,} trials its source holds none now; check it"
-                )
             changes = find_changes(snapshot, older, next_number(self.run))
+            refuse_loss(snapshot, older, changes)
         listed = increment.data_timestamp if increment.listed else notes["listed"]
         moved = bool(changes) or _differ(snapshot, older)
         before = read_decision(current)
