@@ -236,6 +236,8 @@ def test_one_day(run: Path, registry: Registry, tmp_path: Path) -> None:
     atom = "{http://www.w3.org/2005/Atom}"
     assert len(feed.findall(f"{atom}entry")) == 4
     assert "No money <&>" in "".join(feed.itertext())
+    assert all(each.find(f"{atom}link") is not None for each in feed.findall(f"{atom}entry"))
+    assert "National Library of Medicine" in feed.findtext(f"{atom}rights", "")
     page = (now.path / "report.html").read_text("utf-8")
     assert "No money &lt;&amp;&gt;" in page
     assert held_now(run) == rescored(run, tmp_path / "full")
@@ -422,6 +424,10 @@ def test_a_file_that_has_not_wholly_arrived_takes_nothing_away(run: Path, tmp_pa
     (arrivals / "notes.pdf").write_bytes(b"%PDF-1.7 nothing of a trial")
     (arrivals / "b.zip").unlink()
     assert go(run).gone == 20
+    feed = ET.fromstring((run / "feed.xml").read_bytes())
+    days = {each.text for each in feed.iter("{http://www.w3.org/2005/Atom}updated")}
+    assert len(days) == 1  # these files do not say of which day their data are
+    assert str(days.pop()) > "2024"
 
 
 def test_what_somebody_damaged_is_not_carried_on(run: Path, registry: Registry) -> None:
