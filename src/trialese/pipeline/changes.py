@@ -12,7 +12,6 @@ from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
 import msgspec
-import pyarrow.compute as pc
 from jinja2 import ChoiceLoader, PackageLoader
 
 from trialese.artifacts import write_bytes
@@ -150,7 +149,8 @@ def refuse_loss(newer: Snapshot, older: Snapshot, changes: Iterable[TrialChange]
 
 def _newest_update(snapshot: Snapshot) -> str | None:
     tables = read_rows(snapshot, ["last_update_posted"])
-    return max((pc.max(each["last_update_posted"]).as_py() or "" for each in tables), default=None)
+    columns = (table["last_update_posted"].to_pylist() for table in tables)
+    return max(filter(None, chain.from_iterable(columns)), default=None)
 
 
 def _is_short(trial: Trial, name: str) -> bool:
