@@ -44,6 +44,7 @@ __all__ = [
     "locate_labelled",
     "locate_model",
     "named_model",
+    "positions_of",
     "refuse_long_blocks",
     "upload_files",
 ]
@@ -174,6 +175,18 @@ class _Positions(msgspec.Struct):
     pad_token_id: int = 1
 
 
+def positions_of(folder: Path) -> int | None:
+    """How many tokens a model has positions for, as far as its configuration tells."""
+    try:
+        told = msgspec.json.decode((folder / "config.json").read_bytes(), type=_Positions)
+    except (OSError, msgspec.DecodeError):
+        return None  # whoever loads it says what is wrong with it
+    if told.max_position_embeddings is None:
+        return None
+    taken = told.pad_token_id + 1 if told.model_type in _BEHIND_PADDING else 0
+    return told.max_position_embeddings - (2 if told.model_type == "mpnet" else taken)
+
+
 def refuse_long_blocks(backbone: BackboneSettings, block_tokens: int) -> None:
     """Refuse blocks of more tokens than the backbone has positions, as far as its config tells.
 
@@ -182,15 +195,8 @@ def refuse_long_blocks(backbone: BackboneSettings, block_tokens: int) -> None:
         RecipeError: they are longer.
     """
     files = locate_backbone(backbone)
-    try:
-        told = msgspec.json.decode((files.folder / "config.json").read_bytes(), type=_Positions)
-    except (OSError, msgspec.DecodeError):
-        return  # whoever loads it says what is wrong with it
-    if told.max_position_embeddings is None:
-        return
-    taken = told.pad_token_id + 1 if told.model_type in _BEHIND_PADDING else 0
-    longest = told.max_position_embeddings - (2 if told.model_type == "mpnet" else taken)
-    if block_tokens > longest:
+    longest = positions_of(files.folder)
+    if longest is not None and block_tokens > longest:
         raise RecipeError(
             f"corpus.blocks.block_tokens: {block_tokens}, but {files.name} has {longest} "
             f"positions; lower it to {longest} or less"

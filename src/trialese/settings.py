@@ -42,6 +42,7 @@ __all__ = [
     "StopReasonsSettings",
     "TaskSettings",
     "TasksSettings",
+    "UnlabelledSettings",
     "VerdictSettings",
 ]
 
@@ -367,7 +368,21 @@ class SilverSettings(Section, frozen=True, kw_only=True):
     """Its rate meanwhile; None: `finetune.lr`, which the labelled texts have."""
 
 
-_LATER_SETTINGS = ("text_column", "label_column", "id_column", "prefer")
+class UnlabelledSettings(Section, frozen=True, kw_only=True):
+    """Texts without labels, which a language model reads with words masked before it is fitted to
+    labelled ones (Gururangan et al. 2020, arXiv 2004.10964)."""
+
+    table: str
+    """Any file of texts; none of its labels is read, texts near a labelled one are left out."""
+    column: str | None = None
+    """Holds the texts; None: the one with a known name."""
+    epochs: Count = 4
+    lr: float = 5e-5
+    """Of all weights; the new masked-LM head, alone at first, has `pretrain.head_phase`'s."""
+
+
+_LATER_SETTINGS = ("text_column", "label_column", "id_column", "prefer", "unlabelled")
+_WHO_AND_WHAT = ("brief_title", "official_title", "brief_summary", "eligibility_criteria")
 
 
 class TaskSettings(Section, frozen=True, kw_only=True):
@@ -408,6 +423,8 @@ class TaskSettings(Section, frozen=True, kw_only=True):
     silver: SilverSettings | None = None
     """Language models are fitted on these texts first, baselines on them and the labelled ones
     (`tasks/labelled.py`). The verdict says so: who gave the labels may have seen the test's."""
+    unlabelled: UnlabelledSettings | None = None
+    """Language models read these texts first, as a masked-LM (`tasks/unlabelled.py`)."""
     split_seed: int = 7
     """Which cluster is in which fold; the same for every system and every seed of the weights."""
     seeds: tuple[int, ...] = (1,)
@@ -438,12 +455,7 @@ class SexSettings(TaskSettings, frozen=True, kw_only=True):
 
     missing: Literal["drop", "label"] = "drop"
     """Trials without the field: dropped (and counted), or given the label "None"."""
-    fields: tuple[str, ...] = (
-        "brief_title",
-        "official_title",
-        "brief_summary",
-        "eligibility_criteria",
-    )
+    fields: tuple[str, ...] = _WHO_AND_WHAT
     without_sex_words: bool = False
     """Leave out every sentence that says women, men, pregnant, ...; for the input ablation."""
     run_folds: Count | None = 1
@@ -454,16 +466,9 @@ class DeclaredTaskSettings(TaskSettings, frozen=True, kw_only=True):
     """A task of your own, from a field of the trials or from a labelled file."""
 
     undescribed: ClassVar[tuple[str, ...]] = (
-        "max_trials",
-        "sentences",
-        "silver",
-        "keywords",
-        "label_sentences",
-        "groups",
-        "label_descriptions",
-        "leave_out_other_values",
-        *_LATER_SETTINGS,
-    )
+        "max_trials", "sentences", "silver", "keywords", "label_sentences", "groups",
+        "label_descriptions", "leave_out_other_values", *_LATER_SETTINGS,
+    )  # fmt: skip
 
     name: str
     labels: tuple[str, ...]
@@ -474,12 +479,7 @@ class DeclaredTaskSettings(TaskSettings, frozen=True, kw_only=True):
     leave_out_other_values: bool = False
     """Trials and rows with a value that is none of the labels are left out, and counted, instead of
     refused: two statuses of many, say."""
-    fields: tuple[str, ...] = (
-        "brief_title",
-        "official_title",
-        "brief_summary",
-        "eligibility_criteria",
-    )
+    fields: tuple[str, ...] = _WHO_AND_WHAT
     """What of a trial is read."""
     withhold: tuple[str, ...] = ()
     """Further fields that give the answer away."""

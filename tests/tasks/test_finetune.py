@@ -19,6 +19,7 @@ from trialese.settings import (
     SilverSettings,
     StopReasonsSettings,
     TasksSettings,
+    UnlabelledSettings,
     VerdictSettings,
 )
 from trialese.tasks import fit as fit_module
@@ -343,6 +344,45 @@ def test_silver_texts_are_learnt_by_every_system_and_the_verdict_says_so(
     blend_classifiers("stop-reasons", both, "hybrid", tmp_path / "hybrid")
     assert read_manifest(tmp_path / "hybrid").notes["silver"] == notes
     assert f"silver: learnt from {notes['texts']} texts that a model labelled" in said
+
+
+def test_a_language_model_first_reads_texts_that_nobody_labelled(
+    recipe: TasksSettings, artifacts: dict[str, Path], tiny_backbone: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "reasons.tsv"
+    rows = [f"recruiting stopped after patient {row}\tno label at all" for row in range(40)]
+    rows += ["slow accrual at site number alpha 0\t", "Recruiting stopped after patient 3\t", "\t"]
+    table.write_text("text\tprediction\n" + "\n".join(rows) + "\n")
+    section = msgspec.structs.replace(
+        recipe.stop_reasons, unlabelled=UnlabelledSettings(table=str(table), epochs=2, lr=1e-3)
+    )
+    changed = msgspec.structs.replace(recipe, stop_reasons=section)
+    manifest = finetune(
+        "stop-reasons", "read", model=tiny_backbone, settings=changed, path=tmp_path / "read"
+    )
+    notes = manifest.notes["unlabelled"]
+    assert notes["left_out"]["near a labelled text"] >= 1
+    assert notes["left_out"]["the text of another row"] == 1
+    assert notes["texts"] + sum(notes["left_out"].values()) == 43
+    assert f"which read {notes['texts']} texts without labels" in manifest.notes["masked_lm"]
+    assert set(manifest.inputs) == {"examples", "model", "unlabelled"}
+    assert not any("unlabelled" in name for name in manifest.files)  # what it read from is gone
+    plain, started = by_round(artifacts["base"]), by_round(tmp_path / "read")
+    assert plain[1, 0, "test"].ids == started[1, 0, "test"].ids
+    assert not np.allclose(plain[1, 0, "test"].scores, started[1, 0, "test"].scores)
+    again = finetune(
+        "stop-reasons", "read", model=tiny_backbone, settings=changed, path=tmp_path / "again"
+    )
+    assert again.digest == manifest.digest
+    rival = finetune("stop-reasons", "tfidf", settings=changed, path=tmp_path / "tfidf")
+    assert rival.digest == read_manifest(artifacts["tfidf"]).digest  # it reads no masked words
+    near = UnlabelledSettings(table=str(tmp_path / "near.txt"))
+    (tmp_path / "near.txt").write_text("slow accrual at site number alpha 0\n")
+    changed = msgspec.structs.replace(
+        recipe, stop_reasons=msgspec.structs.replace(section, unlabelled=near)
+    )
+    with pytest.raises(RecordError, match="every text is near a labelled one"):
+        finetune("stop-reasons", "read", model=tiny_backbone, settings=changed, path=tmp_path / "n")
 
 
 @pytest.mark.parametrize("system", ["tfidf", "base"])

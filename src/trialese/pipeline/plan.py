@@ -368,6 +368,10 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
     if silver is not None and Path(silver.table).is_file():
         rows, _ = _rows_of(Path(silver.table))
         costs.append((len(section.seeds), cost_of(rows, silver.epochs)))
+    unlabelled = section.unlabelled
+    if unlabelled is not None and Path(unlabelled.table).is_file():
+        rows, _ = _rows_of(Path(unlabelled.table))
+        costs.append((1, cost_of(rows, unlabelled.epochs + 1)))  # and an epoch of a new head
     return replace(
         plan,
         tokens=sum(times * cost.tokens for times, cost in costs),

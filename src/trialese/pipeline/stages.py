@@ -291,8 +291,9 @@ def _task_stage(
 
     section = define_task(task, recipe.tasks).section
     check_search(task, section)
-    silver = section.silver
-    labelled = (section.labelled, section.test_labelled, silver.table if silver else None)
+    tables = (section.silver, section.unlabelled)
+    others = (each.table for each in tables if each is not None)
+    labelled = (section.labelled, section.test_labelled, *others)
     from_backbone = snapshot is None and system == "base"
     if snapshot is None and section.labelled is None:
         raise RecipeError(

@@ -9,6 +9,7 @@ start from the same weights and the same new head, so their mean lies in the sam
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -62,6 +63,7 @@ from trialese.tasks.predict import load_scorer
 from trialese.tasks.scorer import origin_of, with_preference
 from trialese.tasks.system import System, check_search, score_held
 from trialese.tasks.task import TaskDefinition, sentence_examples
+from trialese.tasks.unlabelled import read_as_masked_lm, unlabelled_texts
 from trialese.temperature import Calibration, CalibrationKind, calibrate, fit_calibration
 from trialese.thresholds import measure_points, read_preference, shrunk_cuts
 
@@ -118,17 +120,29 @@ def finetune(
     described: dict[str, Any] = {"task": name, "system": system, "section": plain}
     if silver is not None:
         inputs["silver"] = silver.digest
-    if model is not None:
+    unlabelled, start = None, given.model
+    if start is not None:
         described["threshold_shrinkage"] = settings.threshold_shrinkage
+        if section.unlabelled is not None:
+            unlabelled = unlabelled_texts(definition, section.unlabelled, found.examples)
+            inputs["unlabelled"] = unlabelled.digest
     with given.draft(Path(path), described) as draft:
         draft.notes["threads"] = count_threads()
-        if given.model is not None:
-            draft.notes["masked_lm"] = origin_of(given.model) or named_model(model)
+        if start is not None:
+            draft.notes["masked_lm"] = origin_of(start) or named_model(model)
+        if start is not None and unlabelled is not None:
+            texts, left_out = len(unlabelled.texts), unlabelled.left_out
+            draft.notes["unlabelled"] = {"texts": texts, "left_out": left_out}
+            draft.notes["masked_lm"] += f", which read {texts:,} texts without labels"
+            aside = draft.folder / ".unlabelled"
+            longest = section.finetune.max_tokens
+            start = read_as_masked_lm(
+                start, unlabelled, aside, max_tokens=longest, progress=progress
+            )
         if silver is not None:
             draft.notes["silver"] = {"texts": len(silver.examples), "left_out": silver.left_out}
-        runs = _runs(
-            definition, found, system, given.model, silver, settings, inputs, draft, progress
-        )
+        runs = _runs(definition, found, system, start, silver, settings, inputs, draft, progress)
+        shutil.rmtree(draft.folder / ".unlabelled", ignore_errors=True)
         save_predictions(draft.folder / "predictions.parquet", runs)
     assert draft.manifest is not None
     return draft.manifest

@@ -349,6 +349,7 @@ def describe_section(section: TaskSettings, *, is_model: bool) -> dict[str, Any]
         del plain["finetune"]["final_fit"]
     if not is_model:
         del plain["finetune"]
+        plain.pop("unlabelled", None)
         if plain.get("silver"):
             plain["silver"] = {name: plain["silver"][name] for name in ("table", "column")}
     return plain
