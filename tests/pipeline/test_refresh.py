@@ -333,6 +333,11 @@ def test_a_run_made_again_is_taken_over_again(run: Path, registry: Registry) -> 
     )
     snapshot = open_snapshot(run / "snapshot")
     finetune("sex", "tfidf", snapshot=snapshot, settings=settings, path=run / "sex" / "tfidf")
+    before, registry.silent = read_pointer(run), True
+    with pytest.raises(RegistryError):
+        go(run)
+    assert read_pointer(run) == before  # what the run made is of older data
+    registry.silent = False
     outcome = go(run)
     assert outcome.generation == 4
     now = current_generation(run)

@@ -338,7 +338,8 @@ class _Refresh:
             changes=[],
             listed=None,
         )
-        return self._promote(self._assemble(None, parts, origin))
+        made = self._assemble(None, parts, origin)
+        return self._promote(made) if before is None else made  # else once the source answers
 
     def _next(self, current: Generation) -> _Parts | Decision:
         """What the next generation is made from; where there is nothing to do, what decided."""
@@ -352,6 +353,8 @@ class _Refresh:
             list_from=self._listing_due(notes),
             progress=self.progress,
         )
+        if current_generation(self.run) != current:
+            self._promote(current)
         snapshot, changes = older, []
         if increment.collected or increment.gone:
             snapshot = merge_increment(
@@ -562,9 +565,7 @@ def check_webhook(url: str) -> None:
     loopback = host == "localhost"
     with suppress(ValueError):
         loopback = loopback or ipaddress.ip_address(host).is_loopback
-    if parts.scheme == "https" and host:
-        return
-    if parts.scheme == "http" and loopback:
+    if (parts.scheme == "https" and host) or (parts.scheme == "http" and loopback):
         return
     raise RecipeError(f"--notify {url}: give an https address, or http on this machine")
 
