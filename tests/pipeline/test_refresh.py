@@ -345,6 +345,21 @@ def test_a_run_made_again_is_taken_over_again(run: Path, registry: Registry) -> 
     assert now.lineage == (3, 4)
 
 
+def test_what_an_interrupted_refresh_of_another_recipe_left_is_not_taken_in(
+    run: Path, registry: Registry
+) -> None:
+    go(run)
+    left = run / "generations" / ".work" / "predictions" / "stop-reasons"
+    left.mkdir(parents=True)
+    (left / "000002.parquet").write_bytes(b"of a task that the recipe names no more")
+    registry.day = day_of(1)
+    registry.studies.pop()
+    go(run)
+    now = current_generation(run)
+    assert now is not None
+    assert [each.name for each in (now.path / "predictions").iterdir()] == ["sex"]
+
+
 def test_two_at_once(run: Path, registry: Registry) -> None:
     started, go_on = threading.Event(), threading.Event()
 

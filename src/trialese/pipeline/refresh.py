@@ -465,7 +465,8 @@ class _Refresh:
             link_tree(parts.snapshot, draft.folder / "snapshot")
             for name, folder in made_from.items():
                 link_tree(folder, draft.folder / name)
-            link_tree(self.work / "predictions", draft.folder / "predictions")
+            for task in parts.classifiers:  # of an earlier recipe others may lie there
+                link_tree(self.work / "predictions" / task, draft.folder / "predictions" / task)
             (draft.folder / TRAINING_NAME).write_bytes(parts.training)
             lines = msgspec.json.Encoder().encode_lines(parts.changes)
             (draft.folder / CHANGES_NAME).write_bytes(lines)
