@@ -98,6 +98,9 @@ def test_staleness_prints_its_table_and_writes_its_page(
     command += ("--adapter", home / "adapter" / "adapter", "--sample", 2, "--pll-sample", 1)
     status, _, err = run(*command)
     assert status == 2 and "--trained-until" in err
+    for wrong in ("2021-13-01", "2021", "summer"):
+        status, _, err = run(*command, "--trained-until", wrong)
+        assert (status, f"--trained-until {wrong}: no date; write YYYY-MM-DD" in err) == (2, True)
     command += ("--corpus", home / "corpus", "--trained-until", "2021-12-31")
     status, out, err = run(*command, "-o", tmp_path / "page")
     assert status == 0, err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -145,7 +146,8 @@ def staleness(
         ),
     ] = "",
     trained_until: Annotated[
-        str | None, typer.Option(help="Newest trial it learnt from; default: by the corpus.")
+        str | None,
+        typer.Option(metavar="DATE", help="Newest trial it learnt from; default: by the corpus."),
     ] = None,
     sample: Annotated[int, typer.Option(min=1, help="Trials read of each quarter.")] = 40,
     pll_sample: Annotated[int, typer.Option(min=0, help="Of these, for pseudo-perplexity.")] = 6,
@@ -176,6 +178,12 @@ def staleness(
     from trialese.pretrain.staleness_page import as_dict, as_table, write_page
     from trialese.settings import BackboneSettings
 
+    if trained_until is not None:
+        try:
+            date.fromisoformat(trained_until)
+        except ValueError:
+            why = f"--trained-until {trained_until}: no date; write YYYY-MM-DD"
+            raise typer.BadParameter(why) from None
     sibling, era = find_reference(locate_model(backbone), has_adapter=adapter is not None)
     trained_on: frozenset[str] = frozenset()
     newest = ""
