@@ -379,7 +379,7 @@ def differences() -> list[str]:
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit("\n".join(differences()))
+        sys.exit("\n".join(differences()) or 0)  # an empty text would be status 1
     for file, text in made():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -32,6 +34,13 @@ def test_a_line_that_is_not_true_is_found(tree: ModuleType, monkeypatch, tmp_pat
     assert any("mistakes.py" in line for line in tree.differences())
     tree.rewrite()
     assert page.read_text(encoding="utf-8") == PAGE
+
+
+@pytest.mark.parametrize("script", ["tree", "reference"])
+def test_the_check_of_ci_and_hooks_passes_where_nothing_differs(script: str) -> None:
+    check = [sys.executable, f"docs/{script}.py", "--check"]
+    done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def defined(module: Path) -> set[str]:
