@@ -1,4 +1,5 @@
 # `trialese serve`: the classifiers that ship with trialese, without torch, as a user without rights.
+# `token` holds a secret of your own, in a file that user 1000 can read.
 #   docker build -t trialese .
 #   docker run --read-only --tmpfs /tmp -v jobs:/jobs -v "$PWD/token:/run/token:ro" -p 8000:8000 trialese
 # A classifier of your own; one of PyTorch's needs an image built with --build-arg EXTRAS=serve,train:

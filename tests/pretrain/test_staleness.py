@@ -153,6 +153,8 @@ def test_rows_terms_and_advice(tiny_backbone: Path):
     assert made.difference.point == pytest.approx(gap)
     assert made.effect is not None and made.effect.border == "2020Q4"
     assert f"{made.effect.loss.point:+.3f}" in made.advice
+    loss = made.effect.loss.point
+    assert f"{abs(loss):.3f} nats a token {'more' if loss >= 0 else 'less'} than" in made.advice
     # a single quarter before leaves no false border, so that a sure effect is no reason by itself
     verb = "Cannot tell" if made.effect.loss.low > 0 else "No need yet"
     assert made.advice.startswith(verb)

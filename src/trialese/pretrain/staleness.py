@@ -566,9 +566,9 @@ def _advise(made: Staleness, border: str) -> str:
     against = f"against {made.reference}" if made.reference else "matched by condition"
     loss = effect.loss
     figures = (
-        f"trials posted after {border} ({read} of {held:,} read) cost {loss.point:+.3f} nats a "
-        f"token more than those before, {against} (95 % interval {loss.low:+.3f} to "
-        f"{loss.high:+.3f})"
+        f"trials posted after {border} ({read} of {held:,} read) cost {abs(loss.point):.3f} nats a "
+        f"token {'more' if loss.point >= 0 else 'less'} than those before, {against} "
+        f"({loss.point:+.3f}, 95 % interval {loss.low:+.3f} to {loss.high:+.3f})"
     )
     if loss.low <= 0 or (least is not None and loss.point <= least):
         small = f" {_smallest(least)}" if least is not None and loss.low > 0 else ""
