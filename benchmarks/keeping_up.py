@@ -49,6 +49,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "a quarter of the new trials": {"share": 0.25},
     "half of the new trials": {"share": 0.5},
     "half of the steps": {"steps": 0.5},
+    "twice the steps": {"steps": 2.0},
     "all weights": {"settings": VARIANTS["all weights, lr 3e-4"]},
     "published": {"settings": VARIANTS["published"]},
 }
