@@ -64,6 +64,9 @@ def test_months_go_by(home: Path, run: Run) -> None:
     assert (status, "generation 2 is in use" in out) == (0, True)
     status, _, err = run("predict", home, "--changed-since", 3)
     assert (status, "it comes from 1, 2" in err) == (1, True)
+    feed = (home / "feed.xml").read_text("utf-8")  # of trials that no registry knows
+    assert feed.count("<entry>") == feed.count("<content>NCT9")
+    assert "clinicaltrials.gov" not in feed.lower()
     log = [json.loads(line) for line in (home / "refresh.jsonl").read_text().splitlines()]
     assert [line["generation"] for line in log] == [2, 3]
 

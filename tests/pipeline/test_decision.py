@@ -167,13 +167,14 @@ def compared(low: float, newest: Interval | None = None) -> Comparison:
 def test_a_challenger_is_weighed(
     comparison: Comparison, language_model: dict[str, Any], action: str, why: str
 ) -> None:
-    decided = Decision(action="adapt", outcome="", reason="", rule=(), new_trials=300)
+    decided = Decision(action="adapt", outcome="", reason="forced", rule=(), new_trials=300)
     found = weigh(decided, [comparison], language_model, SETTINGS)
     assert found.action == action
     assert why in found.reason
     assert found.tried_at == (300 if action == "refused" else None)
     names = [figure.name for figure in found.figures]
     assert "sex: macro-f1, challenger - champion" in names
+    assert [each.value for each in found.figures if each.name.startswith("why the")] == ["forced"]
 
 
 def test_every_reason_against_is_told() -> None:

@@ -12,6 +12,8 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
+from starlette.testclient import TestClient
 
 from tests.loopback import Registry, id_of, serving
 from trialese.artifacts import read_manifest, verify_files, write_bytes
@@ -30,6 +33,7 @@ from trialese.generations import (
     current_generation,
     generation_bytes,
     list_generations,
+    open_generation,
     promote,
     read_pointer,
     roll_back,
@@ -37,9 +41,12 @@ from trialese.generations import (
 from trialese.pipeline import refresh as module
 from trialese.pipeline.refresh import Outcome, check_webhook, notify, read_run_recipe, refresh
 from trialese.recipe import parse_recipe
-from trialese.settings import SampleSettings
+from trialese.settings import SampleSettings, ServeSettings
 from trialese.tasks.finetune import finetune
 from trialese.tasks.history import extend_history, read_held, read_history
+from trialese.web.app import create_app
+from trialese.web.changeover import Changeover
+from trialese.web.models import open_served_generation
 
 SAMPLE = SampleSettings(studies=400, to_date="2024-08-31")
 RECIPE = """
@@ -236,6 +243,8 @@ def test_one_day(run: Path, registry: Registry, tmp_path: Path) -> None:
     atom = "{http://www.w3.org/2005/Atom}"
     assert len(feed.findall(f"{atom}entry")) == 4
     assert "No money <&>" in "".join(feed.itertext())
+    assert all(each.find(f"{atom}link") is not None for each in feed.findall(f"{atom}entry"))
+    assert "National Library of Medicine" in feed.findtext(f"{atom}rights", "")
     page = (now.path / "report.html").read_text("utf-8")
     assert "No money &lt;&amp;&gt;" in page
     assert held_now(run) == rescored(run, tmp_path / "full")
@@ -442,6 +451,10 @@ def test_a_file_that_has_not_wholly_arrived_takes_nothing_away(run: Path, tmp_pa
     (arrivals / "notes.pdf").write_bytes(b"%PDF-1.7 nothing of a trial")
     (arrivals / "b.zip").unlink()
     assert go(run).gone == 20
+    feed = ET.fromstring((run / "feed.xml").read_bytes())
+    days = {each.text for each in feed.iter("{http://www.w3.org/2005/Atom}updated")}
+    assert len(days) == 1  # these files do not say of which day their data are
+    assert str(days.pop()) > "2024"
 
 
 def test_what_somebody_damaged_is_not_carried_on(run: Path, registry: Registry) -> None:
@@ -622,6 +635,63 @@ def test_killed_at_random_the_same_command_ends_in_the_same_bytes(
         assert done.returncode == 0, done.stderr
         assert digests(home) == wanted
         shutil.rmtree(home)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_while_refreshes_are_killed_the_server_answers_from_whole_generations(
+    run: Path, registry: Registry
+) -> None:
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "trialese", "-q", "refresh", str(run), "--keep", "6"]
+    subprocess.run(command, check=True, capture_output=True)
+    seconds = time.monotonic() - begun
+    app = Changeover(
+        run,
+        open_served_generation,
+        partial(create_app, settings=ServeSettings()),
+        drain_seconds=10,
+        poll_seconds=0.05,
+    )
+    stop, wrong, seen = threading.Event(), list[Any](), set[int]()
+
+    def watch(client: TestClient) -> None:
+        while not stop.is_set():
+            before = client.get("/version").json()["generation"]
+            trials, labels = (
+                client.get("/v1/trials"),
+                client.post("/v1/predict", json={"texts": ["Men"]}),
+            )
+            if client.get("/version").json()["generation"] == before:
+                seen.add(before)
+                held = open_generation(run, before).manifest.notes["trials"]
+                if (trials.status_code, labels.status_code) != (200, 200) or (
+                    trials.json()["counts"]["total"] != held
+                ):
+                    wrong.append((before, held, trials.text, labels.text))
+
+    year, rng = YearOfDays(registry), random.Random(5)
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        while client.get("/v1/trials").status_code != 200:
+            time.sleep(0.02)
+        watching = threading.Thread(target=watch, args=(client,))
+        watching.start()
+        for day in range(1, 31):
+            year.live(day)
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0.2, 1.2) * seconds)
+            process.kill()
+            process.wait()
+        registry.silent = False
+        last = go(run, keep=6).generation
+        while last not in seen:
+            time.sleep(0.02)
+        stop.set()
+        watching.join()
+    assert not wrong
 
 
 def test_killed_between_promotion_and_clearing_up_it_only_clears_up(

@@ -16,7 +16,7 @@ from jinja2 import ChoiceLoader, PackageLoader
 
 from trialese.artifacts import write_bytes
 from trialese.collect.diff import changed_fields, compare_snapshots
-from trialese.collect.snapshot import find_trials, read_rejects
+from trialese.collect.snapshot import find_trials, read_rejects, read_rows
 from trialese.errors import ArtifactError, RecordError
 from trialese.generations import current_generation, list_generations, open_generation
 from trialese.records import ATTRIBUTION, Snapshot, Trial
@@ -58,7 +58,7 @@ class TrialChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     nct_id: str
     title: str
     data_timestamp: str | None = None
-    """Of the data that first showed it."""
+    """Of the data that first showed it; where they tell none, their newest update."""
     formerly: str = ""
     """Its number in the generation before, if that was another."""
     fields: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ def find_changes(newer: Snapshot, older: Snapshot, generation: int) -> list[Tria
     touched = [*found.changed, *renamed]
     after = find_trials(newer, [*found.new, *touched])
     before = find_trials(older, [*found.vanished, *(former.get(name, name) for name in touched)])
-    timestamp = newer.manifest.notes.get("data_timestamp")
+    timestamp = newer.manifest.notes.get("data_timestamp") or _newest_update(newer)
 
     def change(what: What, trial: Trial, **more: Any) -> TrialChange:
         title = trial.brief_title or trial.official_title
@@ -145,6 +145,12 @@ def refuse_loss(newer: Snapshot, older: Snapshot, changes: Iterable[TrialChange]
                 f"{each.origin}: {each.detail}; {len(gone):,} trials would go with it: wait until "
                 "it has arrived, or take it away"
             )
+
+
+def _newest_update(snapshot: Snapshot) -> str | None:
+    tables = read_rows(snapshot, ["last_update_posted"])
+    columns = (table["last_update_posted"].to_pylist() for table in tables)
+    return max(filter(None, chain.from_iterable(columns)), default=None)
 
 
 def _is_short(trial: Trial, name: str) -> bool:
@@ -238,7 +244,10 @@ def write_feeds(run: Path) -> None:
 def _atom(changes: Sequence[TrialChange], notes: Mapping[str, Any]) -> bytes:
     """RFC 4287; ids are made of run, generation and number, so that a reader shows each once."""
     name, urn = str(notes["run"]), f"urn:trialese:{quote(str(notes['run']), safe='')}"
-    updated = _instant(notes.get("data_timestamp"))
+    days = [change.data_timestamp or "" for change in changes]
+    updated = _instant(notes.get("data_timestamp") or max(days, default=""))
+    made_up = bool(notes["synthetic"])
+    rights = [] if made_up else [f"<rights>{escape(ATTRIBUTION)}</rights>"]
     parts = [
         '<?xml version="1.0" encoding="utf-8"?>',
         '<feed xmlns="http://www.w3.org/2005/Atom">',
@@ -246,19 +255,20 @@ def _atom(changes: Sequence[TrialChange], notes: Mapping[str, Any]) -> bytes:
         f"<id>{urn}</id>",
         f"<updated>{updated}</updated>",
         "<author><name>trialese</name></author>",
-        f"<rights>{escape(ATTRIBUTION)}</rights>",
+        *rights,
     ]
     for change in changes:
         link = f"https://clinicaltrials.gov/study/{change.nct_id}"
         told = f"{change.what}: {change.title}"
+        summary = escape(_plain(_summary(change)))
+        where = [f"<link href={quoteattr(link)}/>", f"<summary>{summary}</summary>"]
         parts += [
             "<entry>",
             f"<title>{escape(_plain(told))}</title>",
             f"<id>{urn}:{change.generation}:{escape(change.nct_id)}</id>",
             f"<updated>{_instant(change.data_timestamp)}</updated>",
-            f"<link href={quoteattr(link)}/>",
             f"<category term={quoteattr(change.what)}/>",
-            f"<summary>{escape(_plain(_summary(change)))}</summary>",
+            *([f"<content>{summary}</content>"] if made_up else where),
             "</entry>",
         ]
     return ("\n".join([*parts, "</feed>"]) + "\n").encode()

@@ -354,6 +354,7 @@ def weigh(
     `language_model` is what `pretrain.heldout.compare_models` tells of challenger and control.
     """
     figures, against = list(decided.figures), list[str]()
+    figures.append(Figure(name="why the language model went on", value=decided.reason))
     new = language_model.get("new")
     if new is None:
         against.append("there are no held-out new trials to read")

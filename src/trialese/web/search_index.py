@@ -48,6 +48,7 @@ __all__ = [
     "build_index",
     "conditions_of",
     "match_of",
+    "open_ready",
 ]
 
 
@@ -567,3 +568,12 @@ def _within(year: int | None, query: Query) -> bool:
     if query.year_from is None and query.year_to is None:
         return True
     return year is not None and (query.year_from or 0) <= year <= (query.year_to or 9999)
+
+
+def open_ready(snapshot: Snapshot) -> SearchIndex | None:
+    """The index beside the snapshot, if a whole one of it stands there: no work."""
+    path = next(_places(snapshot))
+    try:
+        return SearchIndex(snapshot, path) if _fits(path, snapshot) else None
+    except (sqlite3.Error, OSError):
+        return None  # the reason is told by whoever makes it

@@ -32,7 +32,7 @@ from trialese.web.active_learning import MOST_TEXTS, Labelled, Neighbour, Neighb
 from trialese.web.annotations import AnswerLog, settle
 from trialese.web.learning_curve import CurveWatcher, LearningCurve, answers_per_hour
 from trialese.web.own_texts import OwnTexts
-from trialese.web.search_index import SearchIndex
+from trialese.web.search_index import SearchIndex, open_ready
 
 if TYPE_CHECKING:
     from trialese.web.models import Served, ServedModel
@@ -87,6 +87,8 @@ class SnapshotScoring:
         """Begin, if there is a snapshot or a file of texts."""
         if self._served.snapshot is not None or self._served.queue:
             self._stopping.clear()
+            if self._served.snapshot is not None:  # one made beforehand answers from now on
+                self.index = open_ready(self._served.snapshot)
             self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
             self._thread.start()
 
@@ -104,7 +106,7 @@ class SnapshotScoring:
         try:
             if snapshot is not None:
                 what = f"{snapshot.path}: indexing it for search"
-                self.index = SearchIndex(snapshot)
+                self.index = self.index or SearchIndex(snapshot)
             while not self._served.ready:
                 if self._stopping.wait(0.05):
                     return
