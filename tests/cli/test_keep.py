@@ -174,6 +174,7 @@ def test_answers_of_annotators_are_handed_over(
         "id\ttext\tlabels\tdecided_by\nNCT1\tWomen with breast cancer\tFemale\t\n"
         "NCT2\tMen only\tMale\tcid\n"
     ]
+    assert "the answers wait for the next challenger" in caplog.text
     assert "as long as annotators disagree and nobody decides: 1" in caplog.text
     with sqlite3.connect(tmp_path / "answers.sqlite") as base:
         assert base.execute("SELECT count(*) FROM events").fetchone() == (5,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -12,7 +13,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -512,6 +513,63 @@ def test_a_copy_of_the_registry_that_lags_behind_undoes_nothing(
     with pytest.raises(RegistryError, match="older than those held"):
         go(run)
     assert read_pointer(run) == before
+
+
+class FullDisk:
+    """Refuses the write of that number below a folder, counted from 1, as a full disk would."""
+
+    def __init__(self) -> None:
+        self.folder, self.writes, self.refused = "", 0, 0
+        sys.addaudithook(self._hear)  # there is no way to take one away
+
+    def _hear(self, event: str, given: tuple[Any, ...]) -> None:
+        if not self.folder or event not in {"open", "os.mkdir", "os.rename", "os.link"}:
+            return
+        if event == "open" and not given[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        if self.folder in str(given[1 if event in {"os.rename", "os.link"} else 0]):
+            self.writes += 1
+            if self.writes == self.refused:
+                raise OSError(28, "No space left on device")
+
+    @contextmanager
+    def below(self, folder: Path, refused: int = 0) -> Iterator[None]:
+        self.folder, self.writes, self.refused = str(folder), 0, refused
+        try:
+            yield
+        finally:
+            self.folder = ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_whatever_write_the_disk_refuses_what_is_in_use_is_whole(
+    run: Path, registry: Registry, tmp_path: Path
+) -> None:
+    disk, spare = FullDisk(), tmp_path / "spare"
+    go(run)
+    shutil.copytree(run, spare)
+    YearOfDays(registry).live(1)
+    with disk.below(run):
+        go(run)
+    wanted, writes = digests(run), disk.writes
+    assert writes > 100
+    failed = 0
+    for number in range(1, writes + 1):
+        shutil.rmtree(run)
+        shutil.copytree(spare, run)
+        try:
+            with disk.below(run, number):
+                go(run)
+        except ArtifactError as error:
+            assert "cannot write" in str(error)
+            failed += 1
+        now = current_generation(run)
+        assert now is not None
+        verify_files(now.path)
+        go(run)
+        assert digests(run) == wanted
+    assert failed > writes / 2
 
 
 def test_what_is_no_finished_run(tmp_path: Path, run: Path) -> None:

@@ -91,6 +91,8 @@ def refresh(
         if notify is not None:
             keeping.notify(notify, failed)
         raise
+    if labels is not None and outcome.decision not in {"promoted", "refused"}:
+        logger.info("%s: the answers wait for the next challenger; none was made", labels)
     told: dict[str, Any] = msgspec.to_builtins(outcome)
     if as_json:
         print_json(told)
