@@ -175,7 +175,14 @@ def test_a_damaged_artifact_is_made_again(copy: Recipe) -> None:
     assert read_manifest(corpus.path).digest == before
 
 
-@pytest.mark.parametrize("key", ["collect.paths=['nowhere']", "tasks.sex.labelled=nowhere"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "collect.paths=['nowhere']",
+        "tasks.sex.labelled=nowhere",
+        "tasks.sex.unlabelled={table='nowhere'}",
+    ],
+)
 def test_a_missing_input_file_is_named_before_anything_is_made(key: str, tmp_path: Path) -> None:
     recipe = parse_recipe("[collect]\nsource='files'", overrides=[key, f"folder={tmp_path}"])
     with pytest.raises(RecordError, match="nowhere: no such input file"):
@@ -209,7 +216,7 @@ def test_blocks_longer_than_the_model_are_refused_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_plan_says_what_is_left(toy: Recipe) -> None:
+def test_the_plan_says_what_is_left(toy: Recipe, tmp_path: Path) -> None:
     assert {stage.finished for stage in plan_recipe(toy)} == {True}
     planned = {stage.name: stage for stage in plan_recipe(changed(toy, "pretrain.seed=8"))}
     assert planned["corpus"].finished
@@ -219,6 +226,14 @@ def test_the_plan_says_what_is_left(toy: Recipe) -> None:
     assert planned["sex/control"].seconds == planned["sex/adapted"].seconds
     text = format_plan(list(planned.values()))
     assert "to do" in text
+    reasons = tmp_path / "reasons.txt"
+    reasons.write_text("slow accrual\n" * 1000)
+    reading = changed(toy, f"tasks.sex.unlabelled={{table='{reasons}'}}")
+    names = {stage.name for stage in plan_recipe(reading) if not stage.finished}
+    assert names >= {"sex/base", "sex/adapted"}
+    assert not any("tfidf" in name for name in names)  # baselines read nothing
+    more = {stage.name: stage for stage in plan_recipe(reading)}["sex/base"]
+    assert more.seconds > planned["sex/base"].seconds
     remade = plan_recipe(changed(toy, "collect.sample.seed=8"))
     assert [stage.name for stage in remade if stage.finished] == []
     assert [stage.name for stage in remade if stage.seconds is None] == []

@@ -291,17 +291,18 @@ def _task_stage(
 
     section = define_task(task, recipe.tasks).section
     check_search(task, section)
-    tables = (section.silver, section.unlabelled)
+    from_backbone = snapshot is None and system == "base"
+    is_model = model is not None or from_backbone
+    tables = (section.silver, section.unlabelled if is_model else None)
     others = (each.table for each in tables if each is not None)
     labelled = (section.labelled, section.test_labelled, *others)
-    from_backbone = snapshot is None and system == "base"
     if snapshot is None and section.labelled is None:
         raise RecipeError(
             f"{task}: its labels come from trials, but the recipe names none; set collect.source "
             f"(sample: synthetic studies), or take {task} out of tasks.names"
         )
-    settings = describe_section(section, is_model=model is not None or from_backbone)
-    if model is not None or from_backbone:
+    settings = describe_section(section, is_model=is_model)
+    if is_model:
         settings["threshold_shrinkage"] = recipe.tasks.threshold_shrinkage
     if from_backbone:
         settings["backbone"] = as_settings(recipe.pretrain.backbone)
