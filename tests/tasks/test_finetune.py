@@ -383,6 +383,10 @@ def test_a_language_model_first_reads_texts_that_nobody_labelled(
     )
     with pytest.raises(RecordError, match="every text is near a labelled one"):
         finetune("stop-reasons", "read", model=tiny_backbone, settings=changed, path=tmp_path / "n")
+    (tmp_path / "near.txt").unlink()
+    with pytest.raises(RecordError, match=r"near.txt: no such file; correct the table of"):
+        finetune("stop-reasons", "read", model=tiny_backbone, settings=changed, path=tmp_path / "n")
+    assert not (tmp_path / "n").exists()
 
 
 @pytest.mark.parametrize("system", ["tfidf", "base"])

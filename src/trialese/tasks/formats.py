@@ -139,7 +139,8 @@ def _tell_columns(names: Sequence[str], origin: str, columns: AskedColumns) -> N
 
 
 _NAME_COLUMN = (
-    "name the column (--column NAME; on the page beside the file), or leave the others out"
+    "name the column (--column NAME; on the page beside the file; in a recipe `column`), or leave "
+    "the others out"
 )
 
 

@@ -57,9 +57,10 @@ def unlabelled_texts(
     from trialese.corpus.dedup import cluster_texts, normalise
 
     dedup, left_out = definition.section.dedup, Counter[str]()
-    records = list(
-        read_records(locate_labelled(settings.table), AskedColumns(text=settings.column))
-    )
+    table = locate_labelled(settings.table)
+    if not table.exists():
+        raise RecordError(f"{table}: no such file; correct the table of `unlabelled`")
+    records = list(read_records(table, AskedColumns(text=settings.column)))
     read = texts_of(records, 1, definition.preprocessing, left_out)
     once: dict[str, Example] = {}
     for each in read:
