@@ -184,6 +184,11 @@ def test_a_generation_that_is_gone_says_what_mends_it(tmp_path: Path) -> None:
         current_generation(tmp_path)
     assert roll_back(tmp_path, 1).number == 1
     assert next_number(tmp_path) == 3
+    shutil.rmtree(tmp_path / "generations")
+    with pytest.raises(
+        ArtifactError, match=r"there is none: without current\.json there, a refresh"
+    ):
+        current_generation(tmp_path)
 
 
 def test_generations_that_nothing_points_to_are_not_made_again(tmp_path: Path) -> None:

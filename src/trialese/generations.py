@@ -154,10 +154,14 @@ def open_generation(run: Path, number: int) -> Generation:
     """
     folder = generation_folder(run, number)
     if not (folder / MANIFEST_NAME).is_file():
-        kept = ", ".join(map(str, list_generations(run))) or "none"
+        kept = ", ".join(map(str, list_generations(run)))
         raise ArtifactError(
-            f"{run}: no generation {number}; there are {kept}: "
-            f"`trialese rollback {run} --to NUMBER`"
+            f"{run}: no generation {number}; "
+            + (
+                f"there are {kept}: `trialese rollback {run} --to NUMBER`"
+                if kept
+                else f"there is none: without {_POINTER} there, a refresh takes the run over again"
+            )
         )
     return Generation(number, folder, read_manifest(folder, kind=KIND))
 
