@@ -205,6 +205,13 @@ def test_the_column_of_texts_is_told_and_never_guessed_among_several(
     assert [each.text for each in texts_of(list(texts), 1, REASONS, {})] == ["slow"]
 
 
+def test_a_column_that_a_label_tool_nests_may_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "studio.jsonl"
+    path.write_text('{"id": 7, "data": {"title": "A trial", "reason": "slow"}}\n')
+    texts = texts_of(list(read_records(path, AskedColumns("reason"))), 1, REASONS, {})
+    assert [(each.name, each.text) for each in texts] == [("7", "slow")]
+
+
 def test_an_nct_number_alone_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "ids.txt"
     path.write_text("NCT04012345\nslow, as in NCT04012345\n nct04012346\n")

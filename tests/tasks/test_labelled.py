@@ -155,6 +155,28 @@ def test_the_chosen_column_of_several_texts_is_read_and_others_are_told(
     ]
 
 
+def test_a_column_that_a_label_tool_nests_may_be_named(tmp_path: Path) -> None:
+    choice = {"value": {"choices": ["Success"]}}
+    row = {
+        "id": 7,
+        "data": {"title": "A trial", "Our Reason": "slow"},
+        "annotations": [{"result": [choice]}],
+    }
+    path = write(tmp_path, "studio.json", json.dumps([row]))
+    (found,) = read_labelled(path, STOP_REASONS, text_column="our reason")
+    assert (found.example_id, found.text, found.labels) == ("7", "slow", ("Success",))
+    path = write(tmp_path, "b.jsonl", json.dumps({**row, "text": "other", "label": "Success"}))
+    (found,) = read_labelled(path, STOP_REASONS, text_column="our reason", label_column="label")
+    assert (found.text, found.labels) == ("slow", ("Success",))
+    ((found,), _) = read_silver(path, "label", STOP_REASONS, text_column="our reason")
+    assert found.text == "slow"
+    path = write(tmp_path, "c.jsonl", json.dumps({"data": {"x": "slow", "y": "b", "kind": "k"}}))
+    (declared,) = parse_recipe(
+        draft_recipe(path, text_column="x", label_column="kind")
+    ).tasks.declared
+    assert (declared.text_column, declared.label_column) == ("x", "kind")
+
+
 def test_the_column_of_labels_is_never_guessed_among_several(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -125,20 +125,22 @@ def text_cells(row: Mapping[str, Any]) -> dict[str, str]:
     return {name: _text(value) for name, value in row.items()}
 
 
-def unnested(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row with the columns that a label tool nests below `data`, `fields` or `inputs`.
+def unnested(row: Mapping[str, Any], wanted: Sequence[str | None] = ()) -> Mapping[str, Any]:
+    """The row with the columns that a label tool nests below `data`, `fields` or `inputs`, if one
+    of them is `wanted` or, unless the row has one itself, known to hold texts.
 
-    Of nested columns without a known name, the only one that is text is the text.
+    Of nested columns of which neither is true, the only one that is text is the text.
     """
-    if find_column(list(row), TEXT_COLUMNS) is not None:
+    asked = [name for name in wanted if name and find_column(list(row), [name]) is None]
+    if find_column(list(row), TEXT_COLUMNS) is not None and not asked:
         return row
     for name in _NESTED:
         inner = row.get(name)
         if not isinstance(inner, dict):
             continue
         written = [key for key, value in inner.items() if isinstance(value, str)]
-        if find_column(list(inner), TEXT_COLUMNS) is None:
-            if len(written) != 1:
+        if find_column(list(inner), asked or TEXT_COLUMNS) is None:
+            if asked or len(written) != 1:
                 continue
             inner = {**inner, TEXT_COLUMNS[0]: inner[written[0]]}
         return {**{key: value for key, value in row.items() if key != name}, **inner}

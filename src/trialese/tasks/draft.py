@@ -71,7 +71,9 @@ def draft_recipe(
     """
     path = Path(path)
     where = str(path)
-    rows = [unnested(row.cells) for row in read_rows(path) if isinstance(row, TableRow)]
+    wanted = (text_column, label_column, id_column)
+    cells = [row.cells for row in read_rows(path) if isinstance(row, TableRow)]
+    rows = [unnested(each, wanted) for each in cells]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     tell_columns(rows, where, text_column, id_column)
     asked = {"text_column": text_column, "label_column": label_column, "id_column": id_column}

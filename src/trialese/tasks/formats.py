@@ -176,7 +176,7 @@ def _records(path: Path, columns: AskedColumns) -> Iterator[Record]:
 def _rows_of(path: Path, columns: AskedColumns) -> Iterator[Record]:
     """The rows of a table whose columns are named by hand, as bare texts."""
     from trialese.collect.source import Reject
-    from trialese.collect.tables import read_table, text_cells
+    from trialese.collect.tables import read_table, text_cells, unnested
 
     if not path.is_file():
         raise RecordError(f"{path}: columns can be named of a table alone; give a file of rows")
@@ -186,7 +186,8 @@ def _rows_of(path: Path, columns: AskedColumns) -> Iterator[Record]:
         if isinstance(row, BadRow):
             yield Reject(origin=where, reason=row.reason, detail=row.detail, nct_id=row.nct_id)
             continue
-        names = list(row.cells)
+        cells = unnested(row.cells, columns)
+        names = list(cells)
         if first:
             _tell_columns(names, where, columns)
             first = False
@@ -196,8 +197,8 @@ def _rows_of(path: Path, columns: AskedColumns) -> Iterator[Record]:
         )
         if text is None:
             raise RecordError(f"{where}: no column of texts; name it with --column")
-        cells = {"id": row.cells.get(id_ or "") if id_ is not None else "", "text": row.cells[text]}
-        yield RawStudy(where, "text", text_cells(cells))
+        found = {"id": cells.get(id_ or "") if id_ is not None else "", "text": cells[text]}
+        yield RawStudy(where, "text", text_cells(found))
 
 
 def count_characters(record: Record) -> int:

@@ -219,11 +219,9 @@ class _Source:
         id_column: str | None,
     ) -> _Source:
         cells = [row.cells for row in rows if isinstance(row, TableRow)]
-        columns = list(dict.fromkeys(name for row in cells for name in unnested(row)))
-        asked = [
-            None if name is None else column_named(columns, name, path)
-            for name in (text_column, label_column, id_column)
-        ]
+        wanted = (text_column, label_column, id_column)
+        columns = list(dict.fromkeys(name for row in cells for name in unnested(row, wanted)))
+        asked = [None if name is None else column_named(columns, name, path) for name in wanted]
         tell_columns(cells, path, text_column, id_column)
         found = cls(names, *asked)
         return found if asked[1] else replace(found, label_column=found._inferred(cells, path))
@@ -231,7 +229,7 @@ class _Source:
     def _inferred(self, rows: Sequence[Mapping[str, Any]], path: str) -> str | None:
         """The column of labels where that is no matter of its name alone, which is told."""
         of_a_tool = any(labels_of_tool(row, self.task) is not None for row in rows[:100])
-        rows = [unnested(row) for row in rows]
+        rows = [unnested(row, [self.text_column]) for row in rows]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         known = known_columns(columns, LABEL_COLUMNS)
         if len(known) == 1 or of_a_tool:
@@ -315,7 +313,7 @@ class _Source:
             told = None if self.label_column else labels_of_tool(row, self.task)
             if told is not None:
                 return told
-            row = unnested(row)
+            row = unnested(row, [self.label_column])
             if self.label_column is not None:
                 return labels_in(row.get(self.label_column), self.task)
             column = find_column(list(row), LABEL_COLUMNS)
@@ -393,7 +391,7 @@ def id_of(row: Mapping[str, Any], number: int, column: str | None = None) -> str
 
 def text_of(row: Mapping[str, Any], where: str, column: str | None = None) -> str:
     """What stands in the row's text column; RecordError, beginning with `where`, if none does."""
-    row = unnested(row)
+    row = unnested(row, [column])
     column = column or find_column(list(row), TEXT_COLUMNS)
     if column is None or column not in row:
         named = ", ".join(filter(None, map(str, row)))
@@ -475,7 +473,8 @@ def read_silver(
     left_out: Counter[str] = Counter()
     examples: list[Example] = []
     rows = list(read_rows(table, wanted=[name for name in (text_column, id_column) if name]))
-    cells = [unnested(row.cells) for row in rows if isinstance(row, TableRow)]
+    asked = (column, text_column, id_column)
+    cells = [unnested(row.cells, asked) for row in rows if isinstance(row, TableRow)]
     if cells:
         columns = list(dict.fromkeys(name for row in cells for name in row))
         column = column_named(columns, column, where, f"name that of the labels with {name_labels}")
@@ -490,7 +489,7 @@ def read_silver(
         if not is_unicode(text):
             left_out["not utf8"] += 1
             continue
-        value = unnested(row.cells).get(column)
+        value = unnested(row.cells, [column]).get(column)
         try:
             labels = labels_in(value, names)
         except BadLabelError:
