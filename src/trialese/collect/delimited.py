@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from io import BufferedReader
 from typing import Any, NamedTuple
 
@@ -124,6 +125,7 @@ class BadRow:
     nct_id: str = ""
 
 
+@lru_cache(maxsize=4096)
 def plain_name(name: str) -> str:
     """The name as names are compared: letters and digits alone, in lower case."""
     return "".join(filter(str.isalnum, name.casefold()))

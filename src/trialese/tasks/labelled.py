@@ -375,8 +375,9 @@ def tell_columns(
         RecordError: a row has several columns that may hold its text; ends with `name_texts`.
     """
     if text_column is None:
-        names = (tuple(known_columns(list(unnested(row)), TEXT_COLUMNS)) for row in rows)
-        for columns in dict.fromkeys(names):
+        headers = dict.fromkeys(tuple(unnested(row)) for row in rows)
+        known = (tuple(known_columns(header, TEXT_COLUMNS)) for header in headers)
+        for columns in dict.fromkeys(known):
             column_of_texts(columns, where, name_texts)
     if id_column is None:
         column_of_ids(list(dict.fromkeys(name for row in rows for name in row)), where)
