@@ -146,6 +146,19 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert not [file for file in tmp_path.rglob("*") if not file.name.endswith(".lock")]
 
 
+def test_a_snapshot_beside_a_labelled_file_is_told(
+    run: Run, home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = tmp_path / "mine.tsv"
+    table.write_text("text\tlabels\n" + "slow accrual\tInsufficient_Enrollment\n" * 9)
+    status, _, _ = run(
+        "finetune", "stop-reasons", "--system", "prior", "--snapshot", home / "snapshot",
+        "--set", f"tasks.stop_reasons.labelled={table}", "--dry-run", "-o", tmp_path / "x",
+    )  # fmt: skip
+    assert status == 0
+    assert f"snapshot: not read; labels of stop-reasons come from {table}" in caplog.text
+
+
 def test_both_protocols_side_by_side(run: Run, home: Path, tmp_path: Path) -> None:
     published = []
     for system in ("tfidf", "prior"):

@@ -69,7 +69,7 @@ def test_a_pipe_is_read_as_the_file_would_be(
     assert status == 0, err
     row = json.loads(out.read_text() if to_file else printed)
     assert {"NCT00000042", "Slow accrual"} <= {each for each in row.values() if each.__hash__}
-    assert not list(tmp_path.glob(".*.piped"))
+    assert not list(tmp_path.glob(".*.piped")) and not list(tmp_path.glob(".*.spooled"))
 
 
 def test_predict_takes_named_columns_of_a_table_alone(

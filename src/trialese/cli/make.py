@@ -241,7 +241,7 @@ def finetune(
     from trialese.collect.snapshot import open_snapshot
     from trialese.tasks.finetune import blend_classifiers
     from trialese.tasks.finetune import finetune as fit
-    from trialese.tasks.folds import with_columns
+    from trialese.tasks.folds import define_task, with_columns
 
     if blend_of:
         fits = {
@@ -268,6 +268,9 @@ def finetune(
         tree.tasks, task, text=column, label=label_column, id_=id_column, prefer=prefer
     )
     trials = open_snapshot(snapshot) if snapshot else None
+    labelled = define_task(task, section).section.labelled
+    if trials is not None and labelled is not None:
+        logger.warning("%s: not read; labels of %s come from %s", snapshot, task, labelled)
     if dry_run:
         from trialese.pipeline.plan import plan_finetune
 

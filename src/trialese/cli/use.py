@@ -295,7 +295,7 @@ def _predict_file(
     with ExitStack() as ends:
         if once:
             # Of a name that stays: the same command goes on with what an interrupted one has done.
-            aside = out.with_name(f".{out.name}.piped")
+            aside = out.with_name(f".{out.name}.spooled")
             ends.callback(shutil.rmtree, aside, ignore_errors=True)
             if named:
                 source = _spooled(source, aside)
