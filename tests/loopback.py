@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class Registry(ThreadingHTTPServer):
     def timestamp(self) -> str:
         if self.day is not None:
             return f"{self.day}T09:00:05"
-        return FIRST_DAY if not self.epoch else f"2024-09-{24 + self.epoch}T09:00:05"
+        return (datetime.fromisoformat(FIRST_DAY) + timedelta(days=self.epoch)).isoformat()
 
     @property
     def ids(self) -> set[str]:
