@@ -122,6 +122,27 @@ def test_an_interrupted_crawl_goes_on_where_it_was(registry, tmp_path):
     assert not work.exists()
 
 
+@pytest.mark.parametrize("killed_in", ["removing the pages", "somebody's tidying up"])
+def test_pages_that_are_gone_are_fetched_again(registry, tmp_path, monkeypatch, killed_in):
+    work = tmp_path / "work"
+    source = RegistrySource(settings_for(registry), work=work)
+    list(source.studies())
+
+    def killed(folder, **_):
+        (folder / "page-000002.json.gz").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        if killed_in == "removing the pages":
+            with pytest.raises(KeyboardInterrupt):
+                source.close()
+        else:
+            (work / "page-000002.json.gz").unlink()
+    trials, _ = crawl(registry, work)
+    assert sorted(trial.nct_id for trial in trials) == sorted(registry.ids)
+
+
 def test_a_crawl_for_something_else_is_not_gone_on_with(registry, tmp_path):
     work = tmp_path / "work"
     registry.faults = dict.fromkeys(range(4, 20), "500")

@@ -28,6 +28,7 @@ from trialese.pretrain.lora import attach_lora
 from trialese.pretrain.masking import Vocabulary, mask_blocks
 from trialese.pretrain.train import (
     Checkpoint,
+    close_work,
     dump_optimiser,
     load_optimiser,
     open_work,
@@ -114,6 +115,24 @@ def test_another_key_is_refused_where_something_was_trained_and_told_what_change
     assert "inputs.blocks: 'a' -> 'b'" in str(caught.value)
     assert "seed" not in str(caught.value) and "\n" not in str(caught.value)
     open_work(folder, "k1", first)  # still resumable
+
+
+def test_a_work_folder_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = open_work(tmp_path / "work", "k1", {})
+    (folder / "adapt.safetensors").write_bytes(b"trained")
+
+    def killed(where: Path, **_: object) -> None:
+        if where.is_dir():
+            (where / "work.json").unlink(missing_ok=True)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            close_work(folder)
+    open_work(folder, "k2", {})  # nothing of it is taken for an unfinished run
+    close_work(folder)
+    assert list(tmp_path.iterdir()) == []
 
 
 Make = Callable[..., tuple[torch.nn.Module, Phase]]

@@ -153,7 +153,12 @@ class RegistrySource:
         if self._temporary:
             self._temporary.cleanup()
         else:
-            shutil.rmtree(self._work, ignore_errors=True)
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove the state, then the pages that it counts: killed in between, nothing is missed."""
+        (self._work / _STATE).unlink(missing_ok=True)
+        shutil.rmtree(self._work, ignore_errors=True)
 
     def _stored(self, state: _State, found: set[str]) -> Iterator[RawStudy | Reject]:
         """The studies of the stored pages; what two pages show is given once."""
@@ -232,13 +237,15 @@ class RegistrySource:
             return self._fresh()
         if state.query != self._wanted():
             return self._fresh()
+        if not all(_page_file(self._work, number).is_file() for number in range(state.pages)):
+            return self._fresh()  # somebody removed one
         if self._client.version() != state.version:
             log.warning("the registry was refreshed since; starting over")
             return self._fresh()
         return state
 
     def _fresh(self, *, starts: int = 1) -> _State:
-        shutil.rmtree(self._work, ignore_errors=True)
+        self._clear()
         self._work.mkdir(parents=True, exist_ok=True)
         state = _State(query=self._wanted(), version=self._client.version(), starts=starts)
         self._save(state)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -64,7 +63,7 @@ from trialese.pretrain.heldout import (
 )
 from trialese.pretrain.lora import attach_lora, merge_lora, save_lora
 from trialese.pretrain.masking import Vocabulary
-from trialese.pretrain.train import open_work, read_checkpoint, stable_file, train
+from trialese.pretrain.train import close_work, open_work, read_checkpoint, stable_file, train
 from trialese.progress import Progress, silent
 from trialese.records import Adapter, Corpus, Manifest, Split, TokenBlocks
 from trialese.settings import BackboneSettings, BlockSettings, PhaseSettings, PretrainSettings
@@ -374,7 +373,7 @@ def build_base(
             "adapted_to_old": adapts,
         }
         finish_run(run, draft, f"base: {backbone.name}", new_head=backbone.new_head)
-    shutil.rmtree(run.work, ignore_errors=True)
+    close_work(run.work)
     return Adapter(path, read_manifest(path))
 
 
@@ -503,7 +502,7 @@ def _go_on(
             draft.notes["control"] = "went on with old text"
         what = "control" if control else "adapter"
         finish_run(run, draft, f"{what} on {made_base.notes.get('backbone')}", new_head=new_head)
-    shutil.rmtree(run.work, ignore_errors=True)
+    close_work(run.work)
     return Adapter(path, read_manifest(path))
 
 
