@@ -221,7 +221,11 @@ def test_truncated_gzip_and_empty_files_are_refused(tmp_path):
         list(read_raw(path))
 
 
-def test_files_must_be_there(tmp_path):
+def test_files_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecordError, match=r"^studies: no such file") as caught:
+        FilesSource(("studies",))
+    assert str(tmp_path / "studies") in str(caught.value)
     with pytest.raises(RecordError, match="no such file; check"):
         FilesSource((str(tmp_path / "nowhere.zip"),))
     with pytest.raises(RecordError, match="no files"):

@@ -212,6 +212,9 @@ def test_a_drafted_recipe_holds_the_columns_and_guesses_none(tmp_path: Path) -> 
 def test_missing_file_and_wrong_encoding(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(RecordError, match="no such labelled file"):
         read_labelled(tmp_path / "none.tsv", STOP_REASONS)
+    with pytest.raises(RecordError, match=r"^none\.tsv: no such") as caught:
+        read_labelled("none.tsv", STOP_REASONS)
+    assert str(Path("none.tsv").absolute()) in str(caught.value)
     (tmp_path / "latin.tsv").write_bytes("text\tlabels\ncafé\tSuccess\n".encode("latin-1"))
     assert [e.text for e in read_labelled(tmp_path / "latin.tsv", STOP_REASONS)] == ["café"]
     assert "line 2: not UTF-8, read as Windows-1252" in caplog.text

@@ -247,7 +247,8 @@ def _check_name(name: str) -> None:
         mode = Path(name).stat().st_mode
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError | ValueError):
-            raise RecordError(f"{name}: no such file; check `collect.paths`") from error
+            at = Path(name).absolute()  # from cron, it may be looked for elsewhere
+            raise RecordError(f"{name}: no such file; check `collect.paths` ({at})") from error
         raise RecordError(f"{name}: cannot be read ({error.strerror})") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or is_pipe(Path(name))):
         raise RecordError(f"{name}: a device or a socket, no file; give a file or a pipe")

@@ -418,7 +418,7 @@ def read_rows(path: Path, *, wanted: Sequence[str] = ()) -> Iterator[TableRow | 
         yield from _folder_rows(path, wanted)
         return
     if not path.is_file():
-        raise RecordError(f"{path}: no such labelled file; check the path")
+        raise RecordError(f"{path}: no such labelled file; check the path ({path.absolute()})")
     if path.suffix.lower() not in _SUFFIXES:
         raise RecordError(
             f"{path}: unknown kind of file; give .tsv, .csv, .json, .jsonl, .parquet or .xlsx"
