@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -144,10 +144,10 @@ def test_idempotent(text: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="abzABZ0159 \n" + KEPT_SIGNS))
+@example("<A/>")
 def test_every_letter_digit_and_sign_is_kept(text: str) -> None:
     """Of text without escapes, entities and tags, only bullets (as "*") and blanks may change."""
-    if "<b>" in text.lower() or "<a>" in text.lower():
-        return
+    assume(not re.search(r"</?[ab]\b[^<>]*>", text, re.IGNORECASE))  # <a>, </B>, <A/>
     kept = Counter("".join(clean_text(text).split()))
     given_ = Counter("".join(text.split()))
     for sign in "*–—-":
