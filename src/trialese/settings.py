@@ -378,7 +378,7 @@ class UnlabelledSettings(Section, frozen=True, kw_only=True):
     """Holds the texts; None: the one with a known name."""
     epochs: Count = 4
     lr: float = 5e-5
-    """Of all weights; the new masked-LM head, alone at first, has `pretrain.head_phase`'s."""
+    """Of all weights; a new masked-LM head, alone at first, has `pretrain.head_phase`'s default."""
 
 
 _LATER_SETTINGS = ("text_column", "label_column", "id_column", "prefer", "unlabelled")

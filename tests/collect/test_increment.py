@@ -147,13 +147,20 @@ def test_one_gone_and_another_back_on_the_same_day(world: World) -> None:
     assert_same(*world.next("2024-09-26"))
 
 
-def test_numbers_that_are_merged_and_parted_again(world: World) -> None:
+def merge_two(world: World) -> tuple[Any, Any, Any]:
+    """A study with the number of another as an alias from the 25th on, the other, and what
+    identifies the first."""
     kept, obsolete = world.registry.studies[2], world.registry.studies[5]
     identity = kept["protocolSection"]["identificationModule"]
     identity["nctIdAliases"] = [id_of(obsolete)]
     update(kept, "2024-09-25")
     world.registry.studies.remove(obsolete)
     assert_same(*world.next("2024-09-25"))
+    return kept, obsolete, identity
+
+
+def test_numbers_that_are_merged_and_parted_again(world: World) -> None:
+    kept, obsolete, identity = merge_two(world)
     identity["nctIdAliases"] = []
     update(kept, "2024-09-26")
     world.registry.studies.append(obsolete)
@@ -182,12 +189,7 @@ def test_a_record_that_breaks_and_is_mended(world: World) -> None:
 
 
 def test_an_obsolete_number_that_stands_alone_again(world: World) -> None:
-    kept, obsolete = world.registry.studies[2], world.registry.studies[5]
-    identity = kept["protocolSection"]["identificationModule"]
-    identity["nctIdAliases"] = [id_of(obsolete)]
-    update(kept, "2024-09-25")
-    world.registry.studies.remove(obsolete)
-    assert_same(*world.next("2024-09-25"))
+    kept, obsolete, identity = merge_two(world)
     world.registry.studies.remove(kept)  # and the other comes back on the day on which it goes
     world.registry.studies.append(obsolete)
     assert_same(*world.next("2024-09-26"))

@@ -245,16 +245,22 @@ def test_a_text_is_labelled_explained_and_compared(page: Page) -> None:
     assert "LABELLED" in nearest[0].text
 
 
-def test_cut_offs_are_chosen_by_use_and_doubt_is_told(
-    chrome: Any, tmp_path: Path, downloads: Path
-) -> None:
-    served = {"adapted": find_classifier(Path("stop-reasons"), "small"), "gold.tsv": tmp_path}
-    given: dict[str, Any] = {"snapshot": None, "verdict": None, "jobs": tmp_path / "jobs"}
-    for site in run_site({**served, "snapshot": tmp_path, "verdict": tmp_path}, tmp_path, **given):
+def open_pages(chrome: Any, folder: Path, models: dict[str, Path]) -> Iterator[Page]:
+    """The page of these models alone, open and shown."""
+    made = {**models, "gold.tsv": folder, "snapshot": folder, "verdict": folder}
+    for site in run_site(made, folder, snapshot=None, verdict=None, jobs=folder / "jobs"):
         page = Page(chrome, site)
         page.width(1200)
         page.open()
         page.until(lambda page=page: page.all("#legend"))
+        yield page
+
+
+def test_cut_offs_are_chosen_by_use_and_doubt_is_told(
+    chrome: Any, tmp_path: Path, downloads: Path
+) -> None:
+    shipped = find_classifier(Path("stop-reasons"), "small")
+    for page in open_pages(chrome, tmp_path, {"adapted": shipped}):
         options = [option.get_attribute("value") for option in page.all("#use option")]
         assert options == ["", "precision=0.9", "recall=0.9"]
         page.predict("Slow accrual, and two patients had severe hepatotoxicity")
@@ -287,13 +293,7 @@ def test_a_use_that_another_model_does_not_know_is_not_asked_of_it(
     chrome: Any, tmp_path: Path
 ) -> None:
     both = [find_classifier(Path(name), "small") for name in ("stop-reasons", "sex")]
-    served = {"adapted": both[0], "another": both[1], "gold.tsv": tmp_path}
-    given: dict[str, Any] = {"snapshot": None, "verdict": None, "jobs": tmp_path / "jobs"}
-    for site in run_site({**served, "snapshot": tmp_path, "verdict": tmp_path}, tmp_path, **given):
-        page = Page(chrome, site)
-        page.width(1200)
-        page.open()
-        page.until(lambda page=page: page.all("#legend"))
+    for page in open_pages(chrome, tmp_path, {"adapted": both[0], "another": both[1]}):
         names = [option.get_attribute("value") for option in page.all("#model option")]
         for use, kept in (("recall=0.9", ""), ("precision=0.9", "precision=0.9")):
             Select(page.all("#use")[0]).select_by_value(use)

@@ -18,7 +18,7 @@ import hashlib
 import re
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -40,6 +40,7 @@ __all__ = [
     "band_shape",
     "cluster_texts",
     "jaccard",
+    "near_any",
     "normalise",
     "paragraph_hash",
     "paragraph_keys",
@@ -259,6 +260,15 @@ def cluster_texts(items: Iterable[tuple[str, str]], settings: DedupSettings) -> 
         for name, text in items:
             index.add(name, fingerprint(text))
         return index.clusters()
+
+
+def near_any(texts: Sequence[str], others: Iterable[str], settings: DedupSettings) -> list[bool]:
+    """Of each text whether it is in one cluster with any of the `others`."""
+    named = [(f"text {place}", text) for place, text in enumerate(texts)]
+    beside = [(f"other {place}", text) for place, text in enumerate(others)]
+    clusters = cluster_texts([*named, *beside], settings)
+    taken = {clusters[name] for name, _ in beside}
+    return [clusters[name] in taken for name, _ in named]
 
 
 class FingerprintIndex:

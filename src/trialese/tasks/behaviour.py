@@ -21,7 +21,7 @@ import msgspec
 
 from trialese.collect.delimited import BadRow
 from trialese.collect.tables import read_table
-from trialese.corpus.dedup import cluster_texts
+from trialese.corpus.dedup import near_any
 from trialese.errors import RecordError
 from trialese.progress import Progress, silent
 from trialese.records import Interval
@@ -184,10 +184,5 @@ def without_near(
     examples = list(examples)
     if not tests:
         return examples, 0
-    named = [(f"text {place}", example.text) for place, example in enumerate(examples)]
-    clusters = cluster_texts(
-        [*named, *((f"test {place}", test.text) for place, test in enumerate(tests))], dedup
-    )
-    taken = {clusters[f"test {place}"] for place in range(len(tests))}
-    kept = [e for (name, _), e in zip(named, examples, strict=True) if clusters[name] not in taken]
-    return kept, len(examples) - len(kept)
+    near = near_any([example.text for example in examples], [test.text for test in tests], dedup)
+    return [e for e, is_near in zip(examples, near, strict=True) if not is_near], sum(near)

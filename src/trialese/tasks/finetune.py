@@ -127,22 +127,21 @@ def finetune(
             unlabelled = unlabelled_texts(definition, section.unlabelled, found.examples)
             inputs["unlabelled"] = unlabelled.digest
     with given.draft(Path(path), described) as draft:
-        draft.notes["threads"] = count_threads()
+        draft.notes["threads"], aside = count_threads(), draft.folder / ".unlabelled"
         if start is not None:
             draft.notes["masked_lm"] = origin_of(start) or named_model(model)
-        if start is not None and unlabelled is not None:
-            texts, left_out = len(unlabelled.texts), unlabelled.left_out
-            draft.notes["unlabelled"] = {"texts": texts, "left_out": left_out}
-            draft.notes["masked_lm"] += f", which read {texts:,} texts without labels"
-            aside = draft.folder / ".unlabelled"
-            longest = section.finetune.max_tokens
-            start = read_as_masked_lm(
-                start, unlabelled, aside, max_tokens=longest, progress=progress
-            )
+            if unlabelled is not None:
+                texts, left_out = len(unlabelled.texts), unlabelled.left_out
+                draft.notes["unlabelled"] = {"texts": texts, "left_out": left_out}
+                draft.notes["masked_lm"] += f", which read {texts:,} texts without labels"
+                longest = section.finetune.max_tokens
+                start = read_as_masked_lm(
+                    start, unlabelled, aside, max_tokens=longest, progress=progress
+                )
         if silver is not None:
             draft.notes["silver"] = {"texts": len(silver.examples), "left_out": silver.left_out}
         runs = _runs(definition, found, system, start, silver, settings, inputs, draft, progress)
-        shutil.rmtree(draft.folder / ".unlabelled", ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
         save_predictions(draft.folder / "predictions.parquet", runs)
     assert draft.manifest is not None
     return draft.manifest

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trialese.corpus.clean import clean_text
-from trialese.corpus.dedup import cluster_texts
+from trialese.corpus.dedup import near_any
 from trialese.corpus.render import render_document
 from trialese.errors import RecipeError, RecordError
 from trialese.records import Example, Task, Trial
@@ -297,14 +297,12 @@ def sentence_examples(
         for key, texts in sentences.items()
         for place, text in enumerate(texts)
     }
-    texts = [(f"text {text.example_id}", text.text) for text in labelled]
-    clusters = cluster_texts([*texts, *((n, e.text) for n, e in written.items())], dedup)
-    taken = {clusters[name] for name, _ in texts}
+    near = near_any([e.text for e in written.values()], [e.text for e in labelled], dedup)
     return [
         replace(sentence, example_id=f"{name} {time}", cluster=name)
         for time in range(times)
-        for name, sentence in written.items()
-        if clusters[name] not in taken
+        for (name, sentence), is_near in zip(written.items(), near, strict=True)
+        if not is_near
     ]
 
 

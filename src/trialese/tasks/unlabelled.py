@@ -28,11 +28,11 @@ from trialese.tasks.behaviour import shipped_tests, without_near
 from trialese.tasks.formats import AskedColumns, read_records, texts_of
 from trialese.tasks.task import TaskDefinition
 
-__all__ = ["Unlabelled", "read_as_masked_lm", "unlabelled_texts"]
+__all__ = ["UnlabelledTexts", "read_as_masked_lm", "unlabelled_texts"]
 
 
 @dataclass(frozen=True, slots=True)
-class Unlabelled:
+class UnlabelledTexts:
     """The texts that can be read, clean and each once, and the counts of those left out."""
 
     texts: tuple[str, ...]
@@ -47,14 +47,14 @@ class Unlabelled:
 
 def unlabelled_texts(
     definition: TaskDefinition, settings: UnlabelledSettings, labelled: Sequence[Example]
-) -> Unlabelled:
+) -> UnlabelledTexts:
     """The texts of the table that are near none of `labelled` and no behavioural test.
 
     Raises:
         RecordError: no such file or column, or no text is left.
     """
     from trialese.corpus.clean import clean_text
-    from trialese.corpus.dedup import cluster_texts, normalise
+    from trialese.corpus.dedup import near_any, normalise
 
     dedup, left_out = definition.section.dedup, Counter[str]()
     table = locate_labelled(settings.table)
@@ -68,9 +68,9 @@ def unlabelled_texts(
         once.setdefault(normalise(text), Example(f"unlabelled {each.row}", text, ()))
     left_out["the text of another row"] = len(read) - len(once)
     far, near_tests = without_near(once.values(), shipped_tests(definition.task), dedup)
-    clusters = cluster_texts(((e.example_id, e.text) for e in (*labelled, *far)), dedup)
-    taken = {clusters[example.example_id] for example in labelled}
-    texts = tuple(e.text for e in far if e.text and clusters[e.example_id] not in taken)
+    near = near_any([each.text for each in far], [each.text for each in labelled], dedup)
+    kept = (e.text for e, is_near in zip(far, near, strict=True) if not is_near)
+    texts = tuple(filter(None, kept))
     left_out["near a labelled text"] = len(far) - len(texts)
     left_out["near a behavioural test"] = near_tests
     if not texts:
@@ -78,12 +78,12 @@ def unlabelled_texts(
             f"{settings.table}: every text is near a labelled one; give other texts, or leave "
             "`unlabelled` out"
         )
-    return Unlabelled(texts, settings, {reason: n for reason, n in left_out.items() if n})
+    return UnlabelledTexts(texts, settings, {reason: n for reason, n in left_out.items() if n})
 
 
 def read_as_masked_lm(
     model: Path,
-    unlabelled: Unlabelled,
+    unlabelled: UnlabelledTexts,
     folder: Path,
     *,
     max_tokens: int,
