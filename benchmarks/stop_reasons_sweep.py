@@ -5,15 +5,19 @@
         --folds 0 --rounds 1 --seeds 1,2 --shard 0/8 --out out.jsonl --scores SCORES
     python benchmarks/stop_reasons_sweep.py table out.jsonl ...
     python benchmarks/stop_reasons_sweep.py join FOLD_0 FOLD_1 ... -o CLASSIFIER
+    python benchmarks/stop_reasons_sweep.py average CLASSIFIER -o AVERAGED
+    python benchmarks/stop_reasons_sweep.py several CLASSIFIER
 
 `grid.json`: a list of overrides of FinetuneSettings, such as [{}, {"lr": 2e-4, "epochs": 20}];
 `inner_folds`, `sentences` and `model` among them override the recipe's. `examples.tsv`: id, text
-(clean), labels joined by `|`, cluster; `export` makes it, so that `fit` needs only torch,
+(clean), labels joined by `|`, cluster; `export` makes it, so that `fit` needs only torch, pyarrow,
 transformers, tokenizers, numpy, scikit-learn, msgspec and safetensors, and uses CUDA where there
 is any. Each text outside the test fold is scored by a fit that has not seen it, and the cut-offs
 for a fifth of those texts come from the other four: choices are ranked by that, and the test
 folds stay unopened. `join` puts folds that several processes fitted (`first_fold`, `run_folds`)
-into one classifier, which `trialese evaluate` judges.
+into one classifier, which `trialese evaluate` judges; `average` does so with the mean of its seeds'
+log-odds. `several` tells what texts with several labels are worth to it: found at lower cut-offs,
+found if the number of each text's labels were told, and how well that there are several is guessed.
 """
 
 from __future__ import annotations
@@ -25,16 +29,23 @@ import shutil
 import sys
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
-from trialese.records import Example
+from trialese.artifacts import Manifest, read_manifest, write_artifact
+from trialese.predictions import load_predictions, save_predictions
+from trialese.records import Example, Predictions
 from trialese.settings import FinetuneSettings, StopReasonsSettings
 from trialese.tasks.stop_reasons import STOP_REASONS
+from trialese.thresholds import f1_averages, log_odds, shrunk_cuts, sigmoid
 
 SHRINKAGES = (1e9, 100.0, 30.0, 10.0, 3.0)
+LOWER = (0.0, 0.6, 0.9, 1.2, 1.6, 2.0)
 
 
 def export(labelled: Path, out: Path) -> None:
@@ -223,9 +234,6 @@ def table(paths: list[Path]) -> None:
 
 def join(folders: list[Path], out: Path) -> None:
     """One classifier of the folds in several, which must differ in their folds alone."""
-    from trialese.artifacts import read_manifest, write_artifact
-    from trialese.predictions import load_predictions, save_predictions
-
     manifests = [read_manifest(folder, kind="classifier") for folder in folders]
     sections = [dict(manifest.settings["section"]) for manifest in manifests]
     for section in sections:
@@ -235,17 +243,73 @@ def join(folders: list[Path], out: Path) -> None:
         for section, manifest in zip(sections, manifests, strict=True)
     ):
         raise SystemExit("the folders were fitted with other settings or on other texts")
-    settings = {**manifests[0].settings, "section": sections[0]}
-    with write_artifact(out, kind="classifier", settings=settings, inputs=manifests[0].inputs) as d:
-        d.counts.update(manifests[0].counts)
-        d.notes.update(manifests[0].notes)
-        d.notes["fits"] = [each for m in manifests for each in m.notes.get("fits", [])]
-        runs = [
-            run for folder in folders for run in load_predictions(folder / "predictions.parquet")
+    runs = [run for folder in folders for run in load_predictions(folder / "predictions.parquet")]
+    fits = [each for manifest in manifests for each in manifest.notes.get("fits", [])]
+    model = folders[0] / "model"
+    save_runs(out, manifests[0], sections[0], runs, {"fits": fits}, model)
+
+
+def average(folder: Path, out: Path) -> None:
+    """The classifier whose only seed says the mean of all seeds' log-odds."""
+    manifest = read_manifest(folder, kind="classifier")
+    groups = defaultdict(list)
+    for run in load_predictions(folder / "predictions.parquet"):
+        groups[run.fold, run.split].append(run)
+    runs = [
+        replace(
+            members[0],
+            scores=sigmoid(np.mean([log_odds(run.scores) for run in members], axis=0)),
+            model_digest="+".join(run.model_digest for run in members),
+        )
+        for members in groups.values()
+    ]
+    section = {**manifest.settings["section"], "seeds": [runs[0].seed]}
+    save_runs(out, manifest, section, runs, {"averaged": manifest.settings["section"]["seeds"]})
+
+
+def save_runs(
+    out: Path,
+    first: Manifest,
+    section: dict[str, Any],
+    runs: list[Predictions],
+    notes: dict[str, Any],
+    model: Path | None = None,
+) -> None:
+    settings = {**first.settings, "section": section}
+    with write_artifact(out, kind="classifier", settings=settings, inputs=first.inputs) as draft:
+        draft.counts.update(first.counts)
+        draft.notes |= first.notes | notes
+        save_predictions(draft.folder / "predictions.parquet", runs)
+        if model is not None and model.is_dir():
+            shutil.copytree(model, draft.folder / "model")
+
+
+def several(folder: Path) -> None:
+    """What a classifier finds of texts with several labels, seeds together."""
+    groups = defaultdict(dict)
+    for run in load_predictions(folder / "predictions.parquet"):
+        groups[run.fold, run.seed][run.split] = run
+    pairs = [(each["tune"], each["test"]) for each in groups.values()]
+    truth = np.concatenate([test.truth for _, test in pairs]).astype(bool)
+    odds = np.concatenate([log_odds(test.scores) for _, test in pairs])
+    cuts = np.concatenate(
+        [
+            np.tile(
+                log_odds(shrunk_cuts(tune.scores, tune.truth.astype(bool), shrinkage=100.0)),
+                (len(test.ids), 1),
+            )
+            for tune, test in pairs
         ]
-        save_predictions(d.folder / "predictions.parquet", runs)
-        if (folders[0] / "model").is_dir():
-            shutil.copytree(folders[0] / "model", d.folder / "model")
+    )
+    many = truth.sum(axis=1) > 1
+    known = np.argsort(np.argsort(-odds, axis=1), axis=1) < truth.sum(axis=1)[:, None]
+    ways = {f"cut-offs lower by {low:g}": odds >= cuts - low for low in LOWER}
+    for name, given in {**ways, "the number of labels told": known}.items():
+        micro, macro = f1_averages(truth, given)
+        found = (given & truth)[many].sum() / truth[many].sum()
+        print(f"{name}: micro {micro:.4f}  macro {macro:.4f}  found of several {found:.3f}")
+    second = np.sort(odds, axis=1)[:, -2]
+    print(f"texts with several, by their second score: AUC {roc_auc_score(many, second):.3f}")
 
 
 def main() -> None:
@@ -269,6 +333,11 @@ def main() -> None:
     four = verbs.add_parser("join")
     four.add_argument("folders", type=Path, nargs="+")
     four.add_argument("-o", "--out", type=Path, required=True)
+    five = verbs.add_parser("average")
+    five.add_argument("folder", type=Path)
+    five.add_argument("-o", "--out", type=Path, required=True)
+    six = verbs.add_parser("several")
+    six.add_argument("folder", type=Path)
     args = parser.parse_args()
     if args.verb == "export":
         export(args.labelled, args.examples)
@@ -276,6 +345,10 @@ def main() -> None:
         fit(args)
     elif args.verb == "join":
         join(args.folders, args.out)
+    elif args.verb == "average":
+        average(args.folder, args.out)
+    elif args.verb == "several":
+        several(args.folder)
     else:
         table(args.lines)
 
