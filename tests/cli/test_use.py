@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import os
+import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,8 @@ import pytest
 
 from trialese.recipe import Recipe
 from trialese.settings import ReadLimits
+from trialese.tasks.predict import load_scorer
+from trialese.tasks.shipped import shipped_folder
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -278,3 +282,55 @@ def test_scores_that_are_no_chances_are_told(
     caplog.clear()
     run("predict", "stop-reasons", "Slow accrual", "--model-size", "small")
     assert "calibrated" not in caplog.text
+
+
+def test_a_linear_classifier_has_nothing_to_export_or_to_drop_in(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # which would not help
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(shipped_folder("sex"), tmp_path / "stop-reasons")
+    for call in (
+        ("export", "sex", "-o", tmp_path / "out"),
+        ("export", "stop-reasons", "-o", tmp_path / "out"),  # the folder here goes first
+        ("check-dropin", "sex"),
+        ("check-dropin", "stop-reasons"),
+    ):
+        status, _, err = run(*call)
+        assert status == 1 and "TF-IDF with logistic regression, no network" in err, err
+        assert "torch" not in err and "numpy alone" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "text,label\n"])
+def test_an_input_without_a_text_is_refused_to_the_screen_as_to_a_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    given = tmp_path / ("given.csv" if "," in content else "given.txt")
+    given.write_text(content)
+    told = []
+    for more in ((), ("--json",), ("--format", "csv"), ("-o", tmp_path / "out.csv")):
+        status, out, err = run("predict", "sex", given, *more)
+        assert (status, out) == (1, ""), more
+        told.append(err.splitlines()[-1])
+    assert len(set(told)) == 1 and "no text for sex in " in told[0]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    status, out, err = run("predict", "sex", "-")
+    assert (status, out) == (1, "") and "standard input: no text for sex" in err
+
+
+def test_an_argument_that_is_no_text_is_refused(run: Run) -> None:
+    for text in ("bad \udcff byte", "lone \ud800"):
+        for verb, more in (("predict", ()), ("predict", ("--json",)), ("explain", ())):
+            status, out, err = run(verb, "sex", text, *more)
+            assert (status, out) == (1, ""), verb
+            assert "no UTF-8" in err
+
+
+def test_each_line_of_json_names_what_answered(run: Run) -> None:
+    _, out, _ = run("predict", "sex", "Pregnant women", "--json")
+    row = json.loads(out)
+    assert (row["model"], row["engine"]) == (
+        load_scorer(shipped_folder("sex")).digest[:12],
+        "linear fp32 weights",
+    )

@@ -66,6 +66,23 @@ def test_a_name_is_enough_and_torch_is_not_needed() -> None:
     assert done.stderr.startswith("stop-reasons, small: ships with trialese")
 
 
+def test_the_base_install_compares_labels_too(tmp_path: Path) -> None:
+    table = tmp_path / "mine.csv"
+    table.write_text("text,label\nCOVID-19 pandemic,Covid19\nSlow accrual,Negative\n")
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'sklearn', 'scipy', 'pyarrow', 'pandas'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.argv = ['trialese', 'agree', 'stop-reasons', {str(table)!r}, '--label-column']\n"
+        "sys.argv.append('label')\n"
+        "from trialese.cli.main import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Cohen's kappa of their label and our likeliest: 0.333" in done.stdout
+
+
 def test_a_classifier_in_the_working_directory_goes_first_and_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,10 +113,25 @@ def test_other_names_and_sizes_are_refused(tmp_path: Path) -> None:
 def test_altered_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(shipped._HOME, tmp_path / "shipped")
     monkeypatch.setattr(shipped, "_HOME", tmp_path / "shipped")
+    monkeypatch.setattr(shipped, "_lacking", lambda: "torch")
+    monkeypatch.chdir(tmp_path)
     target = shipped_folder("stop-reasons", "small") / "model" / "thresholds.json"
-    target.write_text(target.read_text("utf-8").replace("0.", "0.1", 1))
-    with pytest.raises(ArtifactError, match=r"thresholds\.json"):
-        load_scorer(shipped_folder("stop-reasons", "small"))
+    whole = target.read_text("utf-8")
+    target.write_text(whole.replace("0.", "0.1", 1))
+    for call in (
+        load_scorer,
+        LinearClassifier.from_pretrained,
+        lambda name: find_classifier(name, "small"),
+    ):
+        with pytest.raises(ArtifactError, match=r"thresholds\.json: .*install trialese again"):
+            call(Path("stop-reasons"))
+    target.write_text(whole)
+    (shipped._HOME / "stop-reasons" / "small" / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match=r"no manifest\.json.*install trialese again"):
+        load_scorer(Path("stop-reasons"))
+    shutil.rmtree(shipped._HOME / "stop-reasons" / "small")
+    with pytest.raises(ArtifactError, match="not there; install trialese again"):
+        load_scorer(Path("stop-reasons"))
 
 
 def test_compact_weights_score_nearly_as_whole_ones(tmp_path: Path) -> None:

@@ -250,9 +250,13 @@ def check_dropin(
 
     A classifier of stop reasons, in the place of their own.
     """
+    from trialese.tasks.linear import refuse_linear
     from trialese.tasks.opentargets import check_dropin as check
+    from trialese.tasks.scorer import find_classifier, model_folder
 
-    audits = check(classifier)
+    found = find_classifier(classifier)
+    refuse_linear(model_folder(found))
+    audits = check(found)
     if as_json:
         print_json(audits)
     for audit in audits if not as_json else ():

@@ -368,14 +368,16 @@ def export(
 
     On ONNX Runtime; nothing is kept unless both agree.
     """
-    from trialese.tasks.export import export_classifier
     from trialese.tasks.formats import AskedColumns, read_texts
-    from trialese.tasks.scorer import find_classifier
-    from trialese.tasks.shipped import shipped_sizes
+    from trialese.tasks.linear import refuse_linear
+    from trialese.tasks.scorer import find_classifier, model_folder
 
     if column is not None and texts is None:
         raise typer.BadParameter("--column goes with --texts, a table")
-    model = find_classifier(model, "large" if "large" in shipped_sizes(str(model)) else None)
+    model = find_classifier(model)
+    refuse_linear(model_folder(model))
+    from trialese.tasks.export import export_classifier  # loads torch
+
     with writing(out, "export", inputs=[model, texts], force=force):
         given = read_texts(texts, model, columns=AskedColumns(column)) if texts else ()
         export_classifier(model, to, out, texts=given)

@@ -146,9 +146,10 @@ def cohen_kappa(one: Sequence[Hashable], other: Sequence[Hashable]) -> float | N
     """
     if len({*one, *other}) < 2:
         return None
-    from sklearn.metrics import cohen_kappa_score
-
-    return float(cohen_kappa_score(one, other))
+    same = sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
+    counts = Counter(other)
+    chance = sum(count * counts[answer] for answer, count in Counter(one).items()) / len(one) ** 2
+    return (same - chance) / (1 - chance)
 
 
 def write_disagreements(path: Path, found: Agreement) -> None:

@@ -42,7 +42,7 @@ from trialese.progress import Progress, silent
 from trialese.records import Task, Thresholds
 from trialese.settings import BackboneSettings, Precision, PretrainSettings
 from trialese.tasks.blend import BLEND_NAME, describe_blend
-from trialese.tasks.linear import LINEAR_NAME
+from trialese.tasks.linear import refuse_linear
 from trialese.tasks.scorer import (
     CPU_TOKENS,
     ONNX_NAME,
@@ -346,11 +346,7 @@ class Classifier(LabelsTexts):
             RecipeError: a precision that the machine does not have.
         """
         folder = model_folder(Path(path), size="large")
-        if (folder / LINEAR_NAME).is_file():
-            raise ArtifactError(
-                f"{folder}: TF-IDF with logistic regression; load it with "
-                "trialese.LinearClassifier.from_pretrained"
-            )
+        refuse_linear(folder)
         if (folder / ONNX_NAME).is_file():
             raise ArtifactError(
                 f"{folder}: an exported classifier; `trialese predict` and `trialese serve` run "

@@ -43,6 +43,7 @@ __all__ = [
     "Regularisation",
     "fit_linear",
     "linear_scores",
+    "refuse_linear",
     "tune_score",
 ]
 
@@ -290,6 +291,19 @@ class LinearClassifier(LabelsTexts):
             values.append(value / max(float(np.linalg.norm(value)), 1e-12))
             found += here
         return np.concatenate(columns), np.concatenate(values), found
+
+
+def refuse_linear(folder: Path) -> None:
+    """Do nothing with the model folder of another classifier: for what needs a network.
+
+    Raises:
+        ArtifactError: a linear classifier.
+    """
+    if (folder / LINEAR_NAME).is_file():
+        raise ArtifactError(
+            f"{folder}: TF-IDF with logistic regression, no network: it is used as it is, by numpy "
+            "alone (trialese.load_classifier, `trialese predict`); give a language model's"
+        )
 
 
 def linear_scores(task: Task, odds: NDArray[np.float64]) -> NDArray[np.float64]:

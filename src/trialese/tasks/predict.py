@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trialese.artifacts import digest_of, digest_of_file, locked, work_folder, write_bytes
+from trialese.collect.delimited import is_unicode
 from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.progress import Progress, silent
 from trialese.settings import Precision
@@ -160,6 +161,10 @@ class LabelledText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Whether somebody should look at it: see `thresholds.needs_person`."""
     prefer: str = ""
     """What the cut-offs are for: f1, or a promise such as precision=0.9; "": they are 0.5."""
+    model: str = ""
+    """First twelve digits of the sha256 of the model's files."""
+    engine: str = ""
+    """What computed the scores, such as "torch fp32"."""
 
     def as_line(self) -> str:
         """A line for people: labels with probabilities, then the beginning of the text."""
@@ -186,7 +191,7 @@ def predict_inputs(
     Raises:
         ArtifactError: no classifier at `model`.
         RecipeError: a preference that cannot be read or kept.
-        RecordError: an empty text, or a file that cannot be understood.
+        RecordError: an empty text, a file that cannot be understood, or no text at all.
     """
     scorer = open_scorer(model, precision=precision, prefer=prefer)
     for texts in _chunks(scorer, inputs, stdin, columns):
@@ -208,15 +213,17 @@ def stream_inputs(
 
     Raises:
         RecipeError: Parquet or a workbook, or an unknown format.
+        RecordError: see `predict_inputs`.
     """
     format_ = format_of(Path(), format_name)
     if format_ in ("parquet", "xlsx"):
         raise RecipeError(f"{format_} cannot be streamed; name a file with -o")
     scorer = open_scorer(model, precision=precision, prefer=prefer)
     layout = layout_of(scorer, format_)
-    yield layout.header()
+    begin = layout.header()  # of nothing there is none
     for texts in _chunks(scorer, inputs, stdin, columns):
-        yield layout.part(texts, scorer.predict_proba([each.text for each in texts]))
+        yield begin + layout.part(texts, scorer.predict_proba([each.text for each in texts]))
+        begin = b""
     _tell_agreement(scorer)
 
 
@@ -238,13 +245,26 @@ def _chunks(
         for position, text in enumerate(inputs, start=1):
             refuse_no_text(text, f"text {position}")
         records = iter(inputs)
+    where = "standard input" if stdin is not None else inputs[0]
     left_out: dict[str, int] = {}
-    row = 1
+    row, found = 1, False
     for chunk in divide_records(records, _CHUNK_RECORDS):
-        yield texts_of(chunk, row, scorer.preprocessing, left_out)
+        if texts := texts_of(chunk, row, scorer.preprocessing, left_out):
+            found = True
+            yield texts
         row += len(chunk)
+    if not found:
+        raise _no_text(where, scorer, row - 1, left_out)
     for reason, count in left_out.items():
-        logger.warning("%s: %d records left out: %s", Path(inputs[0]).name, count, reason)
+        logger.warning("%s: %d records left out: %s", Path(where).name, count, reason)
+
+
+def _no_text(where: str, scorer: Scorer, records: int, left_out: Mapping[str, int]) -> RecordError:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+    return RecordError(
+        f"{where}: no text for {scorer.task.name} in {records:,} records"
+        f"{f' ({reasons})' if reasons else ''}; give a file with a text in it"
+    )
 
 
 def label_texts(scorer: Scorer, texts: Sequence[TextToLabel]) -> Iterator[LabelledText]:
@@ -261,6 +281,8 @@ def label_texts(scorer: Scorer, texts: Sequence[TextToLabel]) -> Iterator[Labell
             thresholds=chosen_on,
             needs_person=asks,
             prefer=scorer.thresholds.prefer if scorer.thresholds is not None else "",
+            model=scorer.digest[:12],
+            engine=scorer.engine,
         )
 
 
@@ -274,10 +296,12 @@ def refuse_no_text(text: str, which: str = "the text") -> None:
     """Do nothing with a text; what was surely meant as something else must not be labelled.
 
     Raises:
-        RecordError: nothing, the name of a file, or a mere NCT number.
+        RecordError: nothing, bytes that are no text, the name of a file, or a mere NCT number.
     """
     if not text.strip():
         raise RecordError(f"{which} is empty; write one or leave it out")
+    if not is_unicode(text):
+        raise RecordError(f"{which} is no UTF-8: {text!r:.60}; write it as UTF-8")
     if looks_like_a_file(text):
         if exists(text):
             raise RecordError(f"{text}: a file among texts; predict takes one by itself")
@@ -484,11 +508,7 @@ class _Job:
         records_read, texts = sum(each.records for each in found), sum(each.texts for each in found)
         if not texts:
             self._clear()
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
-            raise RecordError(
-                f"{self._source}: no text for {self._scorer.task.name} in {records_read:,} records"
-                f"{f' ({reasons})' if reasons else ''}; give a file with a text in it"
-            )
+            raise _no_text(str(self._source), self._scorer, records_read, left_out)
         joined = self._folder / "joined"
         self._layout.join(map(self._part, range(total)), joined)
         with joined.open("rb") as file:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from trialese.artifacts import read_manifest
 from trialese.errors import ArtifactError
 from trialese.hub import MINILM_PACKAGE
 
@@ -35,8 +36,10 @@ def shipped_sizes(name: str) -> tuple[ModelSize, ...]:
 def shipped_folder(name: str, size: ModelSize | None = None) -> Path:
     """The folder of the classifier of that name; without a size the strongest that can run here.
 
+    Its files are compared with their digests: no part of one that ships is used unseen.
+
     Raises:
-        ArtifactError: no such name or size.
+        ArtifactError: no such name or size, or files that are not as they were shipped.
     """
     sizes = shipped_sizes(name)
     if not sizes:
@@ -48,7 +51,15 @@ def shipped_folder(name: str, size: ModelSize | None = None) -> Path:
         raise ArtifactError(f"{name}: ships as {' and '.join(sizes)} only; leave the size out")
     if size is None:
         size = "small" if _lacking() else sizes[-1]
-    return _HOME / name / size
+    folder = _HOME / name / size
+    try:
+        if not folder.is_dir():
+            raise ArtifactError(f"{folder}: not there")
+        read_manifest(folder, kind="classifier", verify=True)
+    except ArtifactError as error:
+        what, _, cure = str(error).rpartition("; ")  # which is that for what users make
+        raise ArtifactError(f"{what or cure}; install trialese again") from error
+    return folder
 
 
 def why_not_large(name: str, size: ModelSize | None) -> str:

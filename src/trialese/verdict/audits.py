@@ -178,7 +178,7 @@ def _unseen_on_tune(comparison: Comparison) -> Audit:
 
 
 def _contradictory(comparison: Comparison) -> Audit:
-    """Near-identical texts with different labels bound what any classifier can reach."""
+    """Near-identical texts with different labels bound what answers that are equal can reach."""
     first = [each for each in comparison.rounds if each.seed == comparison.seeds[0]]
     members: dict[str, list[Bools]] = {}
     for each in first:
@@ -192,10 +192,11 @@ def _contradictory(comparison: Comparison) -> Audit:
         whole = [np.array(rows) for rows in members.values()]
         finding += (
             f"; among the {len(several):,} with several texts, one text's labels predict "
-            f"another's with micro-F1 {_agreement(several):.2f}: a ceiling for any classifier there"
+            f"another's with micro-F1 {_agreement(several):.2f}, which is how far labels agree"
             f"; equal answers for all texts of a cluster, chosen with these labels in sight, reach "
             f"{best_of_clusters(apart):.2f} at most on the {sum(map(len, apart)):,} texts with "
-            f"different labels and {best_of_clusters(whole):.2f} on all"
+            f"different labels and {best_of_clusters(whole):.2f} on all: a ceiling for answers "
+            "that do not tell them apart"
         )
     return Audit(name="near-identical texts have the same labels", passed=not torn, finding=finding)
 
