@@ -37,6 +37,7 @@ def test_without_a_terminal_progress_is_plain_lines(capsys: pytest.CaptureFixtur
         (5, 20, 10.0, "30/min, 30 s left"),
         (20, 20, 10.0, "120/min"),
         (300, None, 10.0, "30/s"),
+        (2, 5, 600.0, "5 min each, 15 min left"),  # not "0/min"
     ],
 )
 def test_the_pace_and_the_time_left(
@@ -46,3 +47,10 @@ def test_the_pace_and_the_time_left(
     pace = _Pace(lambda: next(times))
     assert pace("records", 0, total) == ""
     assert pace("records", done, total) == told
+
+
+def test_what_counts_from_the_start_again_has_a_pace_of_its_own() -> None:
+    times = iter([0.0, 60.0, 6_000.0, 6_020.0])
+    pace = _Pace(lambda: next(times))
+    told = [pace("epochs", done, 6) for done in (1, 6, 1, 2)]
+    assert told == ["", "5/min", "", "3/min, 80 s left"]

@@ -245,20 +245,30 @@ def _plain_lines(pause_seconds: float = 5.0) -> Progress:
 
 
 class _Pace:
-    """How fast each thing goes since it was first heard of: "120/s, 3 min left"; "" too early."""
+    """How fast each thing goes since it began: "120/s, 3 min left"; "" too early.
+
+    What counts from the start again, such as the epochs of the next fit, begins anew.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began: dict[str, tuple[float, int]] = {}
+        self._last: dict[str, int] = {}
 
     def __call__(self, what: str, done: int, total: int | None) -> str:
         now = self._clock()
-        since, before = self._began.setdefault(what, (now, done))
+        if done < self._last.get(what, done + 1):
+            self._began[what] = (now, done)
+        self._last[what] = done
+        since, before = self._began[what]
         if done <= before or now - since < 1:
             return ""
-        rate = (done - before) / (now - since)
-        told = f"{rate:,.0f}/s" if rate >= 10 else f"{60 * rate:,.0f}/min"
-        left = ((total or done) - done) / rate
+        each = (now - since) / (done - before)
+        if each > 60:
+            told = f"{_duration(each)} each"
+        else:
+            told = f"{1 / each:,.0f}/s" if each <= 0.1 else f"{60 / each:,.0f}/min"
+        left = ((total or done) - done) * each
         return f"{told}, {_duration(left)} left" if left > 0 else told
 
 
