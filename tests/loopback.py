@@ -39,15 +39,20 @@ def make_study(number: int, *, padding: int = 0) -> dict[str, Any]:
 
 
 def posted_of(study: dict[str, Any]) -> str:
-    return (
-        study["protocolSection"]["statusModule"].get("studyFirstPostDateStruct", {}).get("date", "")
-    )
+    return _date_of(study, "studyFirstPostDateStruct")
 
 
 def updated_of(study: dict[str, Any]) -> str:
-    return (
-        study["protocolSection"]["statusModule"].get("lastUpdatePostDateStruct", {}).get("date", "")
-    )
+    return _date_of(study, "lastUpdatePostDateStruct")
+
+
+def _date_of(study: dict[str, Any], name: str) -> str:
+    """Empty where the record is not as it should be."""
+    try:
+        date = study["protocolSection"]["statusModule"][name]["date"]
+    except (KeyError, TypeError):
+        return ""
+    return date if isinstance(date, str) else ""
 
 
 _WINDOW = re.compile(r"AREA\[(\w+)\]RANGE\[([^,]*),([^\]]*)\]")
@@ -105,6 +110,7 @@ class Registry(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # header and body in one packet: two wait 40 ms for each other
     server: Registry
 
     def log_message(self, *args: Any) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from trialese.collect.files import FilesSource, read_raw, read_xml
 from trialese.collect.json_files import read_json, split_page
 from trialese.collect.parse import parse_study, parse_trial
-from trialese.collect.source import RawStudy, Reject
+from trialese.collect.source import RawStudy, Reject, StudyError
 from trialese.errors import RecordError
 from trialese.settings import ReadLimits
 
@@ -368,6 +368,21 @@ def test_api_v1_keeps_all_that_a_trial_holds():
         "2004-04", 787, "DOUBLE",
     )  # fmt: skip
     assert parsed.data_date == "2020-12-29"
+
+
+@pytest.mark.parametrize(
+    "wrap", ["%s", '{"studies": %s}', '{"studies": %s, "nextPageToken": "\\ud83d\\ude00"}']
+)
+@pytest.mark.parametrize("odd", ["\\ud800", "\\udc00\\ud800", "\x01", "\x00", "\n"])
+def test_a_record_that_json_has_no_text_for_costs_no_other(study_maker, wrap, odd):
+    studies = [json.dumps(study_maker(number)) for number in (1, 2, 3)]
+    studies[1] = studies[1].replace("Study 2", f"a \\\\ud800 b \\ud83d\\ude00 {odd}")
+    items = read((wrap % f"[{', '.join(studies)}]").encode())
+    kept = [parse_study(items[place]).trial.nct_id for place in (0, 2)]
+    assert (len(items), kept) == (3, ["NCT00000001", "NCT00000003"])
+    with pytest.raises(StudyError) as refused:
+        parse_study(items[1])
+    assert refused.value.nct_id == "NCT00000002"
 
 
 def test_rows_of_texts_in_json():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -240,6 +241,62 @@ def test_a_study_without_a_date(world: World) -> None:
     del study["protocolSection"]["statusModule"]["lastUpdatePostDateStruct"]
     world.registry.studies.append(study)
     assert_same(*world.next("2024-09-25"))
+
+
+def test_a_date_that_is_none(world: World) -> None:
+    odd = [None, [], "2024-09-25", {}, {"date": None}, {"date": 20240925}, {"date": "2024-09"}]
+    dates = ("lastUpdatePostDateStruct", "studyFirstPostDateStruct")
+    for study, (date, name) in zip(world.registry.studies, product(odd, dates), strict=False):
+        update(study, "2024-09-25", title="Of another kind since")
+        study["protocolSection"]["statusModule"][name] = date
+    assert_same(*world.next("2024-09-25", list_from="2024-09-25"))
+    update(world.registry.studies[20], "2024-09-26", title="And on it goes")
+    assert_same(*world.next("2024-09-26"))
+
+
+def test_a_study_that_moved_to_another_day_of_first_posting_is_not_gone(world: World) -> None:
+    days = ["1998-01-01", "2005-06-01", "2030-01-01", "2024-09"]
+    for study, posted in zip(world.registry.studies, days, strict=False):
+        status = study["protocolSection"]["statusModule"]
+        status["studyFirstPostDateStruct"] = {"date": posted}  # and no update tells of it
+    assert_same(*world.next("2024-09-25"))
+
+
+def test_a_study_that_moved_in_place_of_another_is_not_gone(
+    registry: Registry, tmp_path: Path
+) -> None:
+    world = World(registry, tmp_path, page_size=1)
+    moved, gone = registry.studies[4], registry.studies[5]
+    posted = gone["protocolSection"]["statusModule"]["studyFirstPostDateStruct"]
+    registry.studies.remove(gone)  # so the year that it moved to counts as many as ever
+    moved["protocolSection"]["statusModule"]["studyFirstPostDateStruct"] = posted
+    merged, _ = world.next("2024-09-25")
+    assert id_of(moved) in {trial.nct_id for trial in read_trials(merged)}
+
+
+BROKEN = ["a \ud800 lone surrogate", float("nan"), {"deep": []}]
+
+
+def test_records_that_cannot_be_read_cost_neither_their_page_nor_the_day(world: World) -> None:
+    broken = list(zip(world.registry.studies[4:], BROKEN, strict=False))
+    for study, value in broken:
+        study["protocolSection"]["identificationModule"]["briefTitle"] = value
+        update(study, "2024-09-25")  # no other one is new
+    assert_same(*world.next("2024-09-25"))
+    update(world.registry.studies[0], "2024-09-26", title="Another")
+    assert_same(*world.next("2024-09-26"))
+    for study, _ in broken:
+        update(study, "2024-09-27", title="Mended")
+    assert_same(*world.next("2024-09-27"))
+
+
+def test_what_could_never_be_read_is_in_nobodys_way(registry: Registry, tmp_path: Path) -> None:
+    identity = registry.studies[4]["protocolSection"]["identificationModule"]
+    identity["briefTitle"] = BROKEN[0]
+    world = World(registry, tmp_path)
+    assert [each.nct_id for each in read_rejects(world.held)] == ["NCT00000005"]
+    for day in ("2024-09-25", "2024-09-26"):  # the listing shows it, and it alone is fetched
+        assert_same(*world.next(day))
 
 
 def test_many_days_in_a_row_end_in_the_same(world: World) -> None:

@@ -21,7 +21,7 @@ import msgspec
 import requests
 
 from trialese.collect.parse import parse_trial
-from trialese.collect.source import RawStudy
+from trialese.collect.source import RawStudy, decode_nearly
 from trialese.errors import RecipeError, RegistryError
 from trialese.records import Trial
 from trialese.settings import CollectSettings
@@ -327,8 +327,8 @@ class RegistryClient:
             if body.lstrip()[:1] == b"<":
                 raise _TransientError("HTML instead of JSON")
             try:
-                return body, msgspec.json.decode(body, type=kind)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                return body, decode_nearly(body, kind)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise _TransientError(f"answer is not the JSON expected ({error})") from error
 
         return self._retrying(url, ask, lambda: 0)

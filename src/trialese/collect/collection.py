@@ -119,13 +119,17 @@ def snapshot_inputs(
 
 
 def collect_snapshot(
-    settings: CollectSettings, path: str | Path, *, progress: Progress = silent
+    settings: CollectSettings,
+    path: str | Path,
+    *,
+    partial: bool = False,
+    progress: Progress = silent,
 ) -> Snapshot:
     """The snapshot written at `path` from the source that the settings name.
 
     One row a study, sorted by NCT id; several records of a study are merged field by field, the
     newest first. What could not be parsed stands in `rejects.jsonl` with its reason, and is counted
-    in the manifest.
+    in the manifest. `partial`: it is only what changed since, of which every record may be refused.
 
     Raises:
         RecordError: a file cannot be read, or not one of its records is a study.
@@ -147,7 +151,8 @@ def collect_snapshot(
                 unchanged = unchanged_since(open_snapshot(earlier))
         merger = TrialMerger(runs_folder, known=known, unchanged=unchanged)
         tally = _take_in_all(source, merger, runs_folder, settings.limits, progress)
-        tally.refuse_nothing_but_rejects()
+        if not partial:
+            tally.refuse_nothing_but_rejects()
         draft.counts["trials"] = merger.write(draft.folder / TRIALS_NAME)
         draft.counts["duplicates"] = merger.duplicates
         draft.counts["aliases"] = merger.aliases

@@ -28,7 +28,14 @@ from trialese.collect.api import Page, RefusedError, RegistryClient, Version, qu
 from trialese.collect.diff import read_ids
 from trialese.collect.files import FilesSource
 from trialese.collect.json_files import split_page
-from trialese.collect.source import Chunk, RawStudy, Reject, Source, SourceFacts
+from trialese.collect.source import (
+    Chunk,
+    RawStudy,
+    Reject,
+    Source,
+    SourceFacts,
+    decode_nearly,
+)
 from trialese.collect.zip_files import safe_entries
 from trialese.errors import RecipeError, RecordError, RegistryError
 from trialese.progress import Progress, silent
@@ -84,9 +91,6 @@ class _Identified(msgspec.Struct, frozen=True):
 
 class _Bare(msgspec.Struct, frozen=True):
     protocolSection: _Identified = _Identified()  # noqa: N815
-
-
-_BARE = msgspec.json.Decoder(_Bare)
 
 
 class RegistrySource:
@@ -306,7 +310,7 @@ class RegistrySource:
         distinct: set[str] = set()
         for number in range(state.pages):
             body = gzip.decompress(_page_file(self._work, number).read_bytes())
-            for place, study in enumerate(msgspec.json.decode(body, type=Page).studies):
+            for place, study in enumerate(decode_nearly(body, Page).studies):
                 distinct.add(_id_of(bytes(study)) or f"{number}/{place}")
         total = self._client.size().total_studies if self._whole else state.total
         if self._client.version() != state.version:
@@ -331,7 +335,7 @@ def _id_of(data: object) -> str:
     if not isinstance(data, bytes):
         return ""
     try:
-        return _BARE.decode(data).protocolSection.identificationModule.nctId
+        return decode_nearly(data, _Bare).protocolSection.identificationModule.nctId
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
 

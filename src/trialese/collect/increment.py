@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from trialese.artifacts import is_complete, write_artifact, write_bytes
 from trialese.collect.api import FIRST_YEAR, RegistryClient, query_of
 from trialese.collect.collection import collect_snapshot, describe_settings, snapshot_inputs
-from trialese.collect.crawl import RegistrySource
+from trialese.collect.crawl import IDS_A_QUERY, RegistrySource
 from trialese.collect.merge import ROW_COLUMNS, write_rows
+from trialese.collect.parse import parse_trial
 from trialese.collect.snapshot import (
     GONE_NAME,
     OVERLAY_NAME,
@@ -41,11 +42,11 @@ from trialese.collect.snapshot import (
     read_rejects,
     read_rows,
 )
-from trialese.collect.source import RawStudy, Reject
+from trialese.collect.source import RawStudy, Reject, StudyError
 from trialese.errors import ArtifactError, RecipeError, RegistryError
 from trialese.generations import link_file
 from trialese.progress import Progress, silent
-from trialese.records import Manifest, Snapshot
+from trialese.records import Manifest, Snapshot, Trial
 from trialese.settings import CollectSettings
 
 __all__ = [
@@ -116,7 +117,12 @@ def collect_increment(
 
 
 def _collect(
-    settings: CollectSettings, path: Path, timestamp: str | None, progress: Progress
+    settings: CollectSettings,
+    path: Path,
+    timestamp: str | None,
+    progress: Progress,
+    *,
+    partial: bool = False,
 ) -> Snapshot:
     """The snapshot at `path`, which an interrupted refresh may have left whole.
 
@@ -130,7 +136,7 @@ def _collect(
             same = same and manifest.notes.get("data_timestamp") == timestamp
         if same and manifest.inputs == snapshot_inputs(settings):
             return made
-    return collect_snapshot(settings, path, progress=progress)
+    return collect_snapshot(settings, path, partial=partial, progress=progress)
 
 
 def _months_of(older: Snapshot) -> int:
@@ -138,29 +144,7 @@ def _months_of(older: Snapshot) -> int:
     return int(sample.get("months", 0))
 
 
-class _Date(msgspec.Struct, frozen=True):
-    date: str = ""
-
-
-class _Status(msgspec.Struct, frozen=True):
-    lastUpdatePostDateStruct: _Date = _Date()  # noqa: N815 - the registry's names
-
-
-class _Identification(msgspec.Struct, frozen=True):
-    nctId: str = ""  # noqa: N815
-
-
-class _Protocol(msgspec.Struct, frozen=True):
-    identificationModule: _Identification = _Identification()  # noqa: N815
-    statusModule: _Status = _Status()  # noqa: N815
-
-
-class _Study(msgspec.Struct, frozen=True):
-    protocolSection: _Protocol = _Protocol()  # noqa: N815
-
-
-_STUDY = msgspec.json.Decoder(_Study)
-_LISTED_FIELDS = "NCTId|LastUpdatePostDate"
+_LISTED_FIELDS = "NCTId|LastUpdatePostDate|StudyFirstPostDate"
 _OPEN_START, _OPEN_END = "0000", "9999"
 
 
@@ -192,7 +176,7 @@ def _from_registry(
     window = msgspec.structs.replace(
         settings, whole=False, updated_since=max(since, settings.updated_since or since)
     )
-    updated = _collect(window, work / "updated", version.data_timestamp, progress)
+    updated = _collect(window, work / "updated", version.data_timestamp, progress, partial=True)
     asked = _Asked(settings, client, work, progress)
     ours = _Ours(older, updated)
     last_year = int(version.data_timestamp[:4])
@@ -204,7 +188,9 @@ def _from_registry(
             settings, whole=False, since=None, updated_since=None, query=None,
             ids=str(work / "fetch.txt"),
         )  # fmt: skip
-        found.append(_collect(by_number, work / "fetched", version.data_timestamp, progress))
+        found.append(
+            _collect(by_number, work / "fetched", version.data_timestamp, progress, partial=True)
+        )
     stamps = {made.manifest.notes["data_timestamp"] for made in found}
     if stamps != {version.data_timestamp} or client.version() != version:
         raise RegistryError(
@@ -233,7 +219,8 @@ class _Ours:
     """What will be held once the updated studies are in: numbers with dates, by year."""
 
     def __init__(self, older: Snapshot, updated: Snapshot) -> None:
-        self.updated: dict[str, str] = {}
+        self.dates: dict[str, str] = {}
+        """As `_dates` tells them: a study may move to another day without an update's date."""
         self.years: Counter[str] = Counter()
         year_of: dict[str, str] = {}
         self.aliases_of: dict[str, tuple[str, ...]] = {}
@@ -241,9 +228,10 @@ class _Ours:
             columns = ("last_update_posted", "first_posted", "nct_id_aliases")
             for table in read_rows(snapshot, columns):
                 ids = table["nct_id"].to_pylist()
-                days, years = (table[name].fill_null("") for name in columns[:2])
-                self.updated.update(zip(ids, days.to_pylist(), strict=True))
-                first_four = pc.utf8_slice_codeunits(years, 0, 4).to_pylist()
+                updated, posted = (table[name].fill_null("") for name in columns[:2])
+                days = pc.binary_join_element_wise(updated, posted, " ").to_pylist()
+                self.dates.update(zip(ids, days, strict=True))
+                first_four = pc.utf8_slice_codeunits(posted, 0, 4).to_pylist()
                 year_of.update(zip(ids, first_four, strict=True))
                 self.aliases_of.update(zip(ids, read_lists(table[columns[2]]), strict=True))
         self.years.update(year_of.values())
@@ -282,7 +270,7 @@ class _Asked:
         not fetched; nor is it gone, where the registry lists both.
         """
         gone, fetch, listed = self._all_differing(ours, list_all=list_all, last_year=last_year)
-        return gone, fetch - (ours.obsolete({*gone, *fetch}) - ours.updated.keys()), listed
+        return gone, fetch - (ours.obsolete({*gone, *fetch}) - ours.dates.keys()), listed
 
     def _all_differing(
         self, ours: _Ours, *, list_all: bool, last_year: int
@@ -305,12 +293,22 @@ class _Asked:
                 fetch |= found
         if total - dated != ours.years[""]:  # only a listing of all shows those without a date
             return *self._differences(self._listing(self._query, "all"), ours, None), True
-        return gone, fetch, False
+        there = self._still_there(sorted(gone))
+        return gone - there, fetch | there, False
+
+    def _still_there(self, names: Sequence[str]) -> set[str]:
+        """Which of the numbers the query finds all the same: in a year that was not listed."""
+        found: set[str] = set()
+        for start in range(0, len(names), IDS_A_QUERY):
+            some = "|".join(names[start : start + IDS_A_QUERY])
+            query = {**self._query, "fields": "NCTId", "filter.ids": some}
+            found.update(self._listing(query, f"gone-{start}"))
+        return found.intersection(names)
 
     def _differences(
         self, listing: Mapping[str, str], ours: _Ours, own: Collection[str] | None
     ) -> tuple[set[str], set[str]]:
-        held = ours.updated
+        held = ours.dates
         gone = {name for name in (held if own is None else own) if name not in listing}
         fetch = {name for name, day in listing.items() if day != held.get(name)}
         return gone, fetch
@@ -327,7 +325,7 @@ class _Asked:
         return {**self._query, "filter.advanced": f"{also} AND {window}" if also else window}
 
     def _listing(self, query: Mapping[str, str], name: str) -> dict[str, str]:
-        """NCT id -> date of the last update, of every study that the query finds."""
+        """NCT id -> its dates as a snapshot holds them, of every study that the query finds."""
         source = RegistrySource(
             self._settings,
             work=self._work / f"listing-{name}",
@@ -337,13 +335,19 @@ class _Asked:
         )
         found: dict[str, str] = {}
         for item in source.studies():
-            if isinstance(item, RawStudy) and isinstance(item.data, bytes):
-                study = _STUDY.decode(item.data).protocolSection
-                number = study.identificationModule.nctId
-                if number:  # what has none cannot be asked for
-                    found[number] = study.statusModule.lastUpdatePostDateStruct.date
+            try:
+                if isinstance(item, RawStudy):
+                    trial = parse_trial(item)
+                    found[trial.nct_id] = _dates(trial)
+            except StudyError as error:
+                if error.nct_id:  # what has none cannot be asked for
+                    found[error.nct_id] = ""
         source.close()
         return found
+
+
+def _dates(trial: Trial) -> str:
+    return f"{trial.last_update_posted or ''} {trial.first_posted or ''}"
 
 
 def _windows(last_year: int) -> Iterator[tuple[str, str]]:

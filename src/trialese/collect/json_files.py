@@ -18,7 +18,13 @@ import msgspec
 
 from trialese.collect.delimited import TEXT_COLUMNS, find_column
 from trialese.collect.parse_v2 import study_from_v1
-from trialese.collect.source import FileError, RawStudy, Reject, TooLargeError
+from trialese.collect.source import (
+    FileError,
+    RawStudy,
+    Reject,
+    TooLargeError,
+    decode_nearly,
+)
 from trialese.collect.tables import text_cells
 from trialese.collect.vocabulary import nct_id_in
 from trialese.errors import RecordError
@@ -424,7 +430,7 @@ class _Finder:
         except FileError as error:
             yield self.reject(data, str(error), error.reason, name)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, _BrokenError) as error:
-            if len(data) <= _AT_ONCE_BYTES and _has_no_numbers(data):
+            if len(data) <= _AT_ONCE_BYTES and _is_whole(data):
                 for _, part in self._members(data):
                     yield from self._in(part, depth + 1, self._next, array=texts)
             else:
@@ -436,11 +442,12 @@ class _Finder:
         try:
             envelope = _ENVELOPE.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            if not _has_no_numbers(data):
+            if not _is_whole(data):
                 yield self._bad(data, error, name)
                 return
             # Where its studies lie is looked for in the data as they are.
-            envelope = msgspec.structs.replace(_envelope_of(data), studies=msgspec.UNSET)
+            nearly = decode_nearly(data, _Envelope)
+            envelope = msgspec.structs.replace(nearly, studies=msgspec.UNSET)
         if envelope.v2 is not msgspec.UNSET:
             self.found += 1
             yield RawStudy(name(), "v2", data)
@@ -565,31 +572,11 @@ def _string_in(data: bytes) -> str:
 
 
 def _is_whole(line: bytes) -> bool:
-    data = line.removeprefix(_BOM)
     try:
-        msgspec.json.decode(data, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _has_no_numbers(data)
-    return True
-
-
-_NO_NUMBER = re.compile(rb"(?<=[\s:,\[])(?:NaN|-?Infinity)(?=[\s,\]}])")
-
-
-def _has_no_numbers(data: bytes) -> bool:
-    """Whether it is JSON but for NaN and infinities, which Python writes and JSON lacks."""
-    if _NO_NUMBER.search(data) is None:
-        return False
-    try:
-        msgspec.json.decode(_NO_NUMBER.sub(b"null", data), type=msgspec.Raw)
+        decode_nearly(line.removeprefix(_BOM), msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True
-
-
-def _envelope_of(data: bytes) -> _Envelope:
-    """Its keys, with `null` for such words, also where a text holds one: to be looked at only."""
-    return _ENVELOPE.decode(_NO_NUMBER.sub(b"null", data))
 
 
 def _too_large(limits: ReadLimits) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -22,7 +23,10 @@ __all__ = [
     "StudyError",
     "StudyFormat",
     "TooLargeError",
+    "decode_nearly",
 ]
+
+T = TypeVar("T")
 
 SYNTHETIC_NOTICE = "Synthetic studies made up by trialese; none of them is a registry record."
 
@@ -141,3 +145,32 @@ class Source(Protocol):
     def close(self) -> None:
         """Tell the source that its studies are safe on disk, so what it kept can go."""
         ...
+
+
+_NO_JSON = re.compile(
+    rb"(?P<word>(?<=[\s:,\[])(?:NaN|-?Infinity)(?=[\s,\]}]))|(?P<control>[\x00-\x1f])"
+    rb"|\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<lone>u[dD][89a-fA-F]\w\w)|.)"
+)
+
+
+def decode_nearly(data: bytes, kind: type[T]) -> T:
+    """The JSON as `kind`; NaN, lone surrogates and control characters, which JSON lacks though
+    programs write them, are `null`, U+FFFD and blanks, in texts too: to find a record, not to read.
+
+    Raises:
+        msgspec.DecodeError: not even nearly JSON, or of another kind.
+        UnicodeDecodeError: a text that was asked for is no UTF-8.
+        RecursionError: nested too deeply.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError:
+        plain = _NO_JSON.sub(_as_json, data)
+        if plain == data:
+            raise
+        return msgspec.json.decode(plain, type=kind)
+
+
+def _as_json(found: re.Match[bytes]) -> bytes:
+    put = {"word": b"null", "control": b" ", "lone": b"\\ufffd"}
+    return put.get(found.lastgroup or "", found[0])
