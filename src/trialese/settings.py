@@ -46,7 +46,6 @@ __all__ = [
     "VerdictSettings",
 ]
 
-
 IsoDate = Annotated[
     str, msgspec.Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")
 ]
@@ -73,10 +72,8 @@ class SampleSettings(Section, frozen=True, kw_only=True):
 
 
 class ReadLimits(Section, frozen=True, kw_only=True):
-    """How much is taken from files and servers that nobody vouches for. Beyond it is an error.
-
-    They change no record, so a snapshot does not note them.
-    """
+    """How much is taken from files and servers that nobody vouches for; beyond it is an error. They
+    change no record, so a snapshot does not note them."""
 
     document_bytes: Count = 64 * 2**20
     """One JSON or XML document, one study of a JSON array, one JSON line."""
@@ -105,8 +102,7 @@ class CollectSettings(Section, frozen=True, kw_only=True):
 
     source: Literal["sample", "registry", "files", "none"] = "sample"
     """`none`: no trials; tasks are fitted on labelled files, from the backbone as it is. That is
-    the default of a recipe in which a task is `labelled`: nobody means to adapt a language model
-    to synthetic studies for it."""
+    the default where a task is `labelled`: nobody means to adapt to synthetic studies for it."""
     paths: tuple[str, ...] = ()
     """For `files`; relative to the working directory."""
     url: str = "https://clinicaltrials.gov/api/v2"
@@ -381,7 +377,9 @@ class UnlabelledSettings(Section, frozen=True, kw_only=True):
     """Of all weights; a new masked-LM head, alone at first, has `pretrain.head_phase`'s default."""
 
 
-_LATER_SETTINGS = ("text_column", "label_column", "id_column", "prefer", "unlabelled")
+_LATER_SETTINGS = (
+    "text_column", "label_column", "id_column", "prefer", "unlabelled", "behaviour_tests",
+)  # fmt: skip
 _WHO_AND_WHAT = ("brief_title", "official_title", "brief_summary", "eligibility_criteria")
 
 
@@ -425,6 +423,8 @@ class TaskSettings(Section, frozen=True, kw_only=True):
     (`tasks/labelled.py`). The verdict says so: who gave the labels may have seen the test's."""
     unlabelled: UnlabelledSettings | None = None
     """Language models read these texts first, as a masked-LM (`tasks/unlabelled.py`)."""
+    behaviour_tests: str | None = None
+    """Table of group, text, must, must_not, beside the shipped ones (`tasks/behaviour.py`)."""
     split_seed: int = 7
     """Which cluster is in which fold; the same for every system and every seed of the weights."""
     seeds: tuple[int, ...] = (1,)

@@ -157,3 +157,20 @@ def test_the_overview_tells_each_command_whole_and_tables_fit(
         status, out, err = run(*command)
         assert status == 0, err
         assert [line for line in out.splitlines() if len(line) > 80] == []
+
+
+def test_what_a_shipped_classifier_was_fitted_on_is_told_where_it_is_tested(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = tmp_path / "theirs.csv"
+    table.write_text(
+        "group,text,must,must_not,prediction\n"
+        "a,SLOW ACCRUAL,Insufficient_Enrollment,,Insufficient_Enrollment\n"  # in gold.tsv
+        "a,Two wards were flooded by the river,Logistics_Resources,,Logistics_Resources\n"
+    )
+    status, out, err = run("check-behaviour", "stop-reasons", "--tests", table, "--json")
+    assert (status, json.loads(out)["fitted_on"]) == (0, ["SLOW ACCRUAL"]), err
+    assert "fitted on 1 of the texts, which tell nothing: 'SLOW ACCRUAL'" in caplog.text
+    status, out, err = run("agree", "stop-reasons", table, "--json")
+    assert (status, json.loads(out)["fitted_on"]) == (0, 1), err
+    assert "fitted on 1 of the 2 rows' texts, so it agrees too well" in caplog.text

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from trialese.artifacts import read_manifest, verify_files
-from trialese.pipeline.shipping import FITTED_ON, _make
+from trialese.pipeline.shipping import _make
 from trialese.progress import silent
 from trialese.recipe import Recipe
 from trialese.settings import StopReasonsSettings, TasksSettings, VerdictSettings
 from trialese.tasks.predict import load_scorer
+from trialese.tasks.shipped import FITTED_ON
 
 
 def test_two_makings_are_the_same_bytes_and_the_card_tells_the_weights(tmp_path: Path) -> None:

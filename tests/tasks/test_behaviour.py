@@ -14,6 +14,7 @@ from trialese.records import Example, Task, Thresholds
 from trialese.settings import DedupSettings
 from trialese.tasks.behaviour import (
     BehaviourTest,
+    behaviour_tests,
     check_behaviour,
     read_behaviour_tests,
     shipped_tests,
@@ -71,6 +72,8 @@ def test_a_table_of_tests_names_all_bad_rows_at_once(tmp_path: Path) -> None:
         "\tslow\tSlow\t\n"
         "a\tslow\t\t\n"
         "a\tslow\tSlow\tSlow\n"
+        "all\tslow harm\tSlow\t\n"
+        "b\tslow\t\tSlow\n"
     )
     with pytest.raises(RecordError) as error:
         read_behaviour_tests(table, TASK)
@@ -78,13 +81,51 @@ def test_a_table_of_tests_names_all_bad_rows_at_once(tmp_path: Path) -> None:
     assert "\n" not in message
     for part in ("line 3: toy has no label Slwo", "line 4", "line 5", "line 6"):
         assert part in message
+    assert "line 7: 'all' is the name of the total" in message
+    assert "line 8: the text of line 2 again" in message
     table.write_text('group\ttext\tmust\tmust_not\na\t"slow\tSlow|Harm\t\n')
     assert read_behaviour_tests(table, TASK)[0].must == ("Slow", "Harm")
+    table.write_text("Group,Text,Must,Must Not\na,slow,slow,HARM\n")  # as people write them
+    assert read_behaviour_tests(table, TASK) == (
+        BehaviourTest(group="a", text="slow", must=("Slow",), must_not=("Harm",)),
+    )
+    table.write_text(
+        '{"group":"a","text":"slow"}\n{"group":"b","text":7}\n{"group":"b","text":"\\ud800"}'
+    )
+    with pytest.raises(RecordError) as error:
+        read_behaviour_tests(table, TASK)
+    for part in ("line 1: no label that", "line 2: no group or no text", "line 3: no group or no"):
+        assert part in str(error.value)
+    table.write_text('{"group": "a", "text": "slow", "must": ["Slow"]}\n')
+    (test,) = read_behaviour_tests(table, TASK)
+    assert (test.must, test.must_not) == (("Slow",), ())
+    table.write_text("group\ttext\tmust\tmust\tmust_not\na\tslow\tSlow\tHarm\t\n")
+    with pytest.raises(RecordError, match=r"a column name twice \('must'\); name each"):
+        read_behaviour_tests(table, TASK)
+    for missing in (tmp_path / "none.tsv", tmp_path):
+        with pytest.raises(RecordError, match=r": no such file; check the path$"):
+            read_behaviour_tests(missing, TASK)
     table.write_text("text\nslow\n")
     with pytest.raises(RecordError, match="no column 'group'"):
         read_behaviour_tests(table, TASK)
     with pytest.raises(RecordError, match="ships no behavioural tests"):
         check_behaviour(WordScorer(), shipped_tests(TASK))
+
+
+def test_tests_of_ones_own_stand_beside_the_shipped_ones_each_text_once(tmp_path: Path) -> None:
+    shipped = shipped_tests(STOP_REASONS)
+    table = tmp_path / "mine.tsv"  # a copy of the shipped table, a row changed, and one more
+    lines = ["group\ttext\tmust\tmust_not"]
+    lines += [f"{t.group}\t{t.text}\t{'|'.join(t.must)}\t{'|'.join(t.must_not)}" for t in shipped]
+    lines[1] = f"mine\t{shipped[0].text}\tRegulatory\t"
+    lines.append("mine\tslower than a snail\tInsufficient_Enrollment\t")
+    table.write_text("\n".join(lines) + "\n")
+    tests = behaviour_tests(STOP_REASONS, str(table))
+    assert len(tests) == len(shipped) + 1 == len({test.text for test in tests})
+    assert {test.text for test in tests if test.group == "mine"} == {
+        shipped[0].text, "slower than a snail",
+    }  # fmt: skip
+    assert behaviour_tests(STOP_REASONS, None) == shipped
 
 
 def test_the_shipped_tests_are_many_in_named_groups_and_no_sentence_of_ours() -> None:

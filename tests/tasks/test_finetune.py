@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,14 +24,16 @@ from trialese.settings import (
     VerdictSettings,
 )
 from trialese.tasks import fit as fit_module
+from trialese.tasks import system as system_module
 from trialese.tasks.behaviour import BehaviourTest, check_behaviour, shipped_tests
 from trialese.tasks.classifier import Classifier
 from trialese.tasks.finetune import blend_classifiers, finetune
 from trialese.tasks.fit import fit_classifier
-from trialese.tasks.folds import build_examples, inner_rounds
+from trialese.tasks.folds import build_examples, define_task, inner_rounds
 from trialese.tasks.linear import LinearClassifier
-from trialese.tasks.stop_reasons import STOP_REASONS
+from trialese.tasks.stop_reasons import STOP_REASON_SENTENCES, STOP_REASONS
 from trialese.tasks.system import average_weights, score_held
+from trialese.tasks.unlabelled import unlabelled_texts
 from trialese.temperature import log_loss
 from trialese.thresholds import choose_thresholds, shrunk_cuts
 from trialese.verdict.judge import judge
@@ -393,8 +396,7 @@ def test_a_language_model_first_reads_texts_that_nobody_labelled(
 def test_what_is_near_a_behavioural_test_is_scored_but_never_learnt(
     system: str, recipe: TasksSettings, tiny_backbone: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    from trialese.tasks import finetune as module
-    from trialese.tasks import system as system_module
+    from trialese.tasks import behaviour as module
 
     near = "lack of funding from sponsor number alpha 0"
     tests = (BehaviourTest(group="g", text=near.upper(), must=("Business_Administrative",)),)
@@ -428,6 +430,47 @@ def test_what_is_near_a_behavioural_test_is_scored_but_never_learnt(
     (spared,) = (e.example_id for e in examples if e.text == near)
     scored = {each for run in load_predictions(out / "predictions.parquet") for each in run.ids}
     assert spared in scored
+
+
+def test_tests_of_ones_own_are_never_learnt_from_whatever_table_they_stand_in(
+    recipe: TasksSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = {
+        "labelled": "lack of funding from sponsor number alpha 0",
+        "sentence": STOP_REASON_SENTENCES["Covid19"][0],
+        "silver": "the boiler of the hospital burst",
+        "unlabelled": "the roof of the hospital burst",
+    }
+    own = tmp_path / "own.tsv"
+    rows = [f"mine\t{text.upper()}\tCovid19\t" for text in near.values()]
+    own.write_text("\n".join(["group\ttext\tmust\tmust_not", *rows]) + "\n")
+    (tmp_path / "silver.tsv").write_text(
+        f"text\tlabels\n{near['silver']}\tCovid19\nwards were flooded by rain\tCovid19\n"
+    )
+    (tmp_path / "more.txt").write_text(f"{near['unlabelled']}\nthe cellar was full of water\n")
+    learnt: set[str] = set()
+    fit = system_module.fit_linear
+
+    def spy(task: Task, train: Sequence[Example], *given: object, **options: object) -> object:
+        learnt.update(example.text for example in train)
+        return fit(task, train, *given, **options)
+
+    monkeypatch.setattr(system_module, "fit_linear", spy)
+    section = msgspec.structs.replace(
+        recipe.stop_reasons, seeds=(1,), sentences=1, behaviour_tests=str(own),
+        silver=SilverSettings(table=str(tmp_path / "silver.tsv")),
+        unlabelled=UnlabelledSettings(table=str(tmp_path / "more.txt")),
+    )  # fmt: skip
+    changed = msgspec.structs.replace(recipe, stop_reasons=section)
+    manifest = finetune("stop-reasons", "tfidf", settings=changed, path=tmp_path / "out")
+    assert "wards were flooded by rain" in learnt and not learnt & set(near.values())
+    assert {row["group"] for row in manifest.notes["behaviour"]} >= {"mine", "negation", "all"}
+    assert "behaviour_tests" in manifest.inputs
+    found = unlabelled_texts(define_task("stop-reasons", changed), section.unlabelled, ())
+    assert found.texts == ("the cellar was full of water",)
+    own.write_text(own.read_text() + "mine\tno such label\tNothing\t\n")
+    with pytest.raises(RecordError, match=r"own.tsv: line 6: stop-reasons has no label Nothing"):
+        finetune("stop-reasons", "tfidf", settings=changed, path=tmp_path / "bad")
 
 
 def test_the_verdict_tells_what_each_system_passed_of_the_behavioural_tests(

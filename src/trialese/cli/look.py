@@ -441,18 +441,21 @@ def agree(
     from trialese.tasks.formats import beginning
     from trialese.tasks.predict import load_scorer
     from trialese.tasks.scorer import find_classifier
+    from trialese.tasks.shipped import fitted_on
 
     if out:
         with replacing_anything(force):
             refuse_file(out, ours=lambda begins: begins.startswith(b"id\trows\t"), inputs=[table])
+    folder = find_classifier(classifier, model_size)
     with watch() as progress:
         found = compare_labels(
-            load_scorer(find_classifier(classifier, model_size)),
+            load_scorer(folder),
             table,
             column,
             text_column=text_column,
             id_column=id_column,
             allow_missing=allow_missing,
+            fitted_on=fitted_on(folder),
             progress=progress,
         )
     if out:
@@ -492,14 +495,16 @@ def check_behaviour(
     as_json: JsonOption = False,
 ) -> None:
     """Test a classifier on texts whose labels are evident."""
-    from trialese.tasks.behaviour import check_behaviour, read_behaviour_tests, shipped_tests
+    from trialese.tasks.behaviour import behaviour_tests, check_behaviour
     from trialese.tasks.predict import load_scorer
     from trialese.tasks.scorer import find_classifier
+    from trialese.tasks.shipped import fitted_on
 
-    scorer = load_scorer(find_classifier(classifier, model_size))
-    own = read_behaviour_tests(tests, scorer.task) if tests else ()
+    folder = find_classifier(classifier, model_size)
+    scorer = load_scorer(folder)
+    given = behaviour_tests(scorer.task, str(tests) if tests else None)
     with watch() as progress:
-        report = check_behaviour(scorer, (*shipped_tests(scorer.task), *own), progress=progress)
+        report = check_behaviour(scorer, given, fitted_on=fitted_on(folder), progress=progress)
     if as_json:
         print_json(report)
         return

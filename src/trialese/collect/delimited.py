@@ -393,7 +393,7 @@ def _header(lines: Lines, wanted: Sequence[str], *, any_header: bool) -> _Header
     elif place:
         lines.note("left out: a title above the header", held[0][0])
     delimiter, names = options[place or 0]
-    names = columns_of(names, f"{lines.origin}: line {held[place or 0][0]}")
+    names = columns_of(names, f"{lines.origin}: line {held[place or 0][0]}", wanted)
     return _Header(delimiter if len(names) > 1 else _NONE, names)
 
 
@@ -429,14 +429,14 @@ def header_place(rows: Sequence[Sequence[str]], wanted: Sequence[str]) -> int | 
     return None
 
 
-def columns_of(names: Sequence[str], where: str) -> list[str]:
+def columns_of(names: Sequence[str], where: str, wanted: Sequence[str]) -> list[str]:
     """The names, each once (a second `x` is `x.1`), the website's as the website writes them."""
     names = list(names)
     if _kind_of(names) == "csv":
         website = {plain_name(name): CSV_REASON_COLUMN for name in REASON_COLUMNS}
         website |= {plain_name(name): name for name in _CSV_COLUMNS}
         names = [website.get(plain_name(name), name) for name in names]
-    known = {plain_name(name) for each in (TEXT_COLUMNS, LABEL_COLUMNS) for name in each}
+    known = {plain_name(name) for name in (*TEXT_COLUMNS, *LABEL_COLUMNS, *wanted)}
     seen: dict[str, int] = {}
     for place, name in enumerate(names):
         count = seen[name] = seen.get(name, -1) + 1

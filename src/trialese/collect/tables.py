@@ -302,7 +302,7 @@ def _guarded_rows(path: Path, wanted: Sequence[str], *, any_header: bool) -> Ite
         place = 0
     elif place:
         logger.warning("%s: left out: %d rows above the header", path, place)
-    names = columns_of(named[place], str(path))
+    names = columns_of(named[place], str(path), wanted)
     number = 0
     rest = (row for row in rows if not isinstance(row, str))
     for line, row in enumerate(chain(held[place + 1 :], rest), start=place + 2 if titled else 1):
@@ -359,6 +359,8 @@ def read_table(path: Path, *, wanted: Sequence[str] = ()) -> Iterator[TableRow |
                     yield from read_json_rows(stream, str(path))
                 else:
                     yield from read_delimited(stream, str(path), wanted=wanted, any_header=True)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise RecordError(f"{path}: no such file; check the path") from error
     except (EOFError, zlib.error, OSError) as error:
         raise RecordError(f"{path}: truncated or damaged ({error}); make it again") from error
 

@@ -6,7 +6,6 @@ the same bytes on one machine: everything is computed on one thread.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,16 +23,16 @@ from trialese.artifacts import (
 )
 from trialese.collect.collection import collect_snapshot
 from trialese.collect.snapshot import open_snapshot
-from trialese.corpus.dedup import normalise
 from trialese.hub import locate_model
 from trialese.pipeline.evaluate import judge_classifiers
 from trialese.progress import Progress, silent
 from trialese.recipe import Recipe, load_recipe
-from trialese.tasks.behaviour import BehaviourReport, check_behaviour, shipped_tests
+from trialese.tasks.behaviour import BehaviourReport, behaviour_tests, check_behaviour
 from trialese.tasks.finetune import finetune
 from trialese.tasks.folds import build_examples, define_task, describe_section
 from trialese.tasks.linear import LinearClassifier
 from trialese.tasks.scorer import given_labels
+from trialese.tasks.shipped import FITTED_ON, name_of_text
 from trialese.verdict.report import load_verdicts
 from trialese.verdict.text import classification_report, in_brackets
 
@@ -42,15 +41,11 @@ if TYPE_CHECKING:
     from trialese.tasks.scorer import Scorer
     from trialese.tasks.shipped import ModelSize
 
-__all__ = ["FITTED_ON", "format_card", "make_models"]
+__all__ = ["format_card", "make_models"]
 
 logger = logging.getLogger(__name__)
 
 _SYSTEMS: dict[ModelSize, str] = {"small": "tfidf", "large": "minilm"}
-
-FITTED_ON = "fitted_on.txt"
-"""Beside each classifier: the NCT numbers of trials that it was fitted on; of texts without one
-the first 16 digits of the sha256 of what `corpus.dedup.normalise` makes of them."""
 
 _FILES = {"stop-reasons": "gold.tsv", "sex": "the registry"}
 
@@ -101,7 +96,7 @@ def _make(
             collect_snapshot(recipe.collect, work / "snapshot", progress=progress)
         snapshot = open_snapshot(work / "snapshot")
     found = build_examples(name, settings, snapshot)
-    tests = shipped_tests(definition.task)
+    tests = behaviour_tests(definition.task, definition.section.behaviour_tests)
     texts = [example.text for example in found.examples]
     fitted = {size: work / f"{name}-{size}" for size in sizes}
     for size, folder in fitted.items():
@@ -146,13 +141,8 @@ def _make(
 
 def _names_of(examples: Sequence[Example]) -> str:
     """A line a text: its NCT number, or what names a text without one."""
-    names = [
-        example.example_id
-        if example.example_id.startswith("NCT")
-        else hashlib.sha256(normalise(example.text).encode()).hexdigest()[:16]
-        for example in examples
-    ]
-    return "".join(f"{name}\n" for name in sorted(set(names)))
+    names = {name_of_text(example.example_id, example.text) for example in examples}
+    return "".join(f"{name}\n" for name in sorted(names))
 
 
 def _write_small(folder: Path, target: Path, size: ModelSize) -> tuple[Scorer, Scorer]:

@@ -295,7 +295,7 @@ def _task_stage(
     is_model = model is not None or from_backbone
     tables = (section.silver, section.unlabelled if is_model else None)
     others = (each.table for each in tables if each is not None)
-    labelled = (section.labelled, section.test_labelled, *others)
+    labelled = (section.labelled, section.test_labelled, section.behaviour_tests, *others)
     if snapshot is None and section.labelled is None:
         raise RecipeError(
             f"{task}: its labels come from trials, but the recipe names none; set collect.source "

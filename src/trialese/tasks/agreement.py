@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from trialese.errors import RecordError
 from trialese.progress import Progress, silent
 from trialese.tasks.labelled import read_silver
 from trialese.tasks.scorer import given_labels
+from trialese.tasks.shipped import name_of_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +44,9 @@ __all__ = [
     "krippendorff_alpha",
     "write_disagreements",
 ]
+
+
+logger = logging.getLogger(__name__)
 
 
 class LabelAgreement(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +93,8 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     labels: list[LabelAgreement]
     disagreements: list[Disagreement]
     """Surest first: probability of the likeliest label less that of the table's."""
+    fitted_on: int = 0
+    """Rows whose text the classifier was fitted on, as far as its folder tells."""
 
 
 def compare_labels(
@@ -98,12 +105,14 @@ def compare_labels(
     text_column: str | None = None,
     id_column: str | None = None,
     allow_missing: bool = False,
+    fitted_on: frozenset[str] = frozenset(),
     progress: Progress = silent,
 ) -> Agreement:
     """The classifier's labels beside those in a column of `table`, one label a row.
 
     Rows without text or label, and rows whose label the task does not know, are left out and
-    counted. Equal texts are predicted once.
+    counted. Equal texts are predicted once. `fitted_on` are the names of texts that the classifier
+    was fitted on (`shipped.fitted_on`).
 
     Raises:
         RecordError: no such file or column, or no row that can be compared; without
@@ -134,7 +143,14 @@ def compare_labels(
     where_of = {text: number for number, text in enumerate(distinct)}
     rows = np.array([where_of[text] for text in texts])
     given = given_labels(task, classifier.thresholds, scores)
-    return _agreement(task.labels, ids, distinct, rows, np.array(theirs), scores, given, left_out)
+    found = _agreement(task.labels, ids, distinct, rows, np.array(theirs), scores, given, left_out)
+    seen = sum(name in fitted_on for name in map(name_of_text, ids, texts))
+    if seen:
+        logger.warning(
+            "%s: the classifier was fitted on %d of the %d rows' texts, so it agrees too well",
+            table, seen, len(ids),
+        )  # fmt: skip
+    return msgspec.structs.replace(found, fitted_on=seen)
 
 
 def cohen_kappa(one: Sequence[Hashable], other: Sequence[Hashable]) -> float | None:

@@ -10,6 +10,7 @@ training too.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from importlib.resources import as_file, files
@@ -19,13 +20,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trialese.collect.delimited import BadRow
+from trialese.collect.delimited import BadRow, find_column, is_unicode
 from trialese.collect.tables import read_table
 from trialese.corpus.dedup import near_any
 from trialese.errors import RecordError
+from trialese.hub import locate_labelled
 from trialese.progress import Progress, silent
 from trialese.records import Interval
+from trialese.tasks.label_tools import LabelNames, split_labels
 from trialese.tasks.scorer import given_labels
+from trialese.tasks.shipped import name_of_text
 
 if TYPE_CHECKING:
     from trialese.records import Example, Task
@@ -37,13 +41,17 @@ __all__ = [
     "BehaviourReport",
     "BehaviourTest",
     "GroupResult",
+    "behaviour_tests",
     "check_behaviour",
     "read_behaviour_tests",
     "shipped_tests",
     "without_near",
 ]
 
+logger = logging.getLogger(__name__)
+
 _COLUMNS = ("group", "text", "must", "must_not")
+_TOTAL = "all"
 
 
 class BehaviourTest(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +91,8 @@ class BehaviourReport(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[GroupResult, ...]
     total: GroupResult
     failures: tuple[BehaviourFailure, ...]
+    fitted_on: tuple[str, ...] = ()
+    """Texts that the classifier was fitted on, word for word: they tell nothing."""
 
 
 def shipped_tests(task: Task) -> tuple[BehaviourTest, ...]:
@@ -91,26 +101,53 @@ def shipped_tests(task: Task) -> tuple[BehaviourTest, ...]:
         return read_behaviour_tests(table, task) if table.is_file() else ()
 
 
+def behaviour_tests(task: Task, own: str | None) -> tuple[BehaviourTest, ...]:
+    """The shipped tests of the task and those of one's `own` table; a text that stands in both is
+    tested as one's own table wants it.
+
+    Raises:
+        RecordError: see `read_behaviour_tests`.
+    """
+    if own is None:
+        return shipped_tests(task)
+    mine = read_behaviour_tests(locate_labelled(own), task)
+    texts = {test.text for test in mine}
+    return (*(test for test in shipped_tests(task) if test.text not in texts), *mine)
+
+
 def read_behaviour_tests(path: Path, task: Task) -> tuple[BehaviourTest, ...]:
-    """Tests from a table with the columns group, text, must and must_not (labels joined by `|`).
+    """Tests from a table with the columns group, text, must and must_not (labels as `label_tools`
+    understands them).
 
     Raises:
         RecordError: no such file, a column is missing, or rows that cannot be tests; all of
             them are named at once.
     """
+    names = LabelNames(task.labels)
     tests, bad = [], []
+    lines: dict[str, int] = {}
     for row in read_table(path, wanted=_COLUMNS):
         where = f"line {row.line}"
         if isinstance(row, BadRow):
             bad.append(f"{where} {row.detail}")
             continue
-        group, text, *cells = (str(row.cells[column] or "").strip() for column in _COLUMNS)
-        must, must_not = (tuple(filter(None, map(str.strip, cell.split("|")))) for cell in cells)
+        columns = (find_column(list(row.cells), [column]) for column in _COLUMNS)
+        group, text, *cells = ("" if name is None else row.cells[name] for name in columns)
+        must, must_not = (split_labels(cell, names) for cell in cells)
+        group, text = (
+            each.strip() if isinstance(each, str) and is_unicode(each) else ""
+            for each in (group, text)
+        )
         unknown = [label for label in (*must, *must_not) if label not in task.labels]
+        first = lines.setdefault(text, row.line)
         if unknown:
             bad.append(f"{where}: {task.name} has no label {', '.join(unknown)}")
         elif not group or not text:
             bad.append(f"{where}: no group or no text")
+        elif group == _TOTAL:
+            bad.append(f"{where}: {group!r} is the name of the total; call the group otherwise")
+        elif first != row.line:
+            bad.append(f"{where}: the text of line {first} again; write one row a text")
         elif not must and not must_not:
             bad.append(f"{where}: no label that must or must not be given")
         elif both := set(must) & set(must_not):
@@ -125,9 +162,15 @@ def read_behaviour_tests(path: Path, task: Task) -> tuple[BehaviourTest, ...]:
 
 
 def check_behaviour(
-    scorer: Scorer, tests: Sequence[BehaviourTest], *, progress: Progress = silent
+    scorer: Scorer,
+    tests: Sequence[BehaviourTest],
+    *,
+    fitted_on: frozenset[str] = frozenset(),
+    progress: Progress = silent,
 ) -> BehaviourReport:
     """The report of a classifier over the tests, its own cut-offs deciding.
+
+    `fitted_on` are the names of texts that it was fitted on (`shipped.fitted_on`).
 
     Raises:
         RecordError: there are no tests.
@@ -156,8 +199,12 @@ def check_behaviour(
             )
         else:
             tally[0] += 1
+    seen = tuple(test.text for test in tests if name_of_text("", test.text) in fitted_on)
+    if seen:
+        some = "; ".join(map(repr, seen[:3]))
+        logger.warning("fitted on %d of the texts, which tell nothing: %s", len(seen), some)
     groups = tuple(_result(group, *tally) for group, tally in counts.items())
-    total = _result("all", sum(g.passed for g in groups), len(tests))
+    total = _result(_TOTAL, sum(g.passed for g in groups), len(tests))
     return BehaviourReport(
         task=scorer.task.name,
         engine=scorer.engine,
@@ -165,6 +212,7 @@ def check_behaviour(
         groups=groups,
         total=total,
         failures=tuple(failures),
+        fitted_on=seen,
     )
 
 

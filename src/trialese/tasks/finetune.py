@@ -44,7 +44,7 @@ from trialese.records import (
 )
 from trialese.settings import TaskSettings, TasksSettings
 from trialese.tasks.baselines import check_system
-from trialese.tasks.behaviour import check_behaviour, shipped_tests, without_near
+from trialese.tasks.behaviour import behaviour_tests, check_behaviour, without_near
 from trialese.tasks.blend import BlendClassifier, blend_predictions
 from trialese.tasks.folds import (
     ExampleSet,
@@ -116,6 +116,9 @@ def finetune(
         silver = silver_examples(found.task, section.silver, found.examples, section.dedup)
     if section.sentences:
         inputs["sentences"] = digest_of(definition.sentences)
+    if section.behaviour_tests is not None:
+        tests = behaviour_tests(definition.task, section.behaviour_tests)
+        inputs["behaviour_tests"] = digest_of(msgspec.to_builtins(tests))
     plain = describe_section(section, is_model=model is not None)
     described: dict[str, Any] = {"task": name, "system": system, "section": plain}
     if silver is not None:
@@ -280,7 +283,8 @@ def _learnt(
         definition.sentences, found.examples, section.dedup, times=section.sentences
     )
     every = [*found.examples, *extra, *(silver.examples if silver is not None else ())]
-    kept, _ = without_near(every, shipped_tests(definition.task), section.dedup)
+    tests = behaviour_tests(definition.task, section.behaviour_tests)
+    kept, _ = without_near(every, tests, section.dedup)
     near = {e.example_id for e in every} - {e.example_id for e in kept}
     extra = [example for example in extra if example.example_id not in near]
     if silver is not None and near:
@@ -313,7 +317,7 @@ def _finish(
     if definition.section.prefer:
         classifier.thresholds = with_preference(classifier, definition.section.prefer).thresholds
     classifier.preset = definition.preset
-    if tests := shipped_tests(definition.task):
+    if tests := behaviour_tests(definition.task, definition.section.behaviour_tests):
         report = check_behaviour(classifier, tests)
         draft.notes["behaviour"] = msgspec.to_builtins([*report.groups, report.total])
     classifier.save_pretrained(draft.folder / "model")

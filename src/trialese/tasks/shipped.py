@@ -7,21 +7,35 @@ before it is loaded. `pipeline/shipping.py` makes them.
 
 from __future__ import annotations
 
+import hashlib
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from trialese.artifacts import read_manifest
+from trialese.corpus.dedup import normalise
 from trialese.errors import ArtifactError
 from trialese.hub import MINILM_PACKAGE
 
-__all__ = ["SHIPPED", "ModelSize", "shipped_folder", "shipped_sizes", "why_not_large"]
+__all__ = [
+    "FITTED_ON",
+    "SHIPPED",
+    "ModelSize",
+    "fitted_on",
+    "name_of_text",
+    "shipped_folder",
+    "shipped_sizes",
+    "why_not_large",
+]
 
 ModelSize = Literal["small", "large"]
 
 SHIPPED = ("stop-reasons", "sex")
 """The names, those of their tasks."""
+
+FITTED_ON = "fitted_on.txt"
+"""Beside each classifier: `name_of_text` of every text that it was fitted on, a line each."""
 
 _HOME = Path(__file__).parents[1] / "shipped"
 _NEEDED = ("torch", "transformers", "safetensors")
@@ -60,6 +74,21 @@ def shipped_folder(name: str, size: ModelSize | None = None) -> Path:
         what, _, cure = str(error).rpartition("; ")  # which is that for what users make
         raise ArtifactError(f"{what or cure}; install trialese again") from error
     return folder
+
+
+def fitted_on(folder: Path) -> frozenset[str]:
+    """Names of the texts that the classifier was fitted on; none where its folder does not list
+    them, as only those of a classifier that ships do."""
+    path = folder / FITTED_ON
+    return frozenset(path.read_text("utf-8").split()) if path.is_file() else frozenset()
+
+
+def name_of_text(name: str, text: str) -> str:
+    """What names a text in a list of `fitted_on`: its NCT number, or without one the first 16
+    digits of the sha256 of what `corpus.dedup.normalise` makes of it."""
+    if name.startswith("NCT"):
+        return name
+    return hashlib.sha256(normalise(text).encode()).hexdigest()[:16]
 
 
 def why_not_large(name: str, size: ModelSize | None) -> str:

@@ -24,7 +24,7 @@ from trialese.settings import (
     PretrainSettings,
     UnlabelledSettings,
 )
-from trialese.tasks.behaviour import shipped_tests, without_near
+from trialese.tasks.behaviour import behaviour_tests, without_near
 from trialese.tasks.formats import AskedColumns, read_records, texts_of
 from trialese.tasks.task import TaskDefinition
 
@@ -67,7 +67,8 @@ def unlabelled_texts(
         text = clean_text(each.text)
         once.setdefault(normalise(text), Example(f"unlabelled {each.row}", text, ()))
     left_out["the text of another row"] = len(read) - len(once)
-    far, near_tests = without_near(once.values(), shipped_tests(definition.task), dedup)
+    tests = behaviour_tests(definition.task, definition.section.behaviour_tests)
+    far, near_tests = without_near(once.values(), tests, dedup)
     near = near_any([each.text for each in far], [each.text for each in labelled], dedup)
     kept = (e.text for e, is_near in zip(far, near, strict=True) if not is_near)
     texts = tuple(filter(None, kept))
