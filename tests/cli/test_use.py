@@ -314,9 +314,14 @@ def test_an_input_without_a_text_is_refused_to_the_screen_as_to_a_file(
         assert (status, out) == (1, ""), more
         told.append(err.splitlines()[-1])
     assert len(set(told)) == 1 and "no text for sex in " in told[0]
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
-    status, out, err = run("predict", "sex", "-")
-    assert (status, out) == (1, "") and "standard input: no text for sex" in err
+    for more in ((), ("-o", tmp_path / "out.csv")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+        status, out, err = run("predict", "sex", "-", *more)
+        assert (status, out) == (1, "") and "error: standard input: no text for sex" in err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Pregnant women\n")))
+    assert run("predict", "sex", "-", "-o", tmp_path / "out.csv")[0] == 0
+    about = json.loads((tmp_path / "out.csv.about.json").read_text())
+    assert about["source"] == "standard input"
 
 
 def test_an_argument_that_is_no_text_is_refused(run: Run) -> None:

@@ -30,6 +30,7 @@ from trialese.settings import Precision
 from trialese.tasks.blend import BLEND_NAME, BlendClassifier
 from trialese.tasks.formats import (
     KNOWN_COLUMNS,
+    STDIN_SUFFIX,
     About,
     AskedColumns,
     Layout,
@@ -254,7 +255,7 @@ def _chunks(
             yield texts
         row += len(chunk)
     if not found:
-        raise _no_text(where, scorer, row - 1, left_out)
+        raise _no_text(Path(where).name, scorer, row - 1, left_out)
     for reason, count in left_out.items():
         logger.warning("%s: %d records left out: %s", Path(where).name, count, reason)
 
@@ -432,6 +433,7 @@ class _Job:
     ) -> None:
         self._scorer, self._layout, self._source, self._out = scorer, layout, source, out
         self._columns = columns
+        self._name = source.name.removesuffix(STDIN_SUFFIX)
         self._window_records, self._first = window_records, share.rank == 0
         self._folder = work_folder(out)
         self._mark = self._folder / "job.json"
@@ -508,7 +510,7 @@ class _Job:
         records_read, texts = sum(each.records for each in found), sum(each.texts for each in found)
         if not texts:
             self._clear()
-            raise _no_text(str(self._source), self._scorer, records_read, left_out)
+            raise _no_text(self._name, self._scorer, records_read, left_out)
         joined = self._folder / "joined"
         self._layout.join(map(self._part, range(total)), joined)
         with joined.open("rb") as file:
@@ -527,7 +529,7 @@ class _Job:
         layout, scorer = self._layout, self._scorer
         return About(
             key=self._key,
-            source=self._source.name,
+            source=self._name,
             task=scorer.task.name,
             kind=scorer.task.kind,
             thresholds=dict(zip(layout.labels, layout.cuts, strict=True)),
