@@ -358,6 +358,7 @@ class SilverSettings(Section, frozen=True, kw_only=True):
     """Any labelled file; texts near a labelled one are left out, whatever fold that is in."""
     column: str = "labels"
     """Holds each row's label, or several joined by `|`."""
+    text_column: str | None = None  # None: the one with a known name
     epochs: Count = 2
     """Of a language model over the silver texts, before the epochs over the labelled ones."""
     lr: float | None = None

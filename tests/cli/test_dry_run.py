@@ -64,6 +64,33 @@ def test_long_commands_say_beforehand_how_long_and_leave_no_trace(
     assert {file.name for file in tmp_path.iterdir()} <= {"cache", "mine.csv"}
 
 
+def test_the_plan_of_a_fit_counts_other_texts_and_its_own_precision(
+    toy: Recipe, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed = MachineSpeed(
+        fp32_gflops=100.0, bf16_gflops=400.0, parsed_bytes=2e8, prepared_characters=3e6
+    )
+    monkeypatch.setattr(machine, "calibrate", lambda: speed)
+    more = tmp_path / "more.tsv"
+    more.write_text("text\tlabels\n" + "Slow accrual\tInsufficient_Enrollment\n" * 1000)
+    home = Path(toy.folder) / "toy"
+
+    def seconds(*settings: str) -> float:
+        asked = [part for each in settings for part in ("--set", f"tasks.stop_reasons.{each}")]
+        status, out, err = run(
+            "finetune", "stop-reasons", "--model", home / "adapter/model",
+            "--snapshot", home / "snapshot", "-r", home.parent / "toy.toml", "-o", "x", *asked,
+            "--dry-run", "--json",
+        )  # fmt: skip
+        assert status == 0, err
+        return json.loads(out)[0]["seconds"]
+
+    plain = seconds("finetune.precision=bf16")
+    assert seconds("finetune.precision=fp32") == pytest.approx(4 * plain, rel=0.01)
+    for table in ("silver", "unlabelled"):
+        assert seconds("finetune.precision=bf16", f"{table}={{table='{more}'}}") > 1.5 * plain
+
+
 def test_every_long_command_has_a_dry_run() -> None:
     with_it = {
         command.callback.__name__

@@ -93,7 +93,7 @@ def test_a_run_that_is_served_has_its_own_snapshot_and_sizes(home: Path, run: Ru
     for option in (("--snapshot", home / "snapshot"), ("--model-size", "small")):
         status, _, err = run("serve", home, *option)
         assert status == 2
-        assert f"{option[0]}: a run's generation has its own; leave it out" in err
+        assert f"a run's generation has its own; leave {option[0]} out" in err
 
 
 def test_a_refused_challenger_ends_with_3(

@@ -434,7 +434,7 @@ def test_what_cannot_be_blended_is_refused_and_nothing_is_left(
         with pytest.raises(error, match=message):
             blend_classifiers("stop-reasons", folders, system, tmp_path / "out")
     both = ["--blend-of", home / "bert", "--blend-of", home / "tfidf", "-o", tmp_path / "out"]
-    assert call(monkeypatch, "finetune", "stop-reasons", *both, "--dry-run") == 1
+    assert call(monkeypatch, "finetune", "stop-reasons", *both, "--dry-run") == 2
     assert "--blend-of fits nothing; leave --dry-run out" in capsys.readouterr().err
     torn = tmp_path / "torn"
     shutil.copytree(home / "tfidf", torn)

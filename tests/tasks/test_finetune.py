@@ -14,9 +14,12 @@ from trialese.artifacts import read_manifest, verify_files
 from trialese.errors import ArtifactError, RecipeError, RecordError
 from trialese.pipeline.evaluate import judge_classifiers
 from trialese.predictions import load_predictions
+from trialese.pretrain import adapt
 from trialese.records import Example, Predictions, Task
 from trialese.settings import (
     FinetuneSettings,
+    Precision,
+    PretrainSettings,
     SilverSettings,
     StopReasonsSettings,
     TasksSettings,
@@ -430,6 +433,29 @@ def test_what_is_near_a_behavioural_test_is_scored_but_never_learnt(
     (spared,) = (e.example_id for e in examples if e.text == near)
     scored = {each for run in load_predictions(out / "predictions.parquet") for each in run.ids}
     assert spared in scored
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_texts_without_labels_are_read_in_the_precision_of_the_fit(
+    recipe: TasksSettings, tmp_path: Path, tiny_backbone: Path, precision: Precision,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    class ReadError(Exception):
+        pass
+
+    def read(blocks: Path, how: PretrainSettings, *given: object, **options: object) -> None:
+        raise ReadError(how.precision)
+
+    monkeypatch.setattr(adapt, "build_base", read)
+    (tmp_path / "more.txt").write_text("the cellar was full of water\n")
+    section = msgspec.structs.replace(
+        recipe.stop_reasons,
+        unlabelled=UnlabelledSettings(table=str(tmp_path / "more.txt")),
+        finetune=msgspec.structs.replace(recipe.stop_reasons.finetune, precision=precision),
+    )
+    changed = msgspec.structs.replace(recipe, stop_reasons=section)
+    with pytest.raises(ReadError, match=precision):
+        finetune("stop-reasons", "x", model=tiny_backbone, settings=changed, path=tmp_path / "x")
 
 
 def test_tests_of_ones_own_are_never_learnt_from_whatever_table_they_stand_in(

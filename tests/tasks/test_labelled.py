@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +23,7 @@ from trialese.settings import (
     TasksSettings,
 )
 from trialese.tasks.draft import draft_recipe
-from trialese.tasks.folds import build_examples
+from trialese.tasks.folds import build_examples, describe_section
 from trialese.tasks.labelled import read_labelled, read_silver, silver_examples
 from trialese.tasks.sex import SEX
 from trialese.tasks.stop_reasons import STOP_REASONS
@@ -286,6 +287,23 @@ def test_each_text_once_with_what_most_rows_say_and_none_near_a_labelled_one(
     near = [Example(f"row-{n}", text, ()) for n, (text, _) in enumerate(ROWS) if text]
     with pytest.raises(RecordError, match="every text is near a labelled one"):
         silver_examples(STOP_REASONS, settings, near, DEDUP)
+
+
+def test_the_column_of_silver_texts_may_be_named(tmp_path: Path) -> None:
+    table = tmp_path / "silver.csv"
+    table.write_text("text,document,labels\na trial,slow accrual,Insufficient_Enrollment\n")
+    ambiguous = SilverSettings(table=str(table))
+    with pytest.raises(RecordError, match=r"'text' or 'document'; .*silver\.text_column"):
+        silver_examples(STOP_REASONS, ambiguous, [], DEDUP)
+    named = msgspec.structs.replace(ambiguous, text_column="document")
+    assert silver_examples(STOP_REASONS, named, [], DEDUP).examples[0].text == "slow accrual"
+    for is_model in (False, True):
+        plain, told = (
+            describe_section(StopReasonsSettings(silver=each), is_model=is_model)["silver"]
+            for each in (ambiguous, named)
+        )
+        assert "text_column" not in plain  # what was fitted before stays finished
+        assert told == {**plain, "text_column": "document"}
 
 
 def test_the_digest_follows_texts_and_labels(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,9 +31,9 @@ from trialese.cli.terminal import (
     print_json,
     print_plan,
     read_recipe,
+    refuse_options,
     writing,
 )
-from trialese.errors import RecipeError
 
 if TYPE_CHECKING:
     from trialese.pipeline.stages import Stage
@@ -254,7 +253,7 @@ def finetune(
             "--protocol": protocol is not FitProtocol.honest,
             "--dry-run": dry_run,
         }
-        _refuse_given(fits, "--blend-of fits nothing")
+        refuse_options(fits, "--blend-of fits nothing")
         tree = read_recipe(recipe, settings)
         with writing(out, "classifier", inputs=blend_of, force=force):
             blend_classifiers(task, blend_of, system, out, prefer=prefer, settings=tree.tasks)
@@ -262,7 +261,7 @@ def finetune(
         return
     if protocol is not FitProtocol.honest:
         why = "--protocol published has no cut-offs of its own, and no plan"
-        _refuse_given({"--prefer": prefer, "--dry-run": dry_run}, why)
+        refuse_options({"--prefer": prefer, "--dry-run": dry_run}, why)
     tree = read_recipe(recipe, settings, {"tasks.allow_overlap": allow_overlap or None})
     section = with_columns(
         tree.tasks, task, text=column, label=label_column, id_=id_column, prefer=prefer
@@ -296,12 +295,6 @@ def finetune(
         _print_classifier(out, tree.verdict, as_json=as_json)
     else:
         print_artifact(out, as_json=as_json)
-
-
-def _refuse_given(options: Mapping[str, object], why: str) -> None:
-    for option, given in options.items():
-        if given:
-            raise RecipeError(f"finetune: {why}; leave {option} out")
 
 
 def _print_classifier(out: Path, settings: VerdictSettings, *, as_json: bool) -> None:

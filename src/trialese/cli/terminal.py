@@ -49,6 +49,7 @@ __all__ = [
     "print_json",
     "print_plan",
     "read_recipe",
+    "refuse_options",
     "show_progress",
     "tree_lines",
     "wants_colour",
@@ -89,6 +90,17 @@ def hanging(head: str, text: str) -> list[str]:
         text, 80, initial_indent=head, subsequent_indent=" " * len(head),
         break_long_words=False, break_on_hyphens=False,
     ) or [head.rstrip()]  # fmt: skip
+
+
+def refuse_options(given: Mapping[str, object], why: str) -> None:
+    """Do nothing where none of the options (name -> what was given) was given: none is ignored in
+    silence.
+
+    Raises:
+        BadParameter: one was; says `why` it means nothing here.
+    """
+    for option in (name for name, value in given.items() if value):
+        raise typer.BadParameter(f"{why}; leave {option} out")
 
 
 def or_shipped(folder: Path) -> Path:

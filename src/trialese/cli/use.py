@@ -33,6 +33,7 @@ from trialese.cli.terminal import (
     print_json,
     print_plan,
     read_recipe,
+    refuse_options,
     watch,
     writing,
 )
@@ -109,10 +110,7 @@ def predict(
             "--precision": precision != "fp32", "--prefer": prefer, "--model-size": model_size,
             "--dry-run": dry_run, "--force": force,
         }  # fmt: skip
-        for option in (name for name, value in others.items() if value):
-            raise typer.BadParameter(
-                f"--changed-since takes the folder of a run, and --json alone; leave {option} out"
-            )
+        refuse_options(others, "--changed-since takes the folder of a run, and --json alone")
         _print_changed(model, changed_since, as_json=as_json)
         return
     if not inputs:
@@ -482,9 +480,8 @@ def serve(
     if any(columns) and queue is None:
         raise typer.BadParameter("--column and --id-column go with --queue, a table")
     if models and len(models) == 1 and read_pointer(models[0]) is not None:
-        for option, given in (("--snapshot", snapshot), ("--model-size", model_size)):
-            if given is not None:
-                raise typer.BadParameter(f"{option}: a run's generation has its own; leave it out")
+        others = {"--snapshot": snapshot, "--model-size": model_size}
+        refuse_options(others, "a run's generation has its own")
         open_generation = partial(
             open_served_generation,
             verdict=verdict,

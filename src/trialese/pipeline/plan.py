@@ -346,7 +346,9 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
 
     def cost_of(texts: float, epochs: float) -> Estimate:
         return estimate(
-            msgspec.structs.replace(recipe.pretrain, method="full"),
+            msgspec.structs.replace(
+                recipe.pretrain, method="full", precision=section.finetune.precision
+            ),
             PhaseSettings(epochs=epochs, batch_blocks=section.finetune.batch_texts),
             tokens=int(texts * tokens_a_text),
             block_tokens=tokens_a_text,
@@ -364,14 +366,13 @@ def _fitting_cost(plan: PlannedStage, recipe: Recipe, raw_bytes: float | None) -
         ]
     if fits_on_everything(section, is_model=True):
         costs.append((part_fits, cost_of(texts, section.finetune.epochs)))
-    silver = section.silver
-    if silver is not None and Path(silver.table).is_file():
-        rows, _ = _rows_of(Path(silver.table))
-        costs.append((len(section.seeds), cost_of(rows, silver.epochs)))
-    unlabelled = section.unlabelled
-    if unlabelled is not None and Path(unlabelled.table).is_file():
-        rows, _ = _rows_of(Path(unlabelled.table))
-        costs.append((1, cost_of(rows, unlabelled.epochs + 1)))  # and an epoch of a new head
+    new_head = 1  # epochs of a head that the checkpoint lacks
+    for other, times, more in (
+        (section.silver, len(section.seeds), 0), (section.unlabelled, 1, new_head),
+    ):  # fmt: skip
+        if other is not None and Path(other.table).is_file():
+            rows, _ = _rows_of(Path(other.table))
+            costs.append((times, cost_of(rows, other.epochs + more)))
     return replace(
         plan,
         tokens=sum(times * cost.tokens for times, cost in costs),

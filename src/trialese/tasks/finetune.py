@@ -137,9 +137,8 @@ def finetune(
                 texts, left_out = len(unlabelled.texts), unlabelled.left_out
                 draft.notes["unlabelled"] = {"texts": texts, "left_out": left_out}
                 draft.notes["masked_lm"] += f", which read {texts:,} texts without labels"
-                longest = section.finetune.max_tokens
                 start = read_as_masked_lm(
-                    start, unlabelled, aside, max_tokens=longest, progress=progress
+                    start, unlabelled, aside, fit=section.finetune, progress=progress
                 )
         if silver is not None:
             draft.notes["silver"] = {"texts": len(silver.examples), "left_out": silver.left_out}

@@ -347,11 +347,13 @@ def describe_section(section: TaskSettings, *, is_model: bool) -> dict[str, Any]
         del plain["calibration"]
     if section.finetune.final_fit is None:
         del plain["finetune"]["final_fit"]
+    if section.silver is not None and section.silver.text_column is None:
+        del plain["silver"]["text_column"]
     if not is_model:
         del plain["finetune"]
         plain.pop("unlabelled", None)
-        if plain.get("silver"):
-            plain["silver"] = {name: plain["silver"][name] for name in ("table", "column")}
+        for name in ("epochs", "lr") if plain.get("silver") else ():
+            del plain["silver"][name]
     return plain
 
 

@@ -528,7 +528,8 @@ def silver_examples(
         table,
         settings.column,
         task,
-        name_texts="leave out of the table all but the right one",
+        text_column=settings.text_column,
+        name_texts="name the column with silver.text_column",
         name_labels="silver.column",
     )
     same: dict[str, list[Example]] = {}

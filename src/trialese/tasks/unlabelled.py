@@ -20,6 +20,7 @@ from trialese.records import Document, Example
 from trialese.settings import (
     BackboneSettings,
     BlockSettings,
+    FinetuneSettings,
     PhaseSettings,
     PretrainSettings,
     UnlabelledSettings,
@@ -87,12 +88,13 @@ def read_as_masked_lm(
     unlabelled: UnlabelledTexts,
     folder: Path,
     *,
-    max_tokens: int,
+    fit: FinetuneSettings,
     progress: Progress = silent,
 ) -> Path:
     """The folder of the model once it has read the texts with words masked; made in `folder`.
 
-    Texts are read in rows of `max_tokens` or as many as the model has positions, each by itself.
+    Texts are read in rows of the fit's `max_tokens` or as many as the model has positions, each by
+    itself, and in the fit's precision.
 
     A head that the checkpoint lacks learns alone for an epoch; then every weight learns. The head
     is no part of what a classifier starts from.
@@ -105,7 +107,7 @@ def read_as_masked_lm(
     from trialese.pretrain.backbone import read_tokenizer, tokenizer_digest
 
     tokenizer, blocks = read_tokenizer(model), folder / "blocks"
-    longest = min(max_tokens, positions_of(model) or max_tokens)
+    longest = min(fit.max_tokens, positions_of(model) or fit.max_tokens)
     settings = BlockSettings(packing="within", block_tokens=longest)
     inputs = {"texts": unlabelled.digest, "tokenizer": tokenizer_digest(tokenizer)}
     with write_artifact(blocks, kind="blocks", settings={}, inputs=inputs) as draft:
@@ -117,6 +119,7 @@ def read_as_masked_lm(
         backbone=BackboneSettings(name=str(model)),
         method="full",
         base="always",
+        precision=fit.precision,
         head_phase=PhaseSettings(epochs=1, lr=PretrainSettings().head_phase.lr),
         base_phase=phase,
     )
