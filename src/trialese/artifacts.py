@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +23,7 @@ from typing import Any
 import filelock
 import msgspec
 
-from trialese.errors import ArtifactError, with_article
+from trialese.errors import ArtifactError, is_of_the_disk, with_article
 from trialese.records import Manifest
 
 __all__ = [
@@ -41,6 +40,7 @@ __all__ = [
     "read_manifest",
     "refuse_file",
     "refuse_other",
+    "remove_at_once",
     "replacing_anything",
     "verify_files",
     "verify_owner",
@@ -50,11 +50,6 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
-_DISK_REFUSES = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
-    errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR,
-}  # fmt: skip
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _LONGEST_NAME = 200
 """Bytes of a name before it is shortened for a hidden sibling; file systems take 255 in all."""
 _LOCK_SECONDS = 0.2
@@ -158,7 +153,7 @@ def write_artifact(
             _swap(aside, target)
         except BaseException as error:
             shutil.rmtree(aside, ignore_errors=True)
-            if _is_of_the_disk(error):
+            if is_of_the_disk(error):
                 raise _unwritable(path, error) from error
             raise
 
@@ -242,6 +237,18 @@ def verify_owner(folder: Path) -> None:
 def work_folder(path: Path) -> Path:
     """The hidden sibling of `path` in which long work keeps what it resumes from."""
     return _sibling(path, "work")
+
+
+def remove_at_once(folder: Path) -> None:
+    """Remove the folder, if it is there; under another name, so that half of it, where somebody
+    ends us meanwhile, is never taken for a whole one.
+    """
+    gone = folder.with_name(f".{folder.name.removeprefix('.')}.gone")
+    if gone.exists():
+        shutil.rmtree(gone, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes, *, parents: bool = True) -> None:
@@ -538,18 +545,6 @@ def _sibling(path: Path, suffix: str) -> Path:
     if len(raw) > _LONGEST_NAME:
         name = f"{raw[:120].decode(errors='ignore')}-{hashlib.sha256(raw).hexdigest()[:16]}"
     return path.with_name(f".{name}.{suffix}")
-
-
-def _is_of_the_disk(error: BaseException) -> bool:
-    """Whether the disk refused; Rust and C++ libraries say so in words only."""
-    if isinstance(error, OSError):
-        return error.errno in _DISK_REFUSES
-    if not isinstance(error, Exception):
-        return False
-    found = _OS_ERROR.search(str(error))
-    return (found is not None and int(found[1]) in _DISK_REFUSES) or (
-        os.strerror(errno.ENOSPC) in str(error)
-    )
 
 
 def _unwritable(path: Path, error: BaseException) -> ArtifactError:

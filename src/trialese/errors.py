@@ -7,6 +7,9 @@ its traceback.
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -17,6 +20,7 @@ __all__ = [
     "RecordError",
     "RegistryError",
     "TrialeseError",
+    "is_of_the_disk",
     "missing_module",
     "suggest",
     "with_article",
@@ -38,6 +42,11 @@ EXTRAS = {
     "xlsx": ("python_calamine", "xlsxwriter"),
 }  # fmt: skip
 """Of each extra, the modules that its packages bring and the base install lacks."""
+_DISK_REFUSES = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+    errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR,
+}  # fmt: skip
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 class TrialeseError(Exception):
@@ -91,3 +100,15 @@ def suggest(name: str, known: Iterable[str], *, lead: str = "known here:") -> st
 def with_article(noun: str) -> str:
     """Such as "a snapshot" or "an adapter"."""
     return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Whether the disk refused; Rust and C++ libraries say so in words only."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_REFUSES
+    if not isinstance(error, Exception):
+        return False
+    found = _OS_ERROR.search(str(error))
+    return (found is not None and int(found[1]) in _DISK_REFUSES) or (
+        os.strerror(errno.ENOSPC) in str(error)
+    )

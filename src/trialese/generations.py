@@ -22,6 +22,7 @@ from trialese.artifacts import (
     is_complete,
     locked,
     read_manifest,
+    remove_at_once,
     write_bytes,
 )
 from trialese.errors import ArtifactError
@@ -62,7 +63,7 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     newest: int
     """The highest number that was ever in use; numbers are never given twice."""
     rolled_back: int | None = None
-    """The generation that somebody turned back from, while its successor is not made."""
+    """The newest generation that somebody turned back from, while no other one is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,9 +280,10 @@ def roll_back(run: Path, to: int | None = None) -> Generation:
         raise ArtifactError(f"{found.path}: damaged; choose another with --to")
     numbers = list_generations(run)
     newest = max(pointer.newest if pointer else 0, *numbers)
-    left = pointer.generation if pointer and pointer.generation > to else None
+    left = max(pointer.generation, pointer.rolled_back or 0) if pointer else 0
     _point(run, Pointer(
-        generation=to, digest=found.manifest.digest, newest=newest, rolled_back=left,
+        generation=to, digest=found.manifest.digest, newest=newest,
+        rolled_back=left if left > to else None,
     ))  # fmt: skip
     return found
 
@@ -304,9 +306,7 @@ def prune(run: Path, keep: int) -> list[int]:
     kept = {*numbers[-keep:], pointer.generation, *before}
     removed = [number for number in numbers if number not in kept]
     for number in removed:
-        gone = folder / f".{number:04d}.gone"
-        generation_folder(run, number).rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        remove_at_once(generation_folder(run, number))
     for number in kept - {pointer.generation, *before}:
         for index in generation_folder(run, number).glob(".*.shelf*"):
             index.unlink(missing_ok=True)
@@ -346,9 +346,7 @@ def _prune_bases(run: Path) -> None:
             return
     for base in (run / _BASES).glob("*"):
         if base.name not in used:
-            gone = base if base.name.startswith(".") else base.with_name(f".{base.name}.gone")
-            base.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            remove_at_once(base)
 
 
 def link_tree(source: Path, target: Path) -> None:

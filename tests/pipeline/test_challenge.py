@@ -18,6 +18,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from trialese.artifacts import read_manifest, verify_files
+from trialese.errors import RecipeError
 from trialese.generations import (
     Generation,
     current_generation,
@@ -120,7 +121,9 @@ def test_a_challenger_takes_over_and_is_turned_back_from(run: Path) -> None:
     page = (now.path / "report.html").read_text("utf-8")
     assert "The challenger takes over." in page
 
+    go(run, never=True)
     roll_back(run)
+    roll_back(run)  # past the generation that kept it, and the one that brought it
     assert model_of(now_of(run)) == model_of(before)
     again = go(run)  # what was turned back from is not made again at once
     assert again.decision == "not yet"
@@ -164,6 +167,55 @@ def test_what_an_adapter_names_as_its_base_outlives_the_generation(run: Path) ->
         shutil.copytree(first.parent, run / "bases" / rest)
     prune(run, 1)
     assert list((run / "bases").iterdir()) == [first.parent]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "told"),
+    [
+        ("torchrun-that-is-absent --nproc-per-node 2", "torchrun-that-is-absent: No such file"),
+        ("false", "ended with 1; what it said stands above"),
+        ("sh -c 'kill -9 $$'", "ended with -9"),
+        ("true", "ended with 0 and left no .*control of this corpus"),
+    ],
+)
+def test_a_launcher_that_trains_nothing_is_told(run: Path, launcher: str, told: str) -> None:
+    with pytest.raises(RecipeError, match=f"--launcher.*{told}"):
+        go(run, force=True, launcher=launcher)
+    assert now_of(run).number == 1
+    assert list_generations(run) == [1]
+
+
+def test_what_an_earlier_launcher_left_is_not_taken_for_what_this_one_made(
+    run: Path, tmp_path: Path
+) -> None:
+    left = run / "generations" / ".work" / "pretrain"
+    go(run, never=True)
+    for name, made in (("blocks", "blocks"), ("adapter", "adapter"), ("control", "adapter")):
+        shutil.copytree(run / made, left / name)  # whole, and of another corpus
+    with pytest.raises(RecipeError, match="ended with 0 and left no"):
+        go(run, force=True, launcher="true")
+
+
+def test_a_launcher_ends_with_the_refresh_and_says_nothing_on_its_stdout(
+    run: Path, tmp_path: Path
+) -> None:
+    script, ended = tmp_path / "launch.sh", tmp_path / "ended"
+    script.write_text(
+        f"echo of the launcher; trap 'touch {ended}; exit 0' TERM; touch {tmp_path}/begun\n"
+        "while true; do sleep 0.05; done\n"
+    )
+    command = [sys.executable, "-m", "trialese", "-q", "refresh", str(run), "--force", "--json"]
+    command += ["--launcher", f"sh {script}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    told, said = process.communicate(timeout=60)
+    assert (process.returncode, ended.exists()) == (143, True)
+    assert json.loads(told) == {"run": str(run), "outcome": "failed", "reason": "stopped"}
+    assert "of the launcher" in said
+    assert json.loads((run / "refresh.jsonl").read_text().splitlines()[-1])["reason"] == "stopped"
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -599,6 +601,8 @@ def test_what_is_no_finished_run(tmp_path: Path, run: Path) -> None:
         ("https://example.org:0/", False),
         ("https://exa mple.org/", False),
         ("https://example.org/\n", False),
+        ("https://example.org/ü", False),
+        ("https://name:password@example.org/hook", True),
         ("http://[::1", False),
     ],
 )
@@ -610,10 +614,26 @@ def test_a_webhook_is_told_in_private_only(url: str, taken: bool) -> None:
             check_webhook(url)
 
 
+def test_nobody_hears_the_secret_of_a_webhook(caplog: pytest.LogCaptureFixture) -> None:
+    for url in (
+        "http://example.org/SECRET", "http://u:SECRET@example.org/", "https://u:SECRET",
+        "https://example.org/SECRET ", "https://example.org:port/SECRET", "https://[/SECRET",
+    ):  # fmt: skip
+        with pytest.raises(RecipeError) as refused:
+            check_webhook(url)
+        assert "SECRET" not in str(refused.value)
+    assert not notify("http://u:SECRET@127.0.0.1:9/SECRET?SECRET#SECRET", {})
+    assert "--notify http://127.0.0.1:9/...: not told" in caplog.text
+    assert "SECRET" not in caplog.text
+
+
 def test_a_webhook_hears_the_summary_and_its_failure_fails_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     heard: list[bytes] = []
+    logins: list[str | None] = []
+    stop = threading.Event()
+    monkeypatch.setattr(module, "_WEBHOOK_SECONDS", 1.0)
     # In the clear it goes to this machine itself.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
@@ -621,6 +641,12 @@ def test_a_webhook_hears_the_summary_and_its_failure_fails_nothing(
     class Hook(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             heard.append(self.rfile.read(int(self.headers["Content-Length"])))
+            logins.append(self.headers["Authorization"])
+            if self.path == "/drip":
+                with suppress(OSError):
+                    while not stop.wait(0.1):
+                        self.wfile.write(b"H")
+                return
             if self.path == "/rubbish":
                 self.wfile.write(b"no HTTP at all\r\n\r\n")
                 return
@@ -632,18 +658,70 @@ def test_a_webhook_hears_the_summary_and_its_failure_fails_nothing(
         def log_message(self, *_: object) -> None:
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Hook)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     url = f"http://127.0.0.1:{server.server_address[1]}"
     assert notify(f"{url}/hook", {"outcome": "promoted"})
     assert not notify(f"{url}/away", {"outcome": "promoted"})
     assert not notify(f"{url}/rubbish", {"outcome": "promoted"})
+    begun = time.monotonic()
+    assert not notify(f"{url}/drip", {"outcome": "promoted"})  # each byte comes in time
+    assert time.monotonic() - begun < 10
+    assert notify(f"{url.replace('//', '//n%C3%A4me:pass%3Aword@')}/hook", {})
+    assert logins[0] is None
+    assert logins[-1] == "Basic " + base64.b64encode("näme:pass:word".encode()).decode()
+    stop.set()
     server.shutdown()
     thread.join()
     server.server_close()
     assert json.loads(heard[0]) == {"outcome": "promoted"}
     assert not notify(f"{url}/hook", {"outcome": "promoted"})
+
+
+def command_of(run: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "trialese", "-q", "refresh", str(run), *more]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell closes what is inherited")
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-", "| true"])
+def test_whoever_does_not_listen_changes_nothing_of_what_was_done(
+    closed: str, run: Path, registry: Registry
+) -> None:
+    words = shlex.join(command_of(run, "--json"))
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {words} {closed}"],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert json.loads((run / "refresh.jsonl").read_text())["generation"] == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_whoever_stops_it_is_in_the_log_and_what_is_in_use_stays(
+    number: int, status: int, run: Path, registry: Registry
+) -> None:
+    go(run)
+    before = read_pointer(run)
+    registry.day = day_of(1)
+    started, go_on = threading.Event(), threading.Event()
+
+    def wait(_: int) -> None:
+        started.set()
+        go_on.wait(30)
+
+    registry.on_request = wait
+    process = subprocess.Popen(
+        command_of(run, "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert started.wait(60)
+    process.send_signal(number)
+    told, said = process.communicate(timeout=60)
+    go_on.set()
+    assert (process.returncode, said) == (status, "stopped; what was finished stays\n")
+    assert json.loads(told) == {"run": str(run), "outcome": "failed", "reason": "stopped"}
+    assert json.loads((run / "refresh.jsonl").read_text().splitlines()[-1])["outcome"] == "failed"
+    assert read_pointer(run) == before
 
 
 def digests(run: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from trialese.artifacts import remove_at_once
 from trialese.corpus.blocks import open_blocks
 from trialese.errors import ArtifactError, RecipeError
 from trialese.pretrain.backbone import load_backbone
@@ -28,7 +29,6 @@ from trialese.pretrain.lora import attach_lora
 from trialese.pretrain.masking import Vocabulary, mask_blocks
 from trialese.pretrain.train import (
     Checkpoint,
-    close_work,
     dump_optimiser,
     load_optimiser,
     open_work,
@@ -129,9 +129,9 @@ def test_a_work_folder_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patched:
         patched.setattr("shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            close_work(folder)
+            remove_at_once(folder)
     open_work(folder, "k2", {})  # nothing of it is taken for an unfinished run
-    close_work(folder)
+    remove_at_once(folder)
     assert list(tmp_path.iterdir()) == []
 
 

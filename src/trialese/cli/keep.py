@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import shlex
+import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import msgspec
@@ -17,6 +20,7 @@ from trialese.cli.terminal import (
     AnswersOption,
     JsonOption,
     RunArgument,
+    deaf_to_closed_pipes,
     print_json,
     watch,
 )
@@ -63,14 +67,20 @@ def refresh(
     if force and never:
         raise typer.BadParameter("--force and --never do not go together")
     try:
-        shlex.split(launcher)
+        words = shlex.split(launcher)
     except ValueError as error:
         raise typer.BadParameter(f"--launcher {launcher}: {error}") from error
+    if launcher and not words:
+        raise typer.BadParameter("--launcher: names no command")
     if notify is not None:
         keeping.check_webhook(notify)
     try:
         recipe = keeping.read_run_recipe(run)
-        with watch() as progress, _answers(labels, recipe.tasks.names) as answers:
+        with (
+            _heeding_sigterm(),
+            watch() as progress,
+            _answers(labels, recipe.tasks.names) as answers,
+        ):
             outcome = keeping.refresh(
                 run,
                 recipe,
@@ -82,26 +92,54 @@ def refresh(
                 progress=progress,
             )
     except Exception as error:
-        failed = {"run": str(run), "outcome": "failed", "reason": str(error)}
+        reason = "stopped" if isinstance(error, typer.Exit) else str(error)
+        failed = {"run": str(run), "outcome": "failed", "reason": reason}
         with suppress(OSError):  # of a full disk too somebody is to hear
             if (run / "recipe.json").is_file():
                 keeping.log_outcome(run, failed)
-        if as_json:
-            print_json(failed)
-        if notify is not None:
-            keeping.notify(notify, failed)
+        _tell(failed, "", notify, as_json=as_json)
         raise
     if labels is not None and outcome.decision not in {"promoted", "refused"}:
         logger.info("%s: the answers wait for the next challenger; none was made", labels)
     told: dict[str, Any] = msgspec.to_builtins(outcome)
-    if as_json:
-        print_json(told)
-    else:
-        print(outcome.as_line())
-    if notify is not None:
-        keeping.notify(notify, told)
+    _tell(told, outcome.as_line(), notify, as_json=as_json)
     if outcome.status:
         raise typer.Exit(outcome.status)
+
+
+def _tell(told: Mapping[str, Any], line: str, hook: str | None, *, as_json: bool) -> None:
+    """Tell the webhook, then whoever reads stdout; what was done is done if nobody does."""
+    from trialese.pipeline.refresh import notify
+
+    if hook is not None:
+        notify(hook, told)
+    with deaf_to_closed_pipes():
+        if as_json:
+            print_json(told)
+        elif line:
+            print(line)
+
+
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """Within, SIGTERM ends as Ctrl-C does, so that log and webhook hear of it; with status 143."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal ended
+        ended = True
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except typer.Exit as stopped:
+        raise (typer.Exit(128 + signal.SIGTERM) if ended else stopped) from None
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 @contextmanager

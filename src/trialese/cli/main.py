@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 
 from trialese import __version__
 from trialese.cli import keep, look, make, use
-from trialese.cli.terminal import harmless, harmless_output, wants_colour
+from trialese.cli.terminal import close_stdout, harmless, harmless_output, wants_colour
 from trialese.errors import TrialeseError, missing_module
 
 __all__ = ["app", "main", "set_loudness"]
@@ -76,7 +76,7 @@ def main() -> NoReturn:
             status = _run(sys.argv[1:])
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read us has enough
-        _close_stdout()
+        close_stdout()
         sys.exit(1)
     sys.exit(status)
 
@@ -132,11 +132,3 @@ def _usage_message(error: TyperException) -> str:
 def _where_help_is(error: TyperException) -> str:
     context = getattr(error, "ctx", None)
     return f" (`{context.command_path} --help` tells more)" if context else ""
-
-
-def _close_stdout() -> None:
-    """Let the interpreter's last flush go nowhere."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115

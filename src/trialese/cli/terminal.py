@@ -41,6 +41,8 @@ __all__ = [
     "SetOption",
     "SnapshotArgument",
     "TextColumnOption",
+    "close_stdout",
+    "deaf_to_closed_pipes",
     "folded",
     "hanging",
     "harmless",
@@ -189,11 +191,32 @@ def _write_coloured(stream: TextIO, text: str) -> None:
 @contextmanager
 def harmless_output() -> Iterator[None]:
     """Within it, what is printed holds no control characters and fits the terminal's encoding."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     with redirect_stdout(cast(TextIO, _HarmlessText(sys.stdout))):
         yield
+
+
+@contextmanager
+def deaf_to_closed_pipes() -> Iterator[None]:
+    """Within, and from then on, it does not matter that nobody reads our stdout any more."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        close_stdout()
+
+
+def close_stdout() -> None:
+    """Let the interpreter's last flush go nowhere."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
 def print_json(value: object) -> None:

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import gzip
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
-from trialese.artifacts import digest_of, write_bytes
+from trialese.artifacts import digest_of, remove_at_once, write_bytes
 from trialese.collect.api import Page, RefusedError, RegistryClient, Version, query_of, year_windows
 from trialese.collect.diff import read_ids
 from trialese.collect.files import FilesSource
@@ -157,12 +156,7 @@ class RegistrySource:
         if self._temporary:
             self._temporary.cleanup()
         else:
-            self._clear()
-
-    def _clear(self) -> None:
-        """Remove the state, then the pages that it counts: killed in between, nothing is missed."""
-        (self._work / _STATE).unlink(missing_ok=True)
-        shutil.rmtree(self._work, ignore_errors=True)
+            remove_at_once(self._work)
 
     def _stored(self, state: _State, found: set[str]) -> Iterator[RawStudy | Reject]:
         """The studies of the stored pages; what two pages show is given once."""
@@ -249,7 +243,7 @@ class RegistrySource:
         return state
 
     def _fresh(self, *, starts: int = 1) -> _State:
-        self._clear()
+        remove_at_once(self._work)
         self._work.mkdir(parents=True, exist_ok=True)
         state = _State(query=self._wanted(), version=self._client.version(), starts=starts)
         self._save(state)
@@ -391,7 +385,7 @@ class WholeRegistrySource:
         """Remove the download."""
         if self._pages is not None:
             self._pages.close()
-        shutil.rmtree(self._work, ignore_errors=True)
+        remove_at_once(self._work)
 
     def _source(self) -> Source:
         """Where the studies are: the archive once it is whole, or else the pages."""

@@ -38,6 +38,7 @@ __all__ = [
     "Changes",
     "changed_fields",
     "compare_snapshots",
+    "differ",
     "read_earlier",
     "read_ids",
     "unchanged_since",
@@ -127,6 +128,17 @@ def compare_snapshots(newer: Snapshot, older: Snapshot) -> Changes:
         unchanged=matched - len(changed),
         not_compared=dict(not_compared.most_common()),
     )
+
+
+def differ(newer: Snapshot, older: Snapshot) -> bool:
+    """Whether the rows on disk differ in anything, be it no field that is compared.
+
+    Raises:
+        ArtifactError: a snapshot is damaged.
+    """
+    if newer.manifest.digest == older.manifest.digest:
+        return False
+    return list(read_identities(newer)) != list(read_identities(older))
 
 
 def _not_shared(newer: Snapshot, older: Snapshot) -> frozenset[str] | None:

@@ -11,6 +11,7 @@ import io
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from trialese.artifacts import as_settings, digest_of, is_complete, read_manifes
 from trialese.collect.snapshot import read_rows
 from trialese.corpus.assemble import build_corpus
 from trialese.corpus.store import open_corpus
-from trialese.errors import RecipeError, TrialeseError
+from trialese.errors import ArtifactError, RecipeError, TrialeseError
 from trialese.generations import Generation, lasting_base
 from trialese.hub import locate_labelled
 from trialese.pipeline.decision import Comparison, Training, day_after, read_training
@@ -41,6 +42,9 @@ __all__ = ["Challenger", "adapt", "challenge", "is_on_language_model", "join_ans
 FEWEST_NEWEST = 30
 """Labelled texts below which no difference on the newest is told."""
 _ANSWERED = "answer "
+_TRAINED = ("adapter", "control")
+_LAUNCHER_SECONDS = 30.0
+"""A launcher that is to end is killed after so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ def adapt(
             *shlex.split(launcher), "-m", "trialese", "pretrain", str(corpus), "-o", str(out),
             "--continue-from", str(base), "--control", *_options(recipe),
         ]  # fmt: skip
-        run("pretrain/control", made_from, lambda: _launch(command))
+        run("pretrain/control", made_from, lambda: _launch(command, corpus, start, out))
     else:
         blocks, backbone = out / "blocks", BackboneSettings(name=str(base / "model"))
         run(
@@ -107,7 +111,7 @@ def adapt(
                 open_corpus(corpus), backbone, recipe.corpus.blocks, blocks, progress=progress
             ),
         )
-        for name, train in (("adapter", train_adapter), ("control", train_control)):
+        for name, train in zip(_TRAINED, (train_adapter, train_control), strict=True):
             run(
                 f"pretrain/{name}",
                 [*made_from, read_manifest(blocks).digest],
@@ -118,18 +122,47 @@ def adapt(
     return Challenger(out / "adapter", out / "control", read_training(open_corpus(corpus)))
 
 
-def _launch(command: list[str]) -> None:
+def _launch(command: list[str], corpus: Path, start: str, out: Path) -> None:
+    """Let the command train in `out`, and check that it did: on this corpus, from that start.
+
+    Whatever ends us ends it too. Its stdout is our stderr: our own is for the summary.
+    """
+    shown = f"`{shlex.join(command[:6])} ...`"
     try:
-        done = subprocess.run(command, check=False)
+        process = subprocess.Popen(command, stdout=2)
     except OSError as error:
         raise RecipeError(
             f"--launcher {command[0]}: {error.strerror}; check the command"
         ) from error
-    if done.returncode:
+    try:
+        status = process.wait()
+    except BaseException:
+        process.terminate()  # which it hands on to what it started itself
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_LAUNCHER_SECONDS)
+        process.kill()
+        process.wait()
+        raise
+    if status:
         raise RecipeError(
-            f"--launcher: `{shlex.join(command[:6])} ...` ended with {done.returncode}; what it "
-            "said stands above, and the same command goes on"
+            f"--launcher: {shown} ended with {status}; what it said stands above, and the same "
+            "command goes on"
         )
+    if not all(_made_from(out / name, out / "blocks", corpus, start) for name in _TRAINED):
+        raise RecipeError(
+            f"--launcher: {shown} ended with 0 and left no {out / 'control'} of this corpus; it "
+            "must run `-m trialese pretrain`, and write into folders of this machine"
+        )
+
+
+def _made_from(model: Path, blocks: Path, corpus: Path, start: str) -> bool:
+    """Whether the model learnt from the corpus and went on from that start."""
+    with suppress(ArtifactError):
+        read, made = read_manifest(blocks), read_manifest(model)
+        corpus_read, blocks_read = read.inputs.get("corpus"), made.inputs.get("blocks")
+        wanted = (read_manifest(corpus).digest, read.digest, start)
+        return (corpus_read, blocks_read, made.inputs.get("base")) == wanted
+    return False
 
 
 def _options(recipe: Recipe) -> Iterator[str]:

@@ -16,7 +16,7 @@ import msgspec
 from trialese.collect.snapshot import read_rows, read_trials
 from trialese.corpus.store import read_stored
 from trialese.errors import ArtifactError
-from trialese.generations import Generation
+from trialese.generations import Generation, open_generation, read_pointer
 from trialese.progress import Progress, silent
 from trialese.recipe import RefreshSettings
 from trialese.records import Corpus, Interval, Snapshot
@@ -36,6 +36,7 @@ __all__ = [
     "Training",
     "day_after",
     "decide",
+    "last_tried",
     "read_decision",
     "read_learnt",
     "read_training",
@@ -233,6 +234,29 @@ def decide(
         enough_on=enough_on,
         tried_at=tried_at,
     )
+
+
+def last_tried(current: Generation, before: Decision) -> int | None:
+    """How many new trials there were when a challenger was refused last, or turned back from.
+
+    `before` is the decision of `current`. Of a generation that somebody turned back from those
+    count too that it came from, as far as they are not what `current` came from.
+
+    Raises:
+        ArtifactError: `current.json` is damaged.
+    """
+    run = current.path.parents[1]
+    pointer = read_pointer(run)
+    tried = [before.tried_at or 0]
+    if pointer is not None and pointer.rolled_back is not None:
+        with suppress(ArtifactError):
+            left = open_generation(run, pointer.rolled_back)
+            for number in set(left.lineage) - set(current.lineage):
+                with suppress(ArtifactError):
+                    taken = read_decision(open_generation(run, number))
+                    told = taken.new_trials if taken.action == "promoted" else taken.tried_at
+                    tried.append(told or 0)
+    return max(tried) or None
 
 
 def _without_measuring(

@@ -7,11 +7,13 @@ and the same command goes on from what is finished and ends in the same bytes.
 
 from __future__ import annotations
 
+import base64
 import datetime
 import http.client
 import ipaddress
 import logging
 import shutil
+import threading
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import msgspec
 
@@ -29,11 +31,13 @@ from trialese.artifacts import (
     digest_of,
     is_complete,
     read_manifest,
+    remove_at_once,
     write_artifact,
     write_bytes,
 )
+from trialese.collect.diff import differ
 from trialese.collect.increment import collect_increment, merge_increment
-from trialese.collect.snapshot import open_snapshot, read_identities
+from trialese.collect.snapshot import open_snapshot
 from trialese.corpus.store import open_corpus
 from trialese.errors import ArtifactError, RecipeError
 from trialese.generations import (
@@ -48,7 +52,6 @@ from trialese.generations import (
     open_generation,
     promote,
     prune,
-    read_pointer,
 )
 from trialese.pipeline.challenge import adapt, challenge
 from trialese.pipeline.changes import (
@@ -65,13 +68,14 @@ from trialese.pipeline.decision import (
     TRAINING_NAME,
     Decision,
     decide,
+    last_tried,
     read_decision,
     read_learnt,
     read_training,
     weigh,
 )
 from trialese.progress import Progress, silent
-from trialese.recipe import Recipe
+from trialese.recipe import Recipe, RefreshSettings
 from trialese.records import Snapshot
 from trialese.tasks.history import extend_history
 
@@ -169,27 +173,16 @@ def refresh(
     if recipe.collect.source == "none":
         raise RecipeError(f"{run}: its recipe collects no trials, so there is nothing to refresh")
     with hold_run(run):
-        work, done = (run / "generations" / name for name in (".work", ".done"))
-        shutil.rmtree(done, ignore_errors=True)
+        work = run / "generations" / ".work"
         work.mkdir(exist_ok=True)
-        made = _Refresh(
-            run,
-            recipe,
-            work,
-            progress,
-            force=force,
-            never=never,
-            answers=answers,
-            launcher=launcher,
-        )
+        made = _Refresh(run, recipe, work, progress, force, never, answers, launcher)
         outcome = made.run_all()
         prune(run, keep or recipe.refresh.keep)
         write_feeds(run)
         seconds = round(time.monotonic() - begun, 1)
         outcome = msgspec.structs.replace(outcome, seconds=seconds)
         log_outcome(run, msgspec.to_builtins(outcome))
-        work.replace(done)  # the last thing, at once: half a folder could be taken for half made
-        shutil.rmtree(done, ignore_errors=True)
+        remove_at_once(work)
     return outcome
 
 
@@ -219,25 +212,22 @@ class _Parts:
     listed: str | None
 
 
+@dataclass(slots=True)
 class _Refresh:
     """One refresh of one run, which is held."""
 
-    def __init__(
-        self,
-        run: Path,
-        recipe: Recipe,
-        work: Path,
-        progress: Progress,
-        *,
-        force: bool,
-        never: bool,
-        answers: Mapping[str, Path],
-        launcher: str,
-    ) -> None:
-        self.answers, self.launcher = answers, launcher
-        self.run, self.recipe, self.work, self.progress = run, recipe, work, progress
-        self.force, self.never = force, never
-        self.settings = recipe.refresh
+    run: Path
+    recipe: Recipe
+    work: Path
+    progress: Progress
+    force: bool
+    never: bool
+    answers: Mapping[str, Path]
+    launcher: str
+
+    @property
+    def settings(self) -> RefreshSettings:
+        return self.recipe.refresh
 
     def run_all(self) -> Outcome:
         """Take over the run if need be, then look for news."""
@@ -363,7 +353,7 @@ class _Refresh:
             changes = find_changes(snapshot, older, next_number(self.run))
             refuse_loss(snapshot, older, changes)
         listed = increment.data_timestamp if increment.listed else notes["listed"]
-        moved = bool(changes) or _differ(snapshot, older)
+        moved = bool(changes) or differ(snapshot, older)
         before = read_decision(current)
         pending = before.action == "never" and not self.never
         if not (moved or pending or self.force):
@@ -374,7 +364,7 @@ class _Refresh:
             self.settings,
             force=self.force,
             never=self.never,
-            tried_at=self._tried_at(before),
+            tried_at=last_tried(current, before),
             render=self.recipe.corpus.render,
             progress=self.progress,
         )
@@ -393,17 +383,6 @@ class _Refresh:
         if decision.action == "adapt":
             self._challenge(current, snapshot, parts)
         return parts
-
-    def _tried_at(self, before: Decision) -> int | None:
-        """How many new trials there were when a challenger was refused, or turned back from."""
-        pointer = read_pointer(self.run)
-        if pointer is None or pointer.rolled_back is None:
-            return before.tried_at
-        with suppress(ArtifactError):
-            left = read_decision(open_generation(self.run, pointer.rolled_back))
-            if left.action == "promoted":
-                return max(left.new_trials, before.tried_at or 0)
-        return before.tried_at
 
     def _challenge(self, current: Generation, snapshot: Snapshot, parts: _Parts) -> None:
         """Let a challenger take over the parts, if it may."""
@@ -543,32 +522,27 @@ class _Refresh:
         return made
 
 
-def _differ(newer: Snapshot, older: Snapshot) -> bool:
-    """Whether the rows on disk differ in anything, be it no field that is compared."""
-    if newer.manifest.digest == older.manifest.digest:
-        return False
-    return list(read_identities(newer)) != list(read_identities(older))
-
-
 def check_webhook(url: str) -> None:
     """Refuse an address that would be told in the clear, beyond this machine.
 
     Raises:
-        RecipeError: neither https nor http on loopback.
+        RecipeError: neither https nor http on loopback; the address itself is not repeated, since
+            whoever reads a log could use it.
     """
+    wrong = "--notify: no address; give one such as https://example.org/hook"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port  # which also reads it
     except ValueError as error:
-        raise RecipeError(f"--notify {url}: no address ({error})") from error
-    if port == 0 or any(letter.isspace() or not letter.isprintable() for letter in url):
-        raise RecipeError(f"--notify {url!r}: no address")
+        raise RecipeError(wrong) from error
+    if port == 0 or any(not "!" <= letter <= "~" for letter in url):  # others are %-encoded
+        raise RecipeError(wrong)
     loopback = host == "localhost"
     with suppress(ValueError):
         loopback = loopback or ipaddress.ip_address(host).is_loopback
     if (parts.scheme == "https" and host) or (parts.scheme == "http" and loopback):
         return
-    raise RecipeError(f"--notify {url}: give an https address, or http on this machine")
+    raise RecipeError(f"{wrong}, or http on this machine, not {parts.scheme}://{host}")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -579,22 +553,38 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def notify(url: str, payload: Mapping[str, Any]) -> bool:
     """POST the payload as JSON; whether it was taken. A failure is a warning, no error.
 
-    Redirects are not followed: they could lead anywhere.
+    A name and password in the address are sent as such, and nothing of it but its host is ever
+    logged. Redirects are not followed: they could lead anywhere.
     """
     check_webhook(url)
+    parts = urlsplit(url)
+    headers = {"Content-Type": "application/json"}
+    login, _, place = parts.netloc.rpartition("@")
+    if login:
+        told = base64.b64encode(unquote_to_bytes(login)).decode()
+        headers["Authorization"] = f"Basic {told}"
     request = urllib.request.Request(
-        url,
+        parts._replace(netloc=place, fragment="").geturl(),
         data=msgspec.json.encode(dict(payload)),
-        headers={"Content-Type": "application/json"},
+        headers=headers,
         method="POST",
     )
     handlers: list[Any] = [_NoRedirect]
-    if not url.startswith("https:"):  # in the clear: to this machine, past any proxy
+    if parts.scheme != "https":  # in the clear: to this machine, past any proxy
         handlers.append(urllib.request.ProxyHandler({}))
     opener = urllib.request.build_opener(*handlers)
-    try:
-        with opener.open(request, timeout=_WEBHOOK_SECONDS):
-            return True
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        logger.warning("--notify %s: not told (%s)", url, error)
-        return False
+    failures: list[object] = [f"no answer in {_WEBHOOK_SECONDS:g} s"]
+
+    def ask() -> None:
+        try:
+            with opener.open(request, timeout=_WEBHOOK_SECONDS):
+                failures.clear()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            failures[:] = [error]
+
+    asking = threading.Thread(target=ask, daemon=True)  # an answer that drips has no end of its own
+    asking.start()
+    asking.join(_WEBHOOK_SECONDS)
+    for why in failures:
+        logger.warning("--notify %s://%s/...: not told (%s)", parts.scheme, place, why)
+    return not failures

@@ -22,6 +22,7 @@ from trialese.artifacts import (
     artifact_key,
     as_settings,
     read_manifest,
+    remove_at_once,
     work_folder,
     write_artifact,
 )
@@ -63,7 +64,7 @@ from trialese.pretrain.heldout import (
 )
 from trialese.pretrain.lora import attach_lora, merge_lora, save_lora
 from trialese.pretrain.masking import Vocabulary
-from trialese.pretrain.train import close_work, open_work, read_checkpoint, stable_file, train
+from trialese.pretrain.train import open_work, read_checkpoint, stable_file, train
 from trialese.progress import Progress, silent
 from trialese.records import Adapter, Corpus, Manifest, Split, TokenBlocks
 from trialese.settings import BackboneSettings, BlockSettings, PhaseSettings, PretrainSettings
@@ -373,7 +374,7 @@ def build_base(
             "adapted_to_old": adapts,
         }
         finish_run(run, draft, f"base: {backbone.name}", new_head=backbone.new_head)
-    close_work(run.work)
+    remove_at_once(run.work)
     return Adapter(path, read_manifest(path))
 
 
@@ -502,7 +503,7 @@ def _go_on(
             draft.notes["control"] = "went on with old text"
         what = "control" if control else "adapter"
         finish_run(run, draft, f"{what} on {made_base.notes.get('backbone')}", new_head=new_head)
-    close_work(run.work)
+    remove_at_once(run.work)
     return Adapter(path, read_manifest(path))
 
 

@@ -10,7 +10,6 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,6 @@ from trialese.progress import Progress, silent
 __all__ = [
     "Checkpoint",
     "Step",
-    "close_work",
     "dump_optimiser",
     "load_optimiser",
     "open_work",
@@ -105,15 +103,6 @@ def read_checkpoint(file: Path) -> Checkpoint | None:
         part, _, rest = name.partition("|")
         parts[part][rest] = value
     return Checkpoint(step=state["step"], rows=state["rows"], running=state["running"], **parts)
-
-
-def close_work(folder: Path) -> None:
-    """Remove the work folder at once: half of one could be taken for an unfinished run's."""
-    gone = folder.with_name(f"{folder.name}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
-    with suppress(FileNotFoundError):
-        folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def open_work(folder: Path, key: str, made_from: Mapping[str, Any]) -> Path:
