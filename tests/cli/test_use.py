@@ -263,6 +263,26 @@ def test_no_option_of_predict_is_ignored_in_silence(run: Run, model: Path) -> No
     assert (status, "--json and --format do not go together" in err) == (2, True)
     status, _, err = run("predict", model, "Slow accrual", "--format", "xlsx")
     assert (status, "xlsx cannot be streamed; name a file with -o" in err) == (1, True)
+    status, _, err = run("predict", model, "Slow accrual", "--force")
+    assert (status, "nothing is written without -o; leave --force out" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "status", "message"),
+    [
+        (("--prefer", "junk"), 1, "prefer 'junk': write f1"),
+        (("--format", "junk"), 1, "format 'junk' is unknown"),
+        (("-o", "x.junk"), 1, "extension '.junk' is unknown"),
+        (("--top", 3), 2, "--dry-run labels nothing; leave --top out"),
+        (("--all-scores",), 2, "--dry-run labels nothing; leave --all-scores out"),
+    ],
+)
+def test_a_dry_run_refuses_what_predict_would(
+    run: Run, tmp_path: Path, option: tuple[object, ...], status: int, message: str
+) -> None:
+    (tmp_path / "mine.txt").write_text("Pregnant women\n")
+    told, out, err = run("predict", "sex", tmp_path / "mine.txt", "--dry-run", *option)
+    assert (told, out, message in err) == (status, "", True), err
 
 
 def test_usage_errors_say_what_is_meant(run: Run) -> None:
@@ -309,7 +329,8 @@ def test_an_input_without_a_text_is_refused_to_the_screen_as_to_a_file(
     given = tmp_path / ("given.csv" if "," in content else "given.txt")
     given.write_text(content)
     told = []
-    for more in ((), ("--json",), ("--format", "csv"), ("-o", tmp_path / "out.csv")):
+    to_file = ("-o", tmp_path / "out.csv")
+    for more in ((), ("--json",), ("--format", "csv"), to_file, ("--dry-run",)):
         status, out, err = run("predict", "sex", given, *more)
         assert (status, out) == (1, ""), more
         told.append(err.splitlines()[-1])

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from trialese.artifacts import verify_files
-from trialese.errors import ArtifactError
+from trialese.errors import ArtifactError, RecipeError
 from trialese.tasks import shipped
 from trialese.tasks.classifier import Classifier
 from trialese.tasks.explain import explain
 from trialese.tasks.formats import TextToLabel
 from trialese.tasks.linear import LinearClassifier
-from trialese.tasks.predict import label_texts, load_scorer
+from trialese.tasks.predict import label_texts, load_classifier, load_scorer
 from trialese.tasks.scorer import (
     find_classifier,
     model_folder,
@@ -108,6 +108,9 @@ def test_other_names_and_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such classifier ships with trialese; there are"):
         find_classifier(Path("reasons"), "small")
     assert find_classifier(tmp_path) == tmp_path
+    for name in ("sex", "stop-reasons"):  # linear or not
+        with pytest.raises(RecipeError, match="precision 'int4' is unknown; use one of auto, fp32"):
+            load_classifier(name, precision="int4")
 
 
 def test_altered_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def predict(
     started by torchrun divide the work.
     """
     from trialese.artifacts import replacing_anything
-    from trialese.tasks.formats import AskedColumns, person_line
+    from trialese.tasks.formats import AskedColumns, format_of, person_line
     from trialese.tasks.predict import predict_inputs, stream_inputs
     from trialese.tasks.scorer import find_classifier
 
@@ -123,9 +123,13 @@ def predict(
     _refuse_together(inputs, columns, some=some, lines=out is None and format_name is None)
     if as_json and format_name is not None and out is None and not dry_run:
         raise typer.BadParameter("--json and --format do not go together; leave one out")
+    labels = {"--top": top, "--all-scores": all_scores}
+    refuse_options(labels if dry_run else {}, "--dry-run labels nothing")
+    refuse_options({"--force": force and out is None}, "nothing is written without -o")
     model = find_classifier(model, model_size)
     if dry_run:
-        _plan_predict(model, inputs, precision, columns, as_json=as_json)
+        format_of(out or Path("-.csv"), format_name)
+        _plan_predict(model, inputs, precision, columns, prefer, as_json=as_json)
         return
     if out is not None:
         with replacing_anything(force):
@@ -170,15 +174,21 @@ def _refuse_together(inputs: list[str], columns: AskedColumns, *, some: bool, li
 
 
 def _plan_predict(
-    model: Path, inputs: list[str], precision: Precision, columns: AskedColumns, *, as_json: bool
+    model: Path,
+    inputs: list[str],
+    precision: Precision,
+    columns: AskedColumns,
+    prefer: str | None,
+    *,
+    as_json: bool,
 ) -> None:
     from trialese.collect.files import is_pipe
     from trialese.pipeline.plan import plan_predict
-    from trialese.tasks.predict import exists, load_scorer
+    from trialese.tasks.predict import exists, open_scorer
 
     if not (len(inputs) == 1 and exists(inputs[0])) or is_pipe(Path(inputs[0])):
         raise typer.BadParameter("--dry-run goes with one file or snapshot")
-    scorer = load_scorer(model, precision=precision)
+    scorer = open_scorer(model, precision=precision, prefer=prefer)
     print_plan(plan_predict(scorer, Path(inputs[0]), columns), as_json=as_json)
 
 

@@ -210,12 +210,13 @@ def plan_predict(
         RecordError: an input that cannot be understood, or that holds no text for the task.
     """
     from trialese.tasks.formats import KNOWN_COLUMNS, read_records, texts_of
+    from trialese.tasks.predict import no_text_error
 
     left_out: dict[str, int] = {}
     records = list(islice(read_records(source, columns or KNOWN_COLUMNS), _COUNTED_RECORDS))
     texts = [each.text for each in texts_of(records, 1, scorer.preprocessing, left_out)]
     if not texts:
-        raise RecordError(f"{source}: holds no text for {scorer.task.name} ({left_out})")
+        raise no_text_error(source.name, scorer, len(records), left_out)
     whole = 1.0
     if len(records) == _COUNTED_RECORDS:  # there are more: by the size of the input
         if (source / MANIFEST_NAME).is_file():

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
@@ -51,6 +51,8 @@ from trialese.tasks.linear import LINEAR_NAME, LinearClassifier
 from trialese.tasks.scorer import (
     ONNX_NAME,
     Scorer,
+    find_classifier,
+    model_folder,
     named_results,
     with_preference,
 )
@@ -69,6 +71,7 @@ __all__ = [
     "load_classifier",
     "load_scorer",
     "looks_like_a_file",
+    "no_text_error",
     "open_scorer",
     "own_share",
     "predict_file",
@@ -91,8 +94,6 @@ def load_classifier(
         ArtifactError: no such name or folder, a damaged one, or its engine is not installed.
         RecipeError: a precision that the machine does not have.
     """
-    from trialese.tasks.scorer import find_classifier
-
     return load_scorer(find_classifier(Path(name), size), precision=precision)
 
 
@@ -106,10 +107,11 @@ def load_scorer(
 
     Raises:
         ArtifactError: no classifier there, a damaged one, or its engine is not installed.
-        RecipeError: a precision that the machine does not have.
+        RecipeError: a precision that the machine does not have, or that is none.
     """
-    from trialese.tasks.scorer import model_folder
-
+    if precision not in get_args(Precision):
+        known = ", ".join(get_args(Precision))
+        raise RecipeError(f"precision {precision!r} is unknown; use one of {known}")
     folder = model_folder(path)
     if (folder / ONNX_NAME).is_file():
         from trialese.tasks.onnx_scorer import OnnxScorer
@@ -255,12 +257,15 @@ def _chunks(
             yield texts
         row += len(chunk)
     if not found:
-        raise _no_text(Path(where).name, scorer, row - 1, left_out)
+        raise no_text_error(Path(where).name, scorer, row - 1, left_out)
     for reason, count in left_out.items():
         logger.warning("%s: %d records left out: %s", Path(where).name, count, reason)
 
 
-def _no_text(where: str, scorer: Scorer, records: int, left_out: Mapping[str, int]) -> RecordError:
+def no_text_error(
+    where: str, scorer: Scorer, records: int, left_out: Mapping[str, int]
+) -> RecordError:
+    """That an input of so many records holds no text for the task, with what was left out."""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
     return RecordError(
         f"{where}: no text for {scorer.task.name} in {records:,} records"
@@ -510,7 +515,7 @@ class _Job:
         records_read, texts = sum(each.records for each in found), sum(each.texts for each in found)
         if not texts:
             self._clear()
-            raise _no_text(self._name, self._scorer, records_read, left_out)
+            raise no_text_error(self._name, self._scorer, records_read, left_out)
         joined = self._folder / "joined"
         self._layout.join(map(self._part, range(total)), joined)
         with joined.open("rb") as file:
