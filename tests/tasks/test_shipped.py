@@ -51,16 +51,23 @@ def test_each_is_whole_small_and_without_pickle(name: str) -> None:
     assert {file.suffix for file in files} <= {".json", ".npz", ".md", ".safetensors", ".txt"}
 
 
-def test_a_name_is_enough_and_torch_is_not_needed() -> None:
+def in_the_base_install(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line where no extra is installed."""
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'sklearn', 'scipy', 'pyarrow'):\n"
         "    sys.modules[name] = None\n"
-        f"sys.argv = ['trialese', 'predict', 'stop-reasons', {HEPATOTOXICITY!r}]\n"
+        f"sys.argv = {['trialese', *arguments]!r}\n"
         "from trialese.cli.main import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_name_is_enough_and_torch_is_not_needed() -> None:
+    done = in_the_base_install("predict", "stop-reasons", HEPATOTOXICITY)
     labels = done.stdout.split("\t")[0]
     assert "Insufficient_Enrollment 0." in labels and "Safety_Sideeffects 0." in labels
     assert done.stderr.startswith("stop-reasons, small: ships with trialese")
@@ -69,17 +76,7 @@ def test_a_name_is_enough_and_torch_is_not_needed() -> None:
 def test_the_base_install_compares_labels_too(tmp_path: Path) -> None:
     table = tmp_path / "mine.csv"
     table.write_text("text,label\nCOVID-19 pandemic,Covid19\nSlow accrual,Negative\n")
-    code = (
-        "import sys\n"
-        "for name in ('torch', 'transformers', 'sklearn', 'scipy', 'pyarrow', 'pandas'):\n"
-        "    sys.modules[name] = None\n"
-        f"sys.argv = ['trialese', 'agree', 'stop-reasons', {str(table)!r}, '--label-column']\n"
-        "sys.argv.append('label')\n"
-        "from trialese.cli.main import main\n"
-        "main()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = in_the_base_install("agree", "stop-reasons", str(table), "--label-column", "label")
     assert "Cohen's kappa of their label and our likeliest: 0.333" in done.stdout
 
 
