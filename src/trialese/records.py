@@ -16,6 +16,7 @@ __all__ = [
     "ATTRIBUTION",
     "BASELINES",
     "SPLITS",
+    "WEIGHTLESS",
     "Adapter",
     "Audit",
     "Average",
@@ -45,7 +46,9 @@ ATTRIBUTION = (
 )
 """Stands wherever registry text does."""
 
-BASELINES = ("prior", "keywords", "tfidf")
+WEIGHTLESS = ("prior", "keywords")
+"""Baselines of which only predictions are kept, no classifier to use."""
+BASELINES = (*WEIGHTLESS, "tfidf")
 """Systems without a language model, the weakest first; every other name counts as a model."""
 
 Split = Literal["train", "tune", "test"]

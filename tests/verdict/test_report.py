@@ -226,6 +226,24 @@ def test_page_tells_every_training_run(tmp_path: Path, made: Callable[..., Runs]
     assert "One training run each" not in text
 
 
+@pytest.mark.parametrize(
+    ("systems", "shown"),
+    [
+        (("tfidf", "prior"), ["tfidf"]),
+        (("base", "tfidf", "keywords"), ["base", "tfidf"]),
+        (("keywords", "prior"), []),
+    ],
+)
+def test_every_classifier_that_can_be_used_shows_its_calibration(
+    tmp_path: Path, made: Callable[..., Runs], systems: tuple[str, ...], shown: list[str]
+) -> None:
+    # TF-IDF's ships, and users fit theirs; of the prior and the key words only scores are kept.
+    page = write_report(tmp_path / "v", [judge(made(systems=systems), QUICK)])
+    text = "\n".join(page_of(page).text)
+    assert re.findall(r"^(\w+): share that came true$", text, re.MULTILINE) == shown
+    assert bool(re.search("^Calibration$", text, re.MULTILINE)) == bool(shown)
+
+
 def test_page_shows_what_is_taken_for_what(tmp_path: Path, verdicts: list[Verdict]) -> None:
     reasons, sex = verdicts
     text = " ".join(" ".join(page_of(write_report(tmp_path / "v", verdicts)).text).split())

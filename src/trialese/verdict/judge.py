@@ -10,7 +10,7 @@ import numpy as np
 
 from trialese import __version__
 from trialese.artifacts import as_settings
-from trialese.records import Audit, Predictions, Thresholds, Verdict
+from trialese.records import WEIGHTLESS, Audit, Predictions, Thresholds, Verdict
 from trialese.settings import VerdictSettings
 from trialese.thresholds import PUBLISHED_CUT, choose_thresholds, decide
 from trialese.verdict.audits import audit_overlap, audit_scores
@@ -96,7 +96,7 @@ def judge(
             "risk_coverage": {
                 system: _risk_coverage(comparison, board, system)
                 for system in comparison.systems
-                if comparison.kind == "multilabel" and system not in ("prior", "keywords")
+                if comparison.kind == "multilabel" and system not in WEIGHTLESS
             },
             "confusions": {system: board.confusions(system) for system in comparison.systems},
             "mcnemar": count_discordant(comparison),

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from trialese import __version__
 from trialese.artifacts import read_manifest, write_artifact
 from trialese.errors import ArtifactError, RecordError
-from trialese.records import BASELINES, Difference, Scores, Verdict
+from trialese.records import BASELINES, WEIGHTLESS, Difference, Scores, Verdict
 from trialese.verdict.card import attribution_of, format_data_card, format_model_card, list_facts
 from trialese.verdict.charts import (
     LEAST_FORECASTS,
@@ -161,8 +161,8 @@ def _task(verdict: Verdict) -> dict[str, Any]:
         "table": [_rows(verdict.scores, averages=False), _rows(verdict.scores, averages=True)],
         "reliability": [
             reliability_panel(name, verdict.notes["reliability"][name])
-            for name in systems
-            if name not in BASELINES
+            for name in (scores.system for scores in verdict.scores)
+            if name not in WEIGHTLESS
         ],
         "least_forecasts": LEAST_FORECASTS,
         "risk_coverage": [
