@@ -24,6 +24,7 @@ from trialese.generations import (
     prune,
     read_pointer,
     roll_back,
+    serving,
 )
 
 
@@ -82,6 +83,15 @@ def test_search_indices_of_those_that_nobody_serves_go(tmp_path: Path) -> None:
     prune(tmp_path, 6)
     left = sorted(file.parent.name for file in tmp_path.glob("generations/*/.snapshot.shelf*"))
     assert left == ["0002", "0002", "0003", "0003"]
+
+
+def test_what_somebody_answers_from_stays(tmp_path: Path) -> None:
+    first, *_ = made = [make(tmp_path, list(range(1, number + 1))) for number in range(1, 6)]
+    (first.path / ".snapshot.shelf").write_bytes(b"an index")
+    with serving(first), serving(made[-1]), serving(first):
+        assert prune(tmp_path, 2) == [2, 3]
+        assert (first.path / ".snapshot.shelf").is_file()
+    assert prune(tmp_path, 2) == [1]
 
 
 def test_what_was_half_removed_goes(tmp_path: Path) -> None:

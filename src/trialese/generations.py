@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -46,6 +47,7 @@ __all__ = [
     "prune",
     "read_pointer",
     "roll_back",
+    "serving",
 ]
 
 KIND = "generation"
@@ -288,8 +290,39 @@ def roll_back(run: Path, to: int | None = None) -> Generation:
     return found
 
 
+@contextmanager
+def serving(generation: Generation) -> Iterator[None]:
+    """Within, `prune` leaves the generation alone, be it many behind: somebody answers from it."""
+    with (generation.path / MANIFEST_NAME).open("rb") as file:
+        _flock(file, alone=False)  # gone with the process, however that ends
+        yield
+
+
+def _is_served(folder: Path) -> bool:
+    with suppress(FileNotFoundError), (folder / MANIFEST_NAME).open("rb") as file:
+        return not _flock(file, alone=True)
+    return False
+
+
+def _flock(file: BinaryIO, *, alone: bool) -> bool:
+    """Whether the file is held with whoever else holds it, or alone, until it is closed."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows, where nothing that is open is removed anyhow
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
 def prune(run: Path, keep: int) -> list[int]:
     """Remove all but the `keep` newest generations, the one in use, and the one before it.
+
+    Those that a server on this machine still answers from stay too.
 
     What an interruption left half removed goes too, and so do a base that no language model of the
     others went on from and search indices of those that nobody serves now. The numbers removed.
@@ -303,11 +336,12 @@ def prune(run: Path, keep: int) -> list[int]:
     numbers = [number for number in list_generations(run) if number <= pointer.newest]
     lineage = open_generation(run, pointer.generation).lineage
     before = [number for number in lineage[:-1] if number in numbers][-1:]
-    kept = {*numbers[-keep:], pointer.generation, *before}
+    served = [number for number in numbers if _is_served(generation_folder(run, number))]
+    kept = {*numbers[-keep:], pointer.generation, *before, *served}
     removed = [number for number in numbers if number not in kept]
     for number in removed:
         remove_at_once(generation_folder(run, number))
-    for number in kept - {pointer.generation, *before}:
+    for number in kept - {pointer.generation, *before, *served}:
         for index in generation_folder(run, number).glob(".*.shelf*"):
             index.unlink(missing_ok=True)
     _prune_bases(run)

@@ -11,6 +11,7 @@ import pytest
 
 from trialese.artifacts import write_artifact, write_bytes
 from trialese.collect.collection import collect_snapshot
+from trialese.corpus.store import StoredDocument
 from trialese.generations import KIND, Generation
 from trialese.pipeline import decision as module
 from trialese.pipeline.decision import (
@@ -19,11 +20,13 @@ from trialese.pipeline.decision import (
     Training,
     day_after,
     decide,
+    read_training,
     weigh,
 )
+from trialese.pretrain import staleness
 from trialese.pretrain.staleness import Effect, Staleness
 from trialese.recipe import RefreshSettings
-from trialese.records import Interval, Snapshot
+from trialese.records import Corpus, Interval, Snapshot
 from trialese.settings import CollectSettings, SampleSettings
 
 SETTINGS = RefreshSettings(least_new_trials=100)
@@ -57,6 +60,25 @@ def test_too_few_new_trials_is_not_yet_with_a_date(snapshot: Snapshot, tmp_path:
     assert "2025-02-10" < found.enough_on < "2025-07-01"
     assert found.enough_on in found.reason
     assert [figure.needed for figure in found.figures][1] == "at least 100"
+
+
+def test_a_day_beyond_the_data_is_not_the_end_of_the_training(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = ["2024-03-01", None, "2099-01-01", "2024-06", "2024-12-31"]
+    rows = [
+        StoredDocument(nct_id=f"NCT{place}", text="", split="train", era="old", first_posted=day,
+                       cluster=str(place))
+        for place, day in enumerate(days)
+    ]  # fmt: skip
+    for owner in (module, staleness):
+        monkeypatch.setattr(owner, "read_stored", lambda *_, **__: iter(rows))
+    notes = {"data_timestamp": "2024-12-15T09:00:05"}
+    corpus = Corpus(tmp_path, msgspec.structs.replace(snapshot.manifest, notes=notes))
+    assert read_training(corpus).until == "2024-06"
+    assert staleness.read_training(corpus)[1] == "2024-06"
+    undated = replace(corpus, manifest=msgspec.structs.replace(snapshot.manifest, notes={}))
+    assert read_training(undated).until == "2099-01-01"
 
 
 def test_enough_in_no_year_that_calendars_know(snapshot: Snapshot, tmp_path: Path) -> None:

@@ -27,14 +27,16 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.loopback import Registry, id_of, serving
-from trialese.artifacts import read_manifest, verify_files, write_bytes
+from trialese.artifacts import read_manifest, verify_files, write_artifact, write_bytes
 from trialese.collect.collection import collect_snapshot
 from trialese.collect.sample import sample_study
 from trialese.collect.snapshot import open_snapshot, read_trials
 from trialese.errors import ArtifactError, RecipeError, RecordError, RegistryError
 from trialese.generations import (
+    KIND,
     current_generation,
     generation_bytes,
+    generation_folder,
     list_generations,
     open_generation,
     promote,
@@ -42,6 +44,7 @@ from trialese.generations import (
     roll_back,
 )
 from trialese.pipeline import refresh as module
+from trialese.pipeline.changes import TrialChange, write_feeds
 from trialese.pipeline.refresh import Outcome, check_webhook, notify, read_run_recipe, refresh
 from trialese.recipe import parse_recipe
 from trialese.settings import SampleSettings, ServeSettings
@@ -269,6 +272,35 @@ def test_a_run_of_an_odd_name_has_a_feed_that_readers_take(run: Path, registry: 
     assert found[0] == "urn:trialese:M%C3%A4rz%20%26%20%3Cb%3E%07"
     assert found[1].startswith(f"{found[0]}:2:NCT9")
     assert "März & <b> : trials that came" in "".join(feed.itertext())
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "instant"),
+    [
+        ("2024-09-25T09:00:05", "2024-09-25T09:00:05Z"),
+        ("2024-09-25T23:30:00-04:00", "2024-09-26T03:30:00Z"),
+        ("2024-09-25T09:00:05.123Z", "2024-09-25T09:00:05Z"),
+        ("2024-09-25", "2024-09-25T00:00:00Z"),
+        ("2024-09", "2024-09-01T00:00:00Z"),
+        ("2024", "2024-01-01T00:00:00Z"),
+        ("soon", "1970-01-01T00:00:00Z"),
+        (None, "1970-01-01T00:00:00Z"),
+    ],
+)
+def test_the_feed_tells_times_as_its_readers_want_them(
+    timestamp: str | None, instant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = TrialChange(
+        generation=2, what="new", nct_id="NCT1", title="A", data_timestamp=timestamp
+    )
+    with write_artifact(generation_folder(tmp_path, 2), kind=KIND) as draft:
+        (draft.folder / "changes.jsonl").write_bytes(msgspec.json.encode(change))
+        draft.notes |= {"run": "r", "synthetic": False, "lineage": [2], "data_timestamp": timestamp}
+    promote(tmp_path, open_generation(tmp_path, 2))
+    write_feeds(tmp_path)
+    feed = ET.fromstring((tmp_path / "feed.xml").read_bytes())
+    told = {each.text for each in feed.iter("{http://www.w3.org/2005/Atom}updated")}
+    assert told == {instant}
 
 
 def test_nobody_enrolled_is_told_as_a_number(run: Path, registry: Registry) -> None:

@@ -18,7 +18,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from trialese.artifacts import write_artifact
-from trialese.collect.snapshot import open_snapshot
+from trialese.collect.snapshot import open_snapshot, read_trials
 from trialese.generations import (
     KIND,
     Generation,
@@ -26,6 +26,7 @@ from trialese.generations import (
     link_tree,
     open_generation,
     promote,
+    prune,
     roll_back,
 )
 from trialese.records import Snapshot
@@ -40,7 +41,7 @@ from trialese.web.changeover import Changeover
 from trialese.web.jobs import JobStore
 from trialese.web.models import Served, ServedModel, open_served, open_served_generation
 from trialese.web.search_index import Query
-from trialese.web.state import SnapshotScoring
+from trialese.web.state import SnapshotScoring, prepare_search
 
 TEXTS = ["slow accrual", "funding"]
 
@@ -184,7 +185,7 @@ def test_only_what_the_generation_did_not_bring_is_scored(
         layer.write_bytes(layer.read_bytes() + b"\0")
     served = open_served_generation(made)
     served.load()
-    SnapshotScoring(served, None).prepare()
+    prepare_search(served, threading.Event())
     asked: list[str] = []
 
     def score(model: ServedModel, texts: Sequence[str]) -> Any:
@@ -316,6 +317,30 @@ def test_whatever_goes_wrong_the_next_one_is_seen(
         assert begun.wait(30)
         assert wait_for(client, 1)
     assert wait_for(client, 2)
+
+
+def test_many_generations_ahead_the_one_that_answers_is_not_pruned(
+    client: TestClient, tmp_path: Path, snapshot: Snapshot, classifiers: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+
+    def fail(_: Served) -> None:
+        raise RuntimeError("cannot be served today")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Served, "load", fail)
+        for number in range(3, 7):
+            promote(run, make(run, number, classifiers[1], snapshot))
+            prune(run, 2)
+        trial = next(iter(read_trials(snapshot))).nct_id
+        assert client.get(f"/v1/trials/{trial}").status_code == 200
+        assert client.get("/version").json()["generation"] == 1
+    assert wait_for(client, 6)
+    until = time.monotonic() + 30
+    while 1 not in prune(run, 2):
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def test_jobs_are_taken_before_and_after(client: TestClient, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "StoredDocument",
     "corpus_card",
     "data_set_card",
+    "newest_posted",
     "open_corpus",
     "read_boilerplate",
     "read_documents",
@@ -99,6 +100,15 @@ def read_documents(
     for batch in _batches(corpus.path, ["nct_id", "text"], split, era, verify=True):
         for row in batch.to_pylist():
             yield Document(row["nct_id"], row["text"])
+
+
+def newest_posted(corpus: Corpus, days: Iterable[str | None]) -> str:
+    """The last of these days of first posting, "" if none is given.
+
+    Days beyond the corpus's data are errors of their records: none would ever be new after them.
+    """
+    last = str(corpus.manifest.notes.get("data_timestamp") or "9999")[:10]
+    return max((day for day in days if day and day <= last), default="")
 
 
 def read_stored(corpus: Corpus | Path, *, text: bool = True) -> Iterator[StoredDocument]:

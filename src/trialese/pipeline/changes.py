@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -290,8 +291,12 @@ def _plain(text: str) -> str:
 
 
 def _instant(timestamp: str | None) -> str:
-    """The registry's timestamp, which has no zone, as RFC 3339 wants it."""
-    if not timestamp:
-        return "1970-01-01T00:00:00Z"
-    day, _, clock = timestamp.partition("T")
-    return f"{day}T{clock.rstrip('Z') or '00:00:00'}Z"
+    """A time as RFC 3339 wants it: the registry's has no zone; a month begins on its first day."""
+    day, _, clock = (timestamp or "1970").partition("T")
+    first = "-".join([*day.split("-"), "01", "01"][:3])
+    try:
+        found = datetime.fromisoformat(f"{first}T{clock or '00:00:00'}")
+    except ValueError:
+        return _instant(None)
+    found = found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
+    return found.isoformat(timespec="seconds").replace("+00:00", "Z")

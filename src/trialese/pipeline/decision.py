@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 from trialese.collect.snapshot import read_rows, read_trials
-from trialese.corpus.store import read_stored
+from trialese.corpus.store import newest_posted, read_stored
 from trialese.errors import ArtifactError
 from trialese.generations import Generation, open_generation, read_pointer
 from trialese.progress import Progress, silent
@@ -103,7 +103,7 @@ def read_training(corpus: Corpus) -> Training:
         ArtifactError: the corpus is damaged.
     """
     read = [row for row in read_stored(corpus, text=False) if row.split == "train"]
-    until = max((row.first_posted for row in read if row.first_posted), default="")
+    until = newest_posted(corpus, (row.first_posted for row in read))
     return Training(until=until, ids=tuple(sorted(row.nct_id for row in read)))
 
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast
 from trialese.artifacts import is_complete, read_manifest
 from trialese.bootstrap import interval
 from trialese.corpus.render import render_document
-from trialese.corpus.store import read_stored
+from trialese.corpus.store import newest_posted, read_stored
 from trialese.errors import ArtifactError, RecordError
 from trialese.pretrain.backbone import load_backbone, tokenizer_digest
 from trialese.pretrain.encoder import MaskedEncoder, PlainMaskedEncoder, masked_encoder
@@ -361,7 +361,7 @@ def read_training(corpus: Corpus, *, era: str | None = None) -> tuple[frozenset[
     dates = [row.first_posted for row in read if row.first_posted]
     border = corpus.manifest.settings.get("new_from") if era == "old" else None
     dates = [date for date in dates if border is None or date < border]
-    return frozenset(row.nct_id for row in read), max(dates, default="")
+    return frozenset(row.nct_id for row in read), newest_posted(corpus, dates)
 
 
 def find_reference(model: Path, *, has_adapter: bool) -> tuple[Path | None, str]:

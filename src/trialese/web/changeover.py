@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 
 from trialese.errors import TrialeseError
-from trialese.generations import Generation, current_generation, read_pointer
-from trialese.web.state import SnapshotScoring
+from trialese.generations import Generation, current_generation, read_pointer, serving
+from trialese.web.state import prepare_search
 
 if TYPE_CHECKING:
     from trialese.web.models import Served
@@ -41,6 +42,7 @@ class _House:
 
     async def enter(self) -> None:
         """Start what the application runs beside its answers."""
+        self.life.enter_context(serving(self.generation))
         await self.life.enter_async_context(self.app.router.lifespan_context(self.app))
 
     async def leave(self, seconds: float) -> None:
@@ -172,9 +174,9 @@ class Changeover:
 
     async def _prepare(self, served: Served) -> None:
         """Make what is served searchable while the generation before answers."""
-        scoring = SnapshotScoring(served, None)
+        stopping = threading.Event()
         try:
-            await asyncio.to_thread(scoring.prepare)
+            await asyncio.to_thread(prepare_search, served, stopping)
         except asyncio.CancelledError:  # the server ends
-            scoring.give_up()
+            stopping.set()
             raise

@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -37,7 +37,7 @@ from trialese.web.search_index import SearchIndex, open_ready
 if TYPE_CHECKING:
     from trialese.web.models import Served, ServedModel
 
-__all__ = ["PageState", "Score", "SnapshotScoring", "labelled_examples"]
+__all__ = ["PageState", "Score", "SnapshotScoring", "labelled_examples", "prepare_search"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,7 @@ class SnapshotScoring:
     Texts of the user's own come first: somebody waits to label them.
     """
 
-    def __init__(self, served: Served, score: Score | None) -> None:
-        """Without `score` for `prepare` alone."""
+    def __init__(self, served: Served, score: Score) -> None:
         self.index: SearchIndex | None = None
         self.failure: str = ""
         """Why there is no index, or why scoring ended."""
@@ -64,24 +63,6 @@ class SnapshotScoring:
         self._score = score
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-
-    def prepare(self) -> None:
-        """Index the snapshot and keep what its generation says of it, before anybody asks.
-
-        What goes wrong is logged: `start` tries again, and tells.
-        """
-        if self._served.snapshot is None:
-            return
-        try:
-            with closing(SearchIndex(self._served.snapshot)) as index:
-                for model in self._served.models.values():
-                    self._score_snapshot(index, model)
-        except (TrialeseError, OSError, sqlite3.Error) as error:
-            logger.warning("%s: not indexed beforehand: %s", self._served.snapshot.path, error)
-
-    def give_up(self) -> None:
-        """Let `prepare` end after the chunk under way."""
-        self._stopping.set()
 
     def start(self) -> None:
         """Begin, if there is a snapshot or a file of texts."""
@@ -127,54 +108,23 @@ class SnapshotScoring:
             if self._stopping.is_set():
                 return
             begun = time.perf_counter()
-            assert self._score is not None
             scores = self._score(model, texts[start : start + _TEXTS])
             own.add_scores(model.scorer.digest, scores)
             self._stopping.wait(time.perf_counter() - begun)
 
     def _score_snapshot(self, index: SearchIndex, model: ServedModel) -> None:
         """Keep labels and scores of every trial: those that a generation brought, else scored."""
-        scorer = model.scorer
-        until = index.scored_until(scorer.digest)
-        if until == index.trials:
-            return
-        said = self._said(model)
-        trials = islice(read_trials(index.snapshot), until, None)
-        while chunk := list(islice(trials, _TRIALS)):
-            texts = [(trial, text_of_trial(trial, scorer.preprocessing)) for trial in chunk]
-            with_text = [(trial, text) for trial, text in texts if text]
-            known = [
-                (row.nct_id, text, np.array(list(row.scores.values())), row.labels)
-                for row, text in ((said.get(trial.nct_id), text) for trial, text in with_text)
-                if row is not None
-            ]
-            index.add_scores(scorer.digest, known, until=until)
-            unknown = [(trial, text) for trial, text in with_text if trial.nct_id not in said]
-            if unknown and self._score is None:
-                return
-            for start in range(0, len(unknown), _TEXTS):
+        for trials, until in _unsaid(self._served, index, model, self._stopping):
+            for start in range(0, len(trials), _TEXTS):
                 if self._stopping.is_set():
                     return
                 begun = time.perf_counter()
-                self._keep(index, model, unknown[start : start + _TEXTS], until)
+                self._keep(index, model, trials[start : start + _TEXTS], until)
                 self._stopping.wait(time.perf_counter() - begun)
-            if self._stopping.is_set():
-                return
-            until += len(chunk)
-            index.add_scores(scorer.digest, [], until=until)
-
-    def _said(self, model: ServedModel) -> dict[str, HeldPrediction]:
-        """What the generation says that the model said, by NCT id."""
-        try:
-            return read_said(self._served.layers.get(model.folder, ()), model.scorer)
-        except ArtifactError as error:
-            logger.warning("%s; scored anew", error)
-            return {}
 
     def _keep(
         self, index: SearchIndex, model: ServedModel, part: list[tuple[Trial, str]], until: int
     ) -> None:
-        assert self._score is not None
         texts = [text for _, text in part]
         scores = self._score(model, texts)
         predictions = model.predictions(texts, scores)
@@ -183,6 +133,63 @@ class SnapshotScoring:
             for row, ((trial, text), prediction) in enumerate(zip(part, predictions, strict=True))
         ]
         index.add_scores(model.scorer.digest, scored, until=until)
+
+
+def prepare_search(served: Served, stopping: threading.Event) -> None:
+    """Index the snapshot and keep what its generation says of it, before anybody asks.
+
+    Ends after the chunk under way when `stopping` is set. What goes wrong is logged: scoring tries
+    again later, and tells.
+    """
+    if served.snapshot is None:
+        return
+    try:
+        with closing(SearchIndex(served.snapshot)) as index:
+            for model in served.models.values():
+                for trials, _ in _unsaid(served, index, model, stopping):
+                    if trials:
+                        break  # to be scored, when the model answers
+    except (TrialeseError, OSError, sqlite3.Error) as error:
+        logger.warning("%s: not indexed beforehand: %s", served.snapshot.path, error)
+
+
+def _unsaid(
+    served: Served, index: SearchIndex, model: ServedModel, stopping: threading.Event
+) -> Iterator[tuple[list[tuple[Trial, str]], int]]:
+    """Chunk by chunk, trials of which the generation says nothing, with their texts.
+
+    With each, how many trials are done before it; what the generation says is kept before, and that
+    the chunk is done after.
+    """
+    scorer = model.scorer
+    until = index.scored_until(scorer.digest)
+    if until == index.trials:
+        return
+    said = _said(served, model)
+    trials = islice(read_trials(index.snapshot), until, None)
+    while chunk := list(islice(trials, _TRIALS)):
+        texts = [(trial, text_of_trial(trial, scorer.preprocessing)) for trial in chunk]
+        with_text = [(trial, text) for trial, text in texts if text]
+        known = [
+            (row.nct_id, text, np.array(list(row.scores.values())), row.labels)
+            for row, text in ((said.get(trial.nct_id), text) for trial, text in with_text)
+            if row is not None
+        ]
+        index.add_scores(scorer.digest, known, until=until)
+        yield [(trial, text) for trial, text in with_text if trial.nct_id not in said], until
+        if stopping.is_set():
+            return
+        until += len(chunk)
+        index.add_scores(scorer.digest, [], until=until)
+
+
+def _said(served: Served, model: ServedModel) -> dict[str, HeldPrediction]:
+    """What the generation says that the model said, by NCT id."""
+    try:
+        return read_said(served.layers.get(model.folder, ()), model.scorer)
+    except ArtifactError as error:
+        logger.warning("%s; scored anew", error)
+        return {}
 
 
 class PageState:
