@@ -20,14 +20,17 @@ from trialese.settings import (
     DedupSettings,
     SampleSettings,
     SexSettings,
+    SilverSettings,
     StopReasonsSettings,
     TasksSettings,
+    UnlabelledSettings,
     VerdictSettings,
 )
 from trialese.tasks.finetune import finetune
 from trialese.tasks.folds import (
     build_examples,
     describe_section,
+    files_of,
     gather_examples,
     split_fold,
     with_columns,
@@ -244,3 +247,13 @@ def test_build_examples_from_a_labelled_file(tmp_path: Path) -> None:
 def test_build_examples_needs_a_source() -> None:
     with pytest.raises(RecipeError, match="no snapshot"):
         build_examples("sex", TasksSettings(), None)
+
+
+def test_no_table_that_a_fit_reads_is_forgotten_where_its_digest_counts() -> None:
+    section = StopReasonsSettings(
+        labelled="a.tsv", test_labelled="b.tsv", behaviour_tests="c.tsv",
+        silver=SilverSettings(table="d.tsv"), unlabelled=UnlabelledSettings(table="e.tsv"),
+    )  # fmt: skip
+    assert sorted(files_of(section, is_model=True)) == ["a.tsv", "b.tsv", "c.tsv", "d.tsv", "e.tsv"]
+    assert "e.tsv" not in files_of(section, is_model=False)
+    assert files_of(StopReasonsSettings(), is_model=True) == []

@@ -33,7 +33,7 @@ from trialese.recipe import Recipe
 from trialese.records import Interval, Predictions, Snapshot
 from trialese.settings import BackboneSettings, TasksSettings
 from trialese.tasks.finetune import finetune
-from trialese.tasks.folds import define_task, with_section
+from trialese.tasks.folds import define_task, files_of, with_section
 from trialese.tasks.labelled import read_labelled
 from trialese.verdict.judge import judge
 
@@ -213,8 +213,8 @@ def challenge(
             continue
         settings, told = join_answers(task, recipe.tasks, answers.get(task), labelled_folder)
         section = define_task(task, settings).section
-        labelled = (section.labelled, section.test_labelled)
-        files = [digest_of_input(Path(each)) for each in labelled if each and Path(each).exists()]
+        tables = map(Path, files_of(section, is_model=True))
+        files = [digest_of_input(table) for table in tables if table.exists()]
         trials = snapshot.manifest.digest
         for system, model in models.items():
             name = f"challenge/{task}/{system}"

@@ -286,16 +286,14 @@ def _task_stage(
 ) -> Stage:
     """One classifier. Without trials, "base" starts from the backbone as it is."""
     from trialese.hub import is_hub_id, locate_backbone
-    from trialese.tasks.folds import define_task, describe_section
+    from trialese.tasks.folds import define_task, describe_section, files_of
     from trialese.tasks.system import check_search
 
     section = define_task(task, recipe.tasks).section
     check_search(task, section)
     from_backbone = snapshot is None and system == "base"
     is_model = model is not None or from_backbone
-    tables = (section.silver, section.unlabelled if is_model else None)
-    others = (each.table for each in tables if each is not None)
-    labelled = (section.labelled, section.test_labelled, section.behaviour_tests, *others)
+    tables = files_of(section, is_model=is_model)
     if snapshot is None and section.labelled is None:
         raise RecipeError(
             f"{task}: its labels come from trials, but the recipe names none; set collect.source "
@@ -330,7 +328,7 @@ def _task_stage(
         settings,
         tuple(stage for stage in (snapshot, model) if stage is not None),
         make,
-        tuple(Path(name) for name in labelled if name and not is_hub_id(name)),
+        tuple(Path(name) for name in tables if not is_hub_id(name)),
     )
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "defined_in",
     "describe_section",
     "divide",
+    "files_of",
     "folds_of",
     "gather_examples",
     "hold_out_late",
@@ -161,6 +162,14 @@ def defined_in(described: Mapping[str, Any]) -> TaskDefinition | None:
     if "section" in described:
         return define_task(name, settings_of(name, described["section"]))
     return TASKS[name](TasksSettings()) if name in TASKS else None
+
+
+def files_of(section: TaskSettings, *, is_model: bool) -> list[str]:
+    """Every file, or data set on the hub, that a fit reads; of a baseline, none that only language
+    models do."""
+    tables = (section.silver, section.unlabelled if is_model else None)
+    named = (section.labelled, section.test_labelled, section.behaviour_tests)
+    return [*filter(None, named), *(each.table for each in tables if each is not None)]
 
 
 def check_held_out(name: str, section: TaskSettings) -> None:
