@@ -105,6 +105,9 @@ def test_other_names_and_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such classifier ships with trialese; there are"):
         find_classifier(Path("reasons"), "small")
     assert find_classifier(tmp_path) == tmp_path
+    own = shutil.copytree(shipped_folder("sex"), tmp_path / "own")
+    with pytest.raises(ArtifactError, match=r"own: only what ships .* sizes; leave the size out"):
+        find_classifier(own, "small")
     for name in ("sex", "stop-reasons"):  # linear or not
         with pytest.raises(RecipeError, match="precision 'int4' is unknown; use one of auto, fp32"):
             load_classifier(name, precision="int4")

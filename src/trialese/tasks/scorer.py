@@ -178,6 +178,8 @@ def find_classifier(path: Path, size: ModelSize | None = None) -> Path:
         return path
     if size is None and not shipped_sizes(name):
         return path
+    if not shipped_sizes(name) and _weights_at(path):
+        raise ArtifactError(f"{path}: only what ships with trialese has sizes; leave the size out")
     folder = shipped_folder(name, size)
     logger.info("%s, %s: ships with trialese%s", name, folder.name, why_not_large(name, size))
     return folder
