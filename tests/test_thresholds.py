@@ -194,6 +194,19 @@ def test_a_promise_is_kept_on_other_texts_and_who_cannot_says_so() -> None:
     assert (back.values, back.usual, back.prefer, none) == (cuts.values, (), "f1", {})
 
 
+def test_a_label_that_cannot_be_promised_is_not_given_for_the_surest_score_either() -> None:
+    scores = np.array([[1.0, 1.0], [1.0, 0.2]])  # log-odds above 37 are 1.0 in floats
+    points = measure_points(scores, np.array([[True, False], [True, False]]), "multilabel")
+    cuts = Thresholds(labels=("a", "b"), values=(0.5, 0.5), chosen_on="tune", points=points)
+    precise, unable = prefer(cuts, "multilabel", "precision=0.9")
+    assert set(unable) == {"a", "b"}
+    given = decide(scores, "multilabel", np.array(precise.values))
+    assert not given.any()
+    assert needs_person(scores, given, "multilabel", precise, below=0.5).all()
+    single, one = np.array([[1.0, 0.0]]), np.array([[True, False]])
+    assert needs_person(single, one, "multiclass", precise, below=0.5).all()
+
+
 @pytest.mark.parametrize("text", ["", "best", "precision", "precision=2", "recall=x", "f1=0.5"])
 def test_what_is_no_preference_is_refused(text: str) -> None:
     with pytest.raises(RecipeError, match="write f1, or precision or recall with a share"):

@@ -65,9 +65,12 @@ def decide(
     kind: Literal["multilabel", "multiclass"],
     cuts: float | NDArray[np.float64] = 0.5,
 ) -> NDArray[np.bool_]:
-    """Label sets (rows, labels): scores from the cut-offs up; multiclass: each row's largest."""
+    """Label sets (rows, labels): scores from the cut-offs up; multiclass: each row's largest.
+
+    A label whose cut-off is 1 is never given: log-odds above 37 are 1.0 in floats.
+    """
     if kind == "multilabel":
-        return np.asarray(scores >= cuts)
+        return np.asarray((scores >= cuts) & (np.asarray(cuts) < 1))
     return np.asarray(np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None])
 
 
@@ -215,7 +218,8 @@ def needs_person(
     unsure = ~given.any(axis=1) | (surest < below)
     if thresholds is not None and thresholds.usual:
         if kind == "multiclass":
-            return np.asarray(unsure | (given & (scores < np.array(thresholds.values))).any(axis=1))
+            kept = decide(scores, "multilabel", np.array(thresholds.values))
+            return np.asarray(unsure | (given & ~kept).any(axis=1))
         unsure |= ((scores >= np.array(thresholds.usual)) & ~given).any(axis=1)
     return np.asarray(unsure)
 

@@ -165,6 +165,8 @@ def test_cut_offs_for_a_use_need_no_new_fit_and_who_cannot_promise_is_named(
     assert (sure.labels, sure.needs_person) == (("Covid19",), False)
     assert unsure.needs_person and "Ethical_Reason" not in unsure.labels
     assert sure.thresholds == "tune, precision=0.9"
+    none = with_preference(small, "precision=0.99")
+    assert none.predict(["COVID-19 pandemic"]) == [()]  # of probability 1.0
     assert with_preference(small, None) is small
     assert {each.thresholds for each in label_texts(small, rows)} == {"tune"}
 
