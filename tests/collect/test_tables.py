@@ -479,6 +479,20 @@ def test_a_workbook_without_its_reader_says_what_to_do(tmp_path, monkeypatch):
             list(read_it(path))
 
 
+def test_without_pyarrow_a_workbook_is_read_and_parquet_says_what_to_do(tmp_path, monkeypatch):
+    """As in the base install, which predicts."""
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "texts.parquet")
+    book = workbook(tmp_path / "labels.xlsx", [["text"], ["a"]])
+    home = tmp_path / "base"
+    (home / "pyarrow").mkdir(parents=True)
+    (home / "pyarrow" / "__init__.py").write_text("raise ModuleNotFoundError('no pyarrow')")
+    monkeypatch.syspath_prepend(str(home))
+    with pytest.raises(RecordError, match=r"texts.parquet: .*pip install 'trialese\[data\]'"):
+        list(read_table(tmp_path / "texts.parquet"))
+    pytest.importorskip("python_calamine")
+    assert [row.cells for row in read_table(book)] == [{"text": "a"}]
+
+
 def test_a_damaged_workbook_and_an_old_one_are_one_line(tmp_path):
     pytest.importorskip("python_calamine")
     path = workbook(tmp_path / "labels.xlsx", [["text"], ["a"]], name="xl/other.xml")

@@ -255,7 +255,12 @@ def _size(value: Any, where: str) -> int:
 
 
 def _columnar_rows(path: Path) -> Iterator[list[Any]]:
-    import pyarrow as pa
+    try:
+        import pyarrow as pa
+    except ModuleNotFoundError as error:
+        raise _LimitError(
+            "Parquet or Arrow; save it as CSV, or pip install 'trialese[data]' to read it as it is"
+        ) from error
 
     names: list[str] | None = None
     for batch in _batches(path):
@@ -341,11 +346,12 @@ def _iso(value: Any) -> Any:
 
 def _set_limits() -> None:
     """Bound this process: memory, no files written, no core dumped. Linux only; else as it is."""
-    import pyarrow as pa
-    import pyarrow.parquet
+    with contextlib.suppress(ModuleNotFoundError):  # a workbook is read without
+        import pyarrow as pa
+        import pyarrow.parquet
 
-    pa.set_memory_pool(pa.system_memory_pool())
-    pa.set_cpu_count(1)
+        pa.set_memory_pool(pa.system_memory_pool())
+        pa.set_cpu_count(1)
     with contextlib.suppress(ImportError, OSError, ValueError):
         resource = importlib.import_module("resource")  # Windows has none
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
