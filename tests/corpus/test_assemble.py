@@ -8,16 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from trialese.artifacts import is_complete, verify_files
+from trialese.collect.collection import collect_snapshot
+from trialese.collect.snapshot import read_trials
 from trialese.corpus.assemble import (
     Intake,
     Prepared,
+    PrepareParts,
     Preparer,
     assemble_corpus,
     build_corpus,
     era_of,
+    join_prepared,
     keep_document,
     prepare_trials,
 )
@@ -25,13 +30,15 @@ from trialese.corpus.dedup import Fingerprinter
 from trialese.corpus.render import render_document
 from trialese.corpus.split import assign_split
 from trialese.corpus.store import open_corpus, read_documents, read_drops, read_stored
-from trialese.errors import ArtifactError, RecipeError
-from trialese.records import Corpus, Document, Drop, Trial
+from trialese.errors import ArtifactError, RecipeError, RecordError
+from trialese.records import Corpus, Document, Drop, Snapshot, Trial
 from trialese.settings import (
+    CollectSettings,
     CorpusSettings,
     DedupSettings,
     FilterSettings,
     RenderSettings,
+    SampleSettings,
     SplitSettings,
 )
 
@@ -219,6 +226,59 @@ def test_workers_give_equal_bytes(corpus: Corpus, tmp_path: Path) -> None:
     two = assemble_corpus(many[::-1], SETTINGS_OF_CORPUS, tmp_path / "two", workers=2)
     assert two.manifest == one.manifest
     assert two.manifest.counts["documents"] == 661
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    settings = CollectSettings(source="sample", sample=SampleSettings(studies=300))
+    return collect_snapshot(settings, tmp_path_factory.mktemp("prepared") / "snapshot")
+
+
+def test_trials_prepared_anywhere_give_the_bytes_of_one_machine(
+    snapshot: Snapshot, tmp_path: Path
+) -> None:
+    alone = build_corpus(snapshot, SETTINGS_OF_CORPUS, tmp_path / "alone")
+    rows = pq.read_table(snapshot.path / "trials.parquet")
+    tables = [rows[start : start + 37] for start in range(0, len(rows), 37)]
+    prepare = PrepareParts(SETTINGS_OF_CORPUS)
+    parts = [prepare(table) for table in random.Random(3).sample(tables, len(tables))]
+    joined = join_prepared(parts, snapshot, SETTINGS_OF_CORPUS, tmp_path / "joined")
+    assert joined.manifest == alone.manifest
+    verify_files(joined.path)
+    first = min(trial.nct_id for trial in read_trials(snapshot))
+    for wrong, told in (
+        (parts[1:], r"NCT\d+: not prepared, as 37 in all"),
+        ([*parts, parts[0]], "prepared twice"),
+        ([*parts, prepare(rows[:1])], f"{first}: prepared twice"),
+    ):
+        with pytest.raises(RecordError, match=told):
+            join_prepared(wrong, snapshot, SETTINGS_OF_CORPUS, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+    with pytest.raises(RecordError, match="no rows of a snapshot"):
+        prepare(rows.drop_columns("brief_title"))
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.timeout(600)
+def test_ray_data_prepares_the_bytes_of_one_machine(snapshot: Snapshot, tmp_path: Path) -> None:
+    """The example of docs/refresh.md."""
+    ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    alone = build_corpus(snapshot, SETTINGS_OF_CORPUS, tmp_path / "alone")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        parts = ray.data.read_parquet(str(snapshot.path / "trials.parquet")).map_batches(
+            PrepareParts,
+            fn_constructor_args=[SETTINGS_OF_CORPUS],
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=1),
+        )
+        joined = join_prepared(
+            parts.iter_batches(batch_format="pyarrow"),
+            snapshot, SETTINGS_OF_CORPUS, tmp_path / "joined",
+        )  # fmt: skip
+    finally:
+        ray.shutdown()
+    assert joined.manifest == alone.manifest
 
 
 def test_by_date_a_whole_cluster_goes_by_its_first_trial(tmp_path: Path) -> None:

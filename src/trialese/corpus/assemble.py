@@ -22,7 +22,8 @@ import msgspec
 import numpy as np
 
 from trialese.artifacts import as_settings, write_artifact
-from trialese.collect.snapshot import read_trials
+from trialese.collect.merge import TRIAL_COLUMNS
+from trialese.collect.snapshot import read_identities, read_trials
 from trialese.collect.vocabulary import study_number
 from trialese.corpus.boilerplate import Boilerplate, ParagraphLedger, cut_paragraphs
 from trialese.corpus.dedup import (
@@ -45,22 +46,26 @@ from trialese.corpus.store import (
     write_drops,
     write_overlap,
 )
+from trialese.errors import RecordError
 from trialese.parallel import count_cores, map_in_processes
 from trialese.progress import Progress, silent
 from trialese.records import Corpus, Document, Drop, Snapshot, Trial
 from trialese.settings import CorpusSettings, DedupSettings, FilterSettings
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 __all__ = [
     "Intake",
+    "PrepareParts",
     "Prepared",
     "Preparer",
     "Row",
     "assemble_corpus",
     "build_corpus",
     "era_of",
+    "join_prepared",
     "keep_document",
     "prepare_trials",
 ]
@@ -164,6 +169,40 @@ def prepare_trials(
     chunks = _chunks(trials)
     for prepared in map_in_processes(_ChunkPreparer(settings), chunks, processes=workers):
         yield from prepared
+
+
+class PrepareParts:
+    """Prepares batches of trials on an engine with machines of its own; each worker makes one.
+
+    It is what Ray Data's `map_batches` takes with `batch_format="pyarrow"`. Batches may be cut
+    anywhere and come in any order: each trial is prepared without knowing the others.
+    """
+
+    def __init__(self, settings: CorpusSettings) -> None:
+        """`settings` are those that `join_prepared` is given.
+
+        Raises:
+            RecipeError: a field that trials do not have.
+        """
+        check_fields(settings.render)
+        self._prepare = Preparer(settings)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Column "part" (binary) of the batch's rows, which are a snapshot's as they are on disk.
+
+        Raises:
+            RecordError: they are not.
+        """
+        import pyarrow as pa
+
+        try:
+            trials = msgspec.convert(batch.select(TRIAL_COLUMNS.names).to_pylist(), list[Trial])
+        except (KeyError, msgspec.ValidationError) as error:
+            raise RecordError(
+                f"a batch holds no rows of a snapshot's trials.parquet ({error})"
+            ) from error
+        parts = [msgspec.msgpack.encode(self._prepare(trial)) for trial in trials]
+        return pa.table({"part": pa.array(parts, pa.binary())})
 
 
 class _ChunkPreparer:
@@ -382,6 +421,47 @@ def build_corpus(
     )
 
 
+def join_prepared(
+    parts: Iterable[pa.Table],
+    snapshot: Snapshot,
+    settings: CorpusSettings,
+    path: str | Path,
+    *,
+    progress: Progress = silent,
+) -> Corpus:
+    """What `build_corpus` writes, byte for byte, of trials that `PrepareParts` prepared anywhere.
+
+    Raises:
+        RecordError: a trial of the snapshot is missing, came twice, or is none of its.
+        ArtifactError: the snapshot is damaged, or `path` cannot be written.
+        RecipeError: settings that do not go together.
+    """
+    missing = {row.nct_id for row in read_identities(snapshot)}
+
+    def prepared() -> Iterator[Prepared]:
+        for table in parts:
+            for part in table["part"].to_pylist():
+                found = msgspec.msgpack.decode(part, type=Prepared)
+                if found.nct_id not in missing:
+                    raise RecordError(
+                        f"{found.nct_id}: prepared twice, or no trial of {snapshot.path}"
+                    )
+                missing.remove(found.nct_id)
+                yield found
+        if missing:
+            raise RecordError(f"{min(missing)}: not prepared, as {len(missing):,} in all")
+
+    return _assemble(
+        prepared(),
+        settings,
+        Path(path),
+        inputs={"snapshot": snapshot.manifest.digest},
+        notes=snapshot.manifest.notes,
+        trials_expected=len(missing),
+        progress=progress,
+    )
+
+
 def assemble_corpus(
     trials: Iterable[Trial],
     settings: CorpusSettings,
@@ -399,6 +479,27 @@ def assemble_corpus(
     removed and why (both sorted by id), `boilerplate.parquet` the most frequent paragraphs,
     `overlap.parquet` how much of held-out documents stands in training documents too.
     """
+    return _assemble(
+        prepare_trials(trials, settings, workers=workers),
+        settings,
+        path,
+        inputs=inputs,
+        notes=notes,
+        trials_expected=trials_expected,
+        progress=progress,
+    )
+
+
+def _assemble(
+    trials: Iterable[Prepared],
+    settings: CorpusSettings,
+    path: Path,
+    *,
+    inputs: Mapping[str, str] | None,
+    notes: Mapping[str, Any] | None,
+    trials_expected: int | None,
+    progress: Progress,
+) -> Corpus:
     check_fields(settings.render)
     check_split(settings.split)
     stated = as_settings(settings)
@@ -406,7 +507,7 @@ def assemble_corpus(
     with write_artifact(path, kind="corpus", settings=stated, inputs=inputs) as draft:
         draft.notes.update(notes or {})
         with Intake(settings, draft.folder) as intake:
-            for prepared in prepare_trials(trials, settings, workers=workers):
+            for prepared in trials:
                 intake.take(prepared)
                 if intake.trials % _REPORT_EVERY == 0:
                     progress("corpus: trials rendered", intake.trials, trials_expected)
