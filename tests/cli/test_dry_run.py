@@ -35,7 +35,7 @@ LONG = [
     ["panel", "{home}/snapshot", "{home}/base", "-o", "x"],
     ["staleness", "{home}/snapshot", "--model", "{home}/base/model",
      "--trained-until", "2021-12-31"],
-    ["predict", "{home}/stop-reasons/tfidf", "{home}/snapshot", "-o", "x"],
+    ["predict", "{home}/stop-reasons/tfidf", "{home}/snapshot", "-o", "x.csv"],
     ["predict", "{home}/stop-reasons/adapted", "{table}", "--format", "csv"],
 ]  # fmt: skip
 

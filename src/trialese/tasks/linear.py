@@ -302,7 +302,8 @@ def refuse_linear(folder: Path) -> None:
     if (folder / LINEAR_NAME).is_file():
         raise ArtifactError(
             f"{folder}: TF-IDF with logistic regression, no network: it is used as it is, by numpy "
-            "alone (trialese.load_classifier, `trialese predict`); give a language model's"
+            "alone (`trialese predict`; load it with trialese.LinearClassifier.from_pretrained); "
+            "give a language model's"
         )
 
 
